@@ -1,0 +1,6 @@
+"""Sockets of our own, and the folder in ComfyUI's menu."""
+
+from comfy_api.latest import io
+
+CATEGORY = "StillMotion"
+MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")

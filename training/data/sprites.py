@@ -1,0 +1,299 @@
+"""Captioned clips of one moving sprite, drawn from signed distances: the world the pocket model knows.
+
+Sample `k` of seed `s` is a pure function of (s, k), so no sampler, worker or rank can lose or repeat one. Every
+attribute of a caption can be read from a single frame: motion shows as a trail of fading puffs on the side the sprite
+comes from, more of them the faster it goes (`cue=False` draws the same clip without them, for ablations).
+
+Shapes: f frames, h height, w width; images are float RGB in 0..1.
+"""
+
+import hashlib
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COLOURS = {
+    "red": (0.90, 0.08, 0.10),
+    "green": (0.10, 0.75, 0.15),
+    "blue": (0.10, 0.25, 0.95),
+    "yellow": (0.98, 0.90, 0.10),
+    "orange": (1.00, 0.50, 0.02),
+    "purple": (0.55, 0.12, 0.78),
+    "cyan": (0.10, 0.85, 0.92),
+    "pink": (1.00, 0.50, 0.75),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart")
+BACKGROUNDS = {
+    "black": ("on a black background",),
+    "white": ("on a white background",),
+    "gray": ("on a gray background",),
+    "night": ("in the night sky", "at night"),
+    "field": ("over a green field", "over the grass"),
+    "sunset": ("at sunset", "in the sunset"),
+}
+MOTIONS = {
+    "right": ("moving right", "moving to the right"),
+    "left": ("moving left", "moving to the left"),
+    "up": ("moving up", "rising"),
+    "down": ("moving down", "falling"),
+    "circling": ("moving in a circle", "circling"),
+    "still": ("standing still", "at rest"),
+}
+MOTION_WEIGHTS = (18, 18, 18, 18, 10, 18)
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}  # image axes: y points down
+SPEEDS = {"slow": ("slowly",), "normal": ("",), "fast": ("quickly", "fast")}
+TRAVEL = {"slow": 0.26, "normal": 0.38, "fast": 0.50}  # path length over a clip, in image widths
+SIZES = {"small": ("small",), "medium": ("",), "big": ("big", "large")}
+RADIUS = {"small": (0.14, 0.155), "medium": (0.17, 0.19), "big": (0.205, 0.23)}  # in image widths
+PREFIXES = ("", "", "", "a picture of ", "a video of ")
+SECOND_OBJECT = 0.08  # share of clips with another, small, resting sprite
+HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is kept for evaluation
+PUFFS = {"slow": 1, "normal": 2, "fast": 3}
+PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; the distances run back from the centre
+
+
+@dataclass(frozen=True)
+class Sprite:
+    colour: str
+    shape: str
+    radius: float
+    tint: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: what the caption says (attributes) and what it leaves open (numbers, in image widths)."""
+
+    sprite: Sprite
+    background: str
+    motion: str
+    speed: str
+    size: str
+    start: tuple[float, float]
+    phase: float
+    shade: float
+    second: tuple[Sprite, tuple[float, float]] | None = None
+
+    @property
+    def combination(self) -> str:
+        return f"{self.sprite.colour}/{self.sprite.shape}/{self.background}/{self.motion}"
+
+    @property
+    def held_out(self) -> bool:
+        return is_held_out(self.combination)
+
+
+def is_held_out(combination: str) -> bool:
+    return hashlib.sha256(combination.encode()).digest()[0] % HELD_OUT == 0
+
+
+def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> Clip:
+    """Sample `k`: a clip whose combination is (or is not) among the held-out ones."""
+    rng = random.Random(f"clip/{seed}/{k}/{held_out}")
+    while True:
+        drawn = _draw(rng, second)
+        if drawn.held_out == held_out:
+            return drawn
+
+
+def _draw(rng: random.Random, second: bool) -> Clip:
+    motion = rng.choices(tuple(MOTIONS), MOTION_WEIGHTS)[0]
+    size, speed = rng.choice(tuple(SIZES)), rng.choice(tuple(SPEEDS))
+    r = rng.uniform(*RADIUS[size])
+    sprite = Sprite(rng.choice(tuple(COLOURS)), rng.choice(SHAPES), r, rng.uniform(-0.04, 0.04))
+    drawn = Clip(
+        sprite=sprite,
+        background=rng.choice(tuple(BACKGROUNDS)),
+        motion=motion,
+        speed=speed,
+        size=size,
+        start=_start(rng, motion, TRAVEL[speed], r),
+        phase=rng.random(),
+        shade=rng.uniform(-0.04, 0.04),
+    )
+    if second and rng.random() < SECOND_OBJECT:
+        object.__setattr__(drawn, "second", _second(rng, drawn))
+    return drawn
+
+
+def _start(rng: random.Random, motion: str, travel: float, r: float) -> tuple[float, float]:
+    """A first position from which the whole path stays inside the picture."""
+    low, high = r + 0.01, 0.99 - r
+    if motion == "circling":
+        return rng.uniform(0.46, 0.54), rng.uniform(0.46, 0.54)  # the centre of the circle
+    x, y = rng.uniform(low, high), rng.uniform(low, high)
+    dx, dy = DIRECTIONS.get(motion, (0, 0))
+    along = rng.uniform(low, max(low, high - travel))
+    if dx:
+        x = along if dx > 0 else 1 - along
+    if dy:
+        y = along if dy > 0 else 1 - along
+    return x, y
+
+
+def _second(rng: random.Random, main: Clip) -> tuple[Sprite, tuple[float, float]]:
+    """A small resting sprite in the corner farthest from the main sprite's path."""
+    path = [position(main, t) for t in (0.0, 0.5, 1.0)]
+    corners = [(x, y) for x in (0.13, 0.87) for y in (0.13, 0.87)]
+    corner = max(corners, key=lambda c: min(math.dist(c, p) for p in path))
+    colour = rng.choice([c for c in COLOURS if c != main.sprite.colour])
+    return Sprite(colour, rng.choice(SHAPES), 0.10), corner
+
+
+def position(clip: Clip, t: float) -> tuple[float, float]:
+    """Centre of the sprite at clip time `t` (0 first frame, 1 last frame), in image widths."""
+    x, y = clip.start
+    if clip.motion == "circling":
+        angle, reach = 2 * math.pi * (clip.phase + 2 * TRAVEL[clip.speed] * t), _circle(clip)
+        return x + reach * math.cos(angle), y + reach * math.sin(angle)
+    dx, dy = DIRECTIONS.get(clip.motion, (0, 0))
+    return x + dx * TRAVEL[clip.speed] * t, y + dy * TRAVEL[clip.speed] * t
+
+
+def _circle(clip: Clip) -> float:
+    """Radius of the path of a circling sprite."""
+    return 0.42 - clip.sprite.radius
+
+
+def caption(clip: Clip, rng: random.Random | None = None) -> str:
+    """The caption; with `rng`, one of its wordings, in which parts may be left out as people do."""
+    pick = (lambda words: rng.choice(words)) if rng else (lambda words: words[0])
+    says = lambda share: rng is None or rng.random() < share  # noqa: E731
+    words = [pick(PREFIXES) + "a", pick(SIZES[clip.size]), clip.sprite.colour, clip.sprite.shape]
+    if says(0.85):
+        words.append(pick(MOTIONS[clip.motion]))
+        if clip.motion != "still":
+            words.append(pick(SPEEDS[clip.speed]))
+    if says(0.9):
+        words.append(pick(BACKGROUNDS[clip.background]))
+    if clip.second:
+        words.append(f"next to a {clip.second[0].colour} {clip.second[0].shape}")
+    return " ".join(w for w in words if w)
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can hold."""
+    lists = [*BACKGROUNDS.values(), *MOTIONS.values(), *SPEEDS.values(), *SIZES.values(), PREFIXES]
+    words = {w for phrases in lists for phrase in phrases for w in phrase.split()}
+    return sorted(words | set(COLOURS) | set(SHAPES) | {"next", "to", "a"})
+
+
+def frame_times(frames: int) -> list[float]:
+    return [i / (frames - 1) for i in range(frames)] if frames > 1 else [0.0]
+
+
+def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True) -> Tensor:
+    """Frames at the given clip times: (f, 3, h, w) in 0..1."""
+    frames = _background(clip, size).expand(len(times), -1, -1, -1)
+    if clip.second:
+        sprite, place = clip.second
+        frames = _paint(frames, sprite, [place] * len(times))
+    if cue and clip.motion != "still":
+        frames = _paint_trail(frames, clip, times)
+    return _paint(frames, clip.sprite, [position(clip, t) for t in times]).clamp(0, 1)
+
+
+def sprite_mask(clip: Clip, times: list[float], *, size: int = 64) -> Tensor:
+    """Coverage of the sprite itself, without its trail: (f, 1, h, w) in 0..1."""
+    return _coverage(clip.sprite, [position(clip, t) for t in times], size)
+
+
+def _paint_trail(frames: Tensor, clip: Clip, times: list[float]) -> Tensor:
+    puff = Sprite(clip.sprite.colour, "circle", clip.sprite.radius * PUFF_RADIUS, clip.sprite.tint)
+    length = 4 * math.pi * _circle(clip) if clip.motion == "circling" else 1.0  # path per unit of TRAVEL
+    for i in range(PUFFS[clip.speed]):
+        lag = clip.sprite.radius * (PUFF_FIRST + i * PUFF_STEP) / (TRAVEL[clip.speed] * length)
+        frames = _paint(frames, puff, [position(clip, t - lag) for t in times], 0.85 - 0.25 * i)
+    return frames
+
+
+def _axes(size: int) -> tuple[Tensor, Tensor]:
+    v = (torch.arange(size) + 0.5) / size
+    return v.view(1, 1, 1, size), v.view(1, 1, size, 1)
+
+
+def _coverage(sprite: Sprite, places: list[tuple[float, float]], size: int) -> Tensor:
+    gx, gy = _axes(size)
+    px, py = torch.tensor(places).view(-1, 2, 1, 1, 1).unbind(1)
+    distance = signed_distance(sprite.shape, (gx - px) / sprite.radius, (gy - py) / sprite.radius)
+    return (0.5 - distance * sprite.radius * size).clamp(0, 1)
+
+
+def _paint(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]], opacity: float = 1.0) -> Tensor:
+    size = frames.shape[-1]
+    mask = _coverage(sprite, places, size) * opacity
+    _, gy = _axes(size)
+    py = torch.tensor(places)[:, 1].view(-1, 1, 1, 1)
+    light = 1.06 - 0.18 * ((gy - py) / sprite.radius).clamp(-1, 1)  # brighter above: a body, not a flat blob
+    colour = (torch.tensor(COLOURS[sprite.colour]) + sprite.tint).view(1, 3, 1, 1)
+    return frames * (1 - mask) + colour * light * mask
+
+
+def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
+    """Distance to the outline in units of the radius, negative inside; y points down."""
+    if shape == "circle":
+        return (x * x + y * y).sqrt() - 0.95
+    if shape == "square":
+        return torch.maximum(x.abs(), y.abs()) - 0.84
+    if shape == "diamond":
+        return (x.abs() * 1.25 + y.abs() - 1.08) / math.hypot(1.25, 1)
+    if shape == "ring":
+        return ((x * x + y * y).sqrt() - 0.68).abs() - 0.28
+    if shape == "cross":
+        long, short = 0.98, 0.36
+        across = torch.maximum(x.abs() - long, y.abs() - short)
+        return torch.minimum(across, torch.maximum(x.abs() - short, y.abs() - long))
+    if shape == "triangle":
+        return torch.maximum(y - 0.74, (x.abs() * 2 - (y + 1.05)) / math.hypot(2, 1))
+    if shape == "star":
+        return _star(x, y)
+    if shape == "heart":
+        return _heart(x, y)
+    raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+
+
+def _star(x: Tensor, y: Tensor, outer: float = 1.12, inner: float = 0.50) -> Tensor:
+    """Five points: the distance to the edge of the one sector, tip to notch, into which the plane folds."""
+    sector = 2 * math.pi / 5
+    angle = (torch.atan2(x, -y) + sector / 2) % sector - sector / 2
+    r = (x * x + y * y).sqrt()
+    px, py = r * angle.abs().sin(), r * angle.cos()
+    nx, ny = outer - inner * math.cos(sector / 2), inner * math.sin(sector / 2)
+    return (px * nx + (py - outer) * ny) / math.hypot(nx, ny)
+
+
+def _heart(x: Tensor, y: Tensor) -> Tensor:
+    """Two discs over a wedge that meets them as a tangent."""
+    x, y = x.abs(), y + 0.30
+    lobe = ((x - 0.46).square() + y.square()).sqrt() - 0.52
+    wedge = torch.maximum((x * 1.15 + y - 1.10) / math.hypot(1.15, 1), -y - 0.02)
+    return torch.minimum(lobe, wedge)
+
+
+def _lerp(top: tuple[float, ...], bottom: tuple[float, ...], t: Tensor) -> Tensor:
+    a, b = torch.tensor(top).view(1, 3, 1, 1), torch.tensor(bottom).view(1, 3, 1, 1)
+    return a + (b - a) * t
+
+
+def _background(clip: Clip, size: int) -> Tensor:
+    """(1, 3, h, w)"""
+    gx, gy = _axes(size)
+    rows = gy.expand(1, 1, size, size)
+    if clip.background == "night":
+        sky = _lerp((0.02, 0.02, 0.12), (0.07, 0.07, 0.28), rows)
+        rng = random.Random(f"stars/{clip.phase}")
+        for _ in range(7):
+            d2 = (gx - rng.random()).square() + (gy - rng.random()).square()
+            sky = sky + 0.7 * torch.exp(-d2 * (0.7 * 64) ** 2)
+        return sky
+    if clip.background == "field":
+        grass = ((rows - 0.62) * size * 0.5).sigmoid()
+        sky = _lerp((0.60, 0.78, 0.93), (0.74, 0.86, 0.95), rows)
+        return sky * (1 - grass) + _lerp((0.20, 0.38, 0.12), (0.30, 0.48, 0.16), rows) * grass + clip.shade * 0.5
+    if clip.background == "sunset":
+        return _lerp((0.24, 0.10, 0.34), (0.86, 0.50, 0.30), rows) + clip.shade * 0.5
+    level = {"black": 0.03 + abs(clip.shade) * 0.5, "white": 0.97 - abs(clip.shade) * 0.5, "gray": 0.5 + clip.shade}
+    return torch.full((1, 3, size, size), level[clip.background])

@@ -1,0 +1,80 @@
+"""Stage 1: the autoencoder of the pocket model (diffusers' AutoencoderKL, f = 4, four latent channels).
+
+It is convolutional, so it learns from crops around the sprite, four times cheaper than whole pictures and richer in
+edges; the last part of the run sees whole pictures, for the picture's own borders.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from ..data import sprites
+from ..engine import Task, sample_generator
+
+SCALE = 0.18215  # Stable Diffusion's factor between the autoencoder's latents and the U-Net's
+
+
+def new_vae() -> AutoencoderKL:
+    channels = (64, 64, 128)  # at least two channels a group: 32 groups on 32 channels would remove absolute colour
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=32,
+        sample_size=64,
+        scaling_factor=SCALE,
+    )
+
+
+class VaeTask(Task):
+    def __init__(self, seed: int = 0, *, crop: int = 32, kl: float = 1e-4) -> None:
+        super().__init__()
+        self.vae, self.seed, self.crop, self.kl = new_vae(), seed, crop, kl
+
+    def picture(self, k: int) -> Tensor:
+        """(3, h, w) in -1..1: a frame of clip `k`, cropped around its sprite."""
+        g = sample_generator(self.seed, k)
+        clip = sprites.clip(self.seed, k)
+        t = torch.rand((), generator=g).item()
+        frame = sprites.render(clip, [t])[0] * 2 - 1
+        if self.crop >= frame.shape[-1]:
+            return frame
+        offset = (torch.rand(2, generator=g) - 0.5) * self.crop
+        x, y = (torch.tensor(sprites.position(clip, t)) * 64 + offset - self.crop / 2).round().int()
+        last = frame.shape[-1] - self.crop
+        x, y = int(x.clamp(0, last)) // 4 * 4, int(y.clamp(0, last)) // 4 * 4  # whole latents
+        return frame[:, y : y + self.crop, x : x + self.crop]
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        device = next(self.vae.parameters()).device
+        x = torch.stack([self.picture(k) for k in samples]).to(device)
+        moments = self.vae.encode(x).latent_dist
+        noise = torch.stack([torch.randn(moments.mean.shape[1:], generator=sample_generator(self.seed, k, 1)) for k in samples])
+        y = self.vae.decode(moments.mean + moments.std * noise.to(device)).sample
+        loss = reconstruction(y, x) + self.kl * moments.kl().mean() / moments.mean[0].numel()
+        psnr = -10 * ((y.clamp(-1, 1) - x) / 2).square().mean().log10()
+        return {"loss": loss, "psnr": psnr.detach()}
+
+
+def reconstruction(y: Tensor, x: Tensor) -> Tensor:
+    """L1 + 2 MSE on colours, L1 on their differences between neighbours (edges) and between channels (hue)."""
+    edges = sum((F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (-1, -2)), torch.zeros((), device=x.device))
+    hue = F.l1_loss(y.diff(dim=1), x.diff(dim=1))
+    return F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + edges + 0.5 * hue
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Fold mean and spread into the 1x1 convolutions, so that latents times 0.18215 have mean 0 and standard deviation 1."""
+    z = torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)])
+    mean = z.mean((0, 2, 3))
+    gain = 1 / (SCALE * z.std((0, 2, 3)))
+    n = len(mean)
+    vae.quant_conv.weight[:n] *= gain.view(-1, 1, 1, 1)
+    vae.quant_conv.bias[:n] = (vae.quant_conv.bias[:n] - mean) * gain
+    vae.quant_conv.bias[n:] += 2 * gain.log()  # the log-variances follow
+    weight = vae.post_quant_conv.weight
+    vae.post_quant_conv.bias += weight.flatten(1) @ mean
+    vae.post_quant_conv.weight /= gain.view(1, -1, 1, 1)
