@@ -1,0 +1,113 @@
+"""Folders, links and locks that mean the same on Linux, macOS and Windows."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = "comfyui-stillmotion"
+WINDOWS = sys.platform == "win32"
+
+
+class Failed(Exception):
+    """Ends a command: one paragraph that says what was wanted, what is the matter and what to do."""
+
+
+def cache_folder() -> Path:
+    """Where installs are kept for all checkouts; STILLMOTION_CACHE names another place."""
+    if chosen := os.environ.get("STILLMOTION_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    if WINDOWS:
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "stillmotion"
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def link_folder(link: Path, target: Path) -> None:
+    """Make `link` lead to the folder `target`: a symlink, on Windows a junction, which needs no rights."""
+    if link.exists() and link.resolve() == target.resolve():
+        return
+    unlink_folder(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(link))
+    else:
+        with contextlib.suppress(FileExistsError):  # another command made it between the two lines
+            link.symlink_to(target, target_is_directory=True)
+
+
+def unlink_folder(link: Path) -> None:
+    """Remove a link and never what it leads to."""
+    if link.is_symlink():
+        link.unlink()
+    elif WINDOWS and link.exists():
+        link.rmdir()  # of a junction; refuses a folder with files in it
+
+
+def package_link() -> Path:
+    """A folder for PYTHONPATH in which this checkout is called `stillmotion`, whatever its own name."""
+    folder = cache_folder() / "links" / digest(str(ROOT))
+    link_folder(folder / "stillmotion", ROOT)
+    return folder
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder for good, moved aside first so that an interrupted removal leaves no half folder under its name."""
+    if not folder.exists():
+        return
+    aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    os.replace(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def need_space(folder: Path, gigabytes: float, purpose: str) -> None:
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < gigabytes:
+        raise Failed(
+            f"{purpose} needs about {gigabytes:g} GB in {folder}, where {free:.1f} GB are free. "
+            "Make room, or name another place with STILLMOTION_CACHE."
+        )
+
+
+@contextlib.contextmanager
+def lock(path: Path, purpose: str) -> Iterator[None]:
+    """One process at a time. The operating system holds the lock, so it ends with its process and is never stale."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        told = False
+        while not _try_lock(file.fileno()):
+            if not told:
+                print(f"waiting for another run: {purpose}", flush=True)
+                told = True
+            time.sleep(0.5)
+        yield  # closing the file releases it
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

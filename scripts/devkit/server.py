@@ -1,0 +1,160 @@
+"""A real ComfyUI server with this pack, in a base directory of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from .files import PACK, ROOT, WINDOWS, Failed, link_folder, unlink_folder
+
+FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
+IMPORT_FAILURES = ("IMPORT FAILED", "Cannot import", "comfy_entrypoint in", "lack of NODE_CLASS_MAPPINGS")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_port(port: int) -> int:
+    """The port, or an error that names it when somebody listens there already."""
+    with socket.socket() as probe:
+        if not WINDOWS:  # there the option would let two servers share one port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Failed(
+                f"port {port} cannot be used ({error.strerror}): another program, perhaps another ComfyUI, has it. "
+                "Stop that program, choose another with --port, or leave --port away to get a free one."
+            ) from None
+    return port
+
+
+class Server:
+    """`with Server(...) as server:` starts it, waits until it answers, and stops it."""
+
+    def __init__(
+        self,
+        comfyui: Path,
+        python: Path,
+        base: Path,
+        *,
+        port: int | None = None,
+        cpu: bool = True,
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        timeout: float = 300,
+    ):
+        self.comfyui, self.python, self.base = comfyui, python, base
+        self.port = free_port() if port is None else check_port(port)
+        self.options = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if cpu else []), *options]
+        self.environment = {**os.environ, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+        self.timeout = timeout
+        self.log = base / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.seconds = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        place = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
+        # the default database lies in the ComfyUI folder, which is shared and may be read-only
+        database = ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
+        return [str(self.python), str(self.comfyui / "main.py"), *place, *database, *self.options]
+
+    def start(self) -> "Server":
+        for name in FOLDERS:
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        link_folder(self.base / "custom_nodes" / PACK, ROOT)
+        began = time.monotonic()
+        # a group of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order
+        group = (
+            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if WINDOWS else {"process_group": 0}
+        )
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.base,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **group,
+            )
+        try:
+            self._wait(began)
+        except BaseException:
+            self.stop(gentle=False)
+            raise
+        self.seconds = time.monotonic() - began
+        return self
+
+    def _wait(self, began: float) -> None:
+        assert self.process is not None
+        while time.monotonic() - began < self.timeout:
+            if self.process.poll() is not None:
+                raise Failed(f"ComfyUI ended with code {self.process.returncode} while starting:\n{self.tail()}")
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise Failed(f"ComfyUI did not answer within {self.timeout:g} s:\n{self.tail()}")
+
+    def get(self, path: str) -> dict:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def tail(self, lines: int = 30) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def import_failures(self) -> list[str]:
+        """Log lines about packs that did not load: ComfyUI starts all the same and says it nowhere else."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line.strip() for line in lines if any(words in line for words in IMPORT_FAILURES)]
+
+    def check_pack(self) -> None:
+        if failures := self.import_failures():
+            raise Failed("ComfyUI could not load this pack:\n" + "\n".join(failures) + f"\n{self.tail()}")
+
+    def stop(self, *, gentle: bool = True) -> None:
+        """Ctrl-C first if `gentle`, so that ComfyUI closes its database; then whatever ends it."""
+        if self.process is not None and self.process.poll() is None:
+            if gentle:
+                self._interrupt()
+            if self.process.poll() is None:
+                self.process.terminate()
+                self._ended(3) or self.process.kill()
+            self.process.wait()
+        unlink_folder(self.base / "custom_nodes" / PACK)
+
+    def _interrupt(self) -> None:
+        assert self.process is not None
+        if sys.platform == "win32":
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self.process.send_signal(signal.SIGINT)
+        self._ended(8)
+
+    def _ended(self, seconds: float) -> bool:
+        assert self.process is not None
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def __enter__(self) -> "Server":
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop(gentle=False)
