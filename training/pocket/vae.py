@@ -9,29 +9,15 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from ...model_patches.diffusers_host.pocket import new_vae
+from ...model_patches.pocket import SCALE, PocketConfig
 from ..data import sprites
 from ..engine import Task, sample_generator
-
-SCALE = 0.18215  # Stable Diffusion's factor between the autoencoder's latents and the U-Net's
-
-
-def new_vae() -> AutoencoderKL:
-    channels = (64, 64, 128)  # at least two channels a group: 32 groups on 32 channels would remove absolute colour
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=channels,
-        layers_per_block=1,
-        norm_num_groups=32,
-        sample_size=64,
-        scaling_factor=SCALE,
-    )
-
 
 class VaeTask(Task):
     def __init__(self, seed: int = 0, *, crop: int = 32, kl: float = 1e-4) -> None:
         super().__init__()
-        self.vae, self.seed, self.crop, self.kl = new_vae(), seed, crop, kl
+        self.vae, self.seed, self.crop, self.kl = new_vae(PocketConfig()), seed, crop, kl
 
     def picture(self, k: int) -> Tensor:
         """(3, h, w) in -1..1: a frame of clip `k`, cropped around its sprite."""

@@ -1,0 +1,88 @@
+"""The pocket Stable Diffusion as diffusers' and transformers' own models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from .. import checkpoint
+from ..ldm_names import rename, unet_prefixes, vae_to_diffusers
+from ..pocket import CLIP_VOCABULARY, SCALE, SYSTEM, TEXT, UNET, VAE, PocketConfig, part, stock_weights
+
+
+@dataclass(frozen=True)
+class Pocket:
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text: CLIPTextModel
+    config: PocketConfig
+
+
+def new_unet(config: PocketConfig) -> UNet2DConditionModel:
+    has = config.unet_attention
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=config.unet_channels,
+        layers_per_block=config.unet_layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in has),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has)),
+        cross_attention_dim=config.context,
+        attention_head_dim=config.heads,  # diffusers' name; it is the number of heads
+        norm_num_groups=32,
+    )
+
+
+def new_vae(config: PocketConfig) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(config.vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.vae_channels),
+        block_out_channels=config.vae_channels,
+        layers_per_block=config.vae_layers,
+        norm_num_groups=32,
+        sample_size=64,
+        scaling_factor=SCALE,
+    )
+
+
+def new_text_encoder(config: PocketConfig, rows: int = CLIP_VOCABULARY) -> CLIPTextModel:
+    """`rows`: entries of the token table; the compact table while training, CLIP's whole vocabulary otherwise."""
+    whole = rows == CLIP_VOCABULARY
+    sizes = CLIPTextConfig(
+        vocab_size=rows,
+        hidden_size=config.context,
+        intermediate_size=4 * config.context,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_heads,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu",
+        projection_dim=config.context,
+        # 2 is transformers' switch for the pooled output of the first CLIP files; nobody here uses that output
+        bos_token_id=49406 if whole else 0,
+        eos_token_id=49407 if whole else 2,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(sizes)
+
+
+def load_pocket(path: Path | str) -> Pocket:
+    """The three networks in fp32, frozen and in evaluation mode."""
+    file = checkpoint.load(path, expect=SYSTEM)
+    config = PocketConfig.from_dict(file.config)
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in stock_weights(file.weights).items()}
+    unet, vae, text = new_unet(config), new_vae(config), new_text_encoder(config)
+    prefixes = unet_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention)
+    unet.load_state_dict(rename(part(weights, UNET), prefixes))
+    vae.load_state_dict(vae_to_diffusers(part(weights, VAE), len(config.vae_channels), config.vae_layers))
+    text.load_state_dict(_own_names(text, part(weights, TEXT)))
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return Pocket(unet, vae, text, config)
+
+
+def _own_names(text: CLIPTextModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers 5 left out the `text_model.` level that files and transformers 4 have."""
+    nested = any(k.startswith("text_model.") for k in text.state_dict())
+    return weights if nested else {k.removeprefix("text_model."): v for k, v in weights.items()}

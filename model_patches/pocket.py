@@ -1,0 +1,82 @@
+"""The file of the pocket Stable Diffusion: latent-diffusion's key layout with small sizes, told by its header.
+
+One departure from a Stable Diffusion checkpoint: the token table holds only the rows of the words that the captions
+use, and one more for every other word; `TOKEN_IDS` lists the CLIP ids of the rows. `expand_tokens` makes it stock again.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ldm_names import inverse, rename, unet_prefixes, vae_to_ldm
+
+SYSTEM = "pocket"
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+TOKEN_TABLE = TEXT + "text_model.embeddings.token_embedding.weight"
+TOKEN_IDS = "token_ids"
+CLIP_VOCABULARY = 49408
+SCALE = 0.18215
+
+
+@dataclass(frozen=True, kw_only=True)
+class PocketConfig:
+    """Sizes of the three networks, as the header of the file tells them."""
+
+    unet_channels: tuple[int, ...] = (64, 96, 160)
+    unet_layers: int = 1
+    unet_attention: tuple[bool, ...] = (False, True, True)
+    heads: int = 4
+    context: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    vae_channels: tuple[int, ...] = (64, 64, 128)
+    vae_layers: int = 1
+
+    @property
+    def downscale(self) -> int:
+        """Pixels of an image per latent, along one side."""
+        return 2 ** (len(self.vae_channels) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PocketConfig":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights below a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def expand_tokens(table: Tensor, ids: Tensor, vocabulary: int = CLIP_VOCABULARY) -> Tensor:
+    """(rows + 1, d) -> (vocabulary, d): row i goes to ids[i], the last row to every other word."""
+    if len(table) != len(ids) + 1:
+        raise ValueError(f"the token table has {len(table)} rows for {len(ids)} ids; it needs one more row than ids")
+    full = table[-1:].repeat(vocabulary, 1)
+    full[ids.long()] = table[:-1]
+    return full
+
+
+def stock_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The file's weights with the token table at CLIP's full size."""
+    full = {k: v for k, v in weights.items() if k != TOKEN_IDS}
+    full[TOKEN_TABLE] = expand_tokens(weights[TOKEN_TABLE], weights[TOKEN_IDS])
+    return full
+
+
+def compact(
+    config: PocketConfig, unet: dict[str, Tensor], vae: dict[str, Tensor], text: dict[str, Tensor], ids: list[int]
+) -> dict[str, Tensor]:
+    """One file's weights (half precision) from the three networks, in latent-diffusion's names."""
+    blocks = len(config.unet_channels)
+    named = rename(unet, inverse(unet_prefixes(blocks, config.unet_layers, config.unet_attention)))
+    weights = {UNET + k: v for k, v in named.items()}
+    weights |= {VAE + k: v for k, v in vae_to_ldm(vae, len(config.vae_channels), config.vae_layers).items()}
+    prefix = "" if any(k.startswith("text_model.") for k in text) else "text_model."
+    weights |= {TEXT + prefix + k: v for k, v in text.items() if not k.endswith("position_ids")}
+    halves = {k: v.detach().half().contiguous().cpu() for k, v in weights.items()}
+    return halves | {TOKEN_IDS: torch.tensor(ids, dtype=torch.int32)}

@@ -1,0 +1,101 @@
+"""Stage 2: the text encoder, a small CLIP text model behind the stock CLIP tokenizer.
+
+As CLIP's encoder knows what words mean before Stable Diffusion sees it, this one is taught to tell the caption's
+attributes at every position from the end-of-text token on (where most of the 77 tokens that the U-Net attends to are),
+and is then frozen. Only the rows of the token table that captions use are kept; all other words share one more row.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from ...model_patches.diffusers_host.pocket import new_text_encoder
+from ...model_patches.pocket import PocketConfig
+from ..data import sprites
+from ..engine import Task
+
+TOKENS, END = 77, 49407
+HEADS_OF = {  # attribute -> its values; a value that the caption leaves out is not asked for
+    "colour": tuple(sprites.COLOURS),
+    "shape": sprites.SHAPES,
+    "background": tuple(sprites.BACKGROUNDS),
+    "motion": tuple(sprites.MOTIONS),
+    "speed": tuple(sprites.SPEEDS),
+    "size": tuple(sprites.SIZES),
+    "second": ("none", *sprites.COLOURS),
+}
+
+
+class Vocabulary:
+    """Stock CLIP ids <-> rows of the compact table. The last row stands for every word outside the captions."""
+
+    def __init__(self, tokenizer_folder: Path) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
+        used = {i for w in sprites.vocabulary() for i in self._ids(w)} | set(self._ids(""))
+        self.ids = sorted(used)
+        self.row = {token: row for row, token in enumerate(self.ids)}
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]
+
+    def rows(self, texts: list[str]) -> Tensor:
+        """(n, 77): padded with the end token, as Stable Diffusion's tokenizer does."""
+        other = len(self.ids)
+        padded = [(ids := self._ids(t)) + [END] * (TOKENS - len(ids)) for t in texts]
+        return torch.tensor([[self.row.get(i, other) for i in ids] for ids in padded])
+
+
+class TextTask(Task):
+    def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
+        super().__init__()
+        self.vocabulary, self.seed = vocabulary, seed
+        config = PocketConfig()
+        self.text = new_text_encoder(config, len(vocabulary.ids) + 1)
+        self.heads = nn.ModuleDict({name: nn.Linear(config.context, len(values)) for name, values in HEADS_OF.items()})
+        table = self.text.text_model if hasattr(self.text, "text_model") else self.text
+        nn.init.normal_(table.embeddings.token_embedding.weight, std=0.5)
+        nn.init.normal_(table.embeddings.position_embedding.weight, std=0.1)
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        device = next(self.parameters()).device
+        rngs = [random.Random(f"text/{self.seed}/{k}") for k in samples]
+        clips = [sprites.clip(self.seed, k) for k in samples]
+        captions = [sprites.caption(c, r) for c, r in zip(clips, rngs, strict=True)]
+        rows = self.vocabulary.rows([_with_unknown_word(t, r) for t, r in zip(captions, rngs, strict=True)])
+        hidden = self.text(rows.to(device)).last_hidden_state
+        end = (rows == self.vocabulary.row[END]).int().argmax(1)
+        places = torch.tensor([[int(e), 76, *(r.randint(int(e), 76) for _ in range(3))] for e, r in zip(end, rngs, strict=True)])
+        told = hidden[torch.arange(len(rows)).unsqueeze(1), places]  # (n, 5, width)
+        answers = [_said(c, t) for c, t in zip(clips, captions, strict=True)]
+        losses = {}
+        for name, head in self.heads.items():
+            label = torch.tensor([HEADS_OF[name].index(a[name]) if name in a else -100 for a in answers], device=device)
+            logits = head(told).flatten(0, 1)
+            losses[name] = F.cross_entropy(logits, label.repeat_interleave(told.shape[1]), ignore_index=-100)
+        return {"loss": sum(losses.values(), torch.zeros((), device=device)), **{k: v.detach() for k, v in losses.items()}}
+
+
+def _with_unknown_word(caption: str, rng: random.Random) -> str:
+    """One caption in five gets a word that no caption has, so that strange words are known to say nothing."""
+    if rng.random() > 0.2:
+        return caption
+    words = caption.split()
+    words.insert(rng.randint(0, len(words)), "zzz")
+    return " ".join(words)
+
+
+def _said(clip: sprites.Clip, caption: str) -> dict[str, str]:
+    """The attributes which this wording of the caption tells."""
+    spoken = {"colour": clip.sprite.colour, "shape": clip.sprite.shape, "size": clip.size}
+    spoken["second"] = clip.second[0].colour if clip.second else "none"
+    if any(p in caption for p in sprites.BACKGROUNDS[clip.background]):
+        spoken["background"] = clip.background
+    if any(p in caption for p in sprites.MOTIONS[clip.motion]):
+        spoken["motion"] = clip.motion
+        if clip.motion != "still":
+            spoken["speed"] = clip.speed
+    return spoken

@@ -1,0 +1,75 @@
+"""Stage 3: the U-Net (diffusers' UNet2DConditionModel; eps-prediction on Stable Diffusion's betas).
+
+Departure from Stable Diffusion, on purpose: a share of the samples is noised by the *linear* betas under the same
+timestep numbers, since motion models are trained and sampled on those (AnimateDiff, HARIVO App. D). The network then has
+met their pairs of timestep and noise level, and noise up to sigma 25.
+"""
+
+import random
+
+import torch
+from torch import Tensor
+
+from ...model_patches.core.levels import alpha_bars
+from ...model_patches.diffusers_host.pocket import new_unet
+from ...model_patches.pocket import PocketConfig
+from ..data import sprites
+from ..data.latents import Latents
+from ..engine import Task, sample_generator
+from .text import Vocabulary
+
+LINEAR_SHARE = 0.25
+DROP = 0.1  # share of empty captions, for classifier-free guidance
+
+
+def loss_weight(sigma: Tensor, boost: float) -> Tensor:
+    """min(1, 5 sigma^2) * max(1, sigma)^boost: min-SNR-5 (Hang et al., arXiv 2303.09556) with more weight on high noise.
+
+    At high noise eps is almost the input, so errors of layout cost little eps error; `boost` gives them back their say.
+    """
+    return (5 * sigma**2).clamp(max=1) * sigma.clamp(min=1) ** boost
+
+
+class UnetTask(Task):
+    """Denoises single frames of the cached clips."""
+
+    def __init__(self, text, vocabulary: Vocabulary, latents: Latents, seed: int = 0, *, boost: float = 0.5) -> None:
+        super().__init__()
+        self.unet = new_unet(PocketConfig())
+        self.text = text.eval().requires_grad_(False)
+        self.vocabulary, self.latents, self.seed, self.boost = vocabulary, latents, seed, boost
+        self.tables = torch.stack([alpha_bars("scaled_linear").float(), alpha_bars("linear").float()])
+
+    def captions(self, samples: list[int]) -> list[str]:
+        texts = []
+        for k in samples:
+            rng = random.Random(f"unet/{self.seed}/{k}")
+            caption = sprites.caption(self.latents.clip(k % len(self.latents.values)), rng)
+            texts.append("" if rng.random() < DROP else caption)
+        return texts
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        device = next(self.unet.parameters()).device
+        x0, noise, t, alpha_bar = self._draw(samples)
+        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        with torch.no_grad():
+            context = self.text(self.vocabulary.rows(self.captions(samples)).to(device)).last_hidden_state
+        eps = self.unet(x_t.to(device), t.to(device), context).sample
+        error = (eps - noise.to(device)).square().mean((1, 2, 3))
+        weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost).to(device)
+        return {"loss": (weight * error).mean(), "eps": error.mean().detach()}
+
+    def _draw(self, samples: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x0, noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1)."""
+        n, frames = self.latents.values.shape[:2]
+        x0, noise, t, alpha_bar = [], [], [], []
+        for k in samples:
+            g = sample_generator(self.seed, k)
+            frame = int(torch.randint(frames, (), generator=g))
+            step = torch.randint(1000, (), generator=g)
+            linear = int(torch.rand((), generator=g) < LINEAR_SHARE)
+            x0.append(self.latents.values[k % n, frame].float())
+            noise.append(torch.randn(x0[-1].shape, generator=g))
+            t.append(step)
+            alpha_bar.append(self.tables[linear, step])
+        return torch.stack(x0), torch.stack(noise), torch.stack(t), torch.stack(alpha_bar).view(-1, 1, 1, 1)
