@@ -1,0 +1,73 @@
+"""What a motion model is built from: the one record that code, files and training share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+GROUPS = 32  # of every GroupNorm in Stable Diffusion's U-Net and in AnimateDiff's modules
+GROUP_NORMS = ("per_frame", "per_clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """Sizes and rules of a motion model with AnimateDiff's structure (Guo et al. 2023, arXiv:2307.04725v2).
+
+    Raises ValueError when the numbers cannot make a model, naming the ones that clash.
+    """
+
+    block_channels: tuple[int, ...]
+    """Channels of the U-Net's down blocks, outermost first; the up blocks have the same in reverse."""
+    layers_per_block: int = 2
+    """Spatial layers in a down block; an up block has one more."""
+    mid_block: bool = False
+    """Whether the middle block has a module (AnimateDiff v2 has, v1 and v3 have not)."""
+    heads: int = 8
+    max_frames: int = 32
+    """Rows of the positional table: the longest clip."""
+    group_norm: str = "per_frame"
+    """Statistics of a module's GroupNorm: "per_frame" (the released weights) or "per_clip" (diffusers' reading)."""
+    position_encoding: bool = True
+    beta_schedule: str | None = None
+    """Noise schedule of the training ("linear", "scaled_linear" in diffusers' words); None: that of the base model."""
+    beta_start: float | None = None
+    beta_end: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block_channels", tuple(self.block_channels))
+        if not self.block_channels:
+            raise ValueError("motion config: block_channels is empty; give the channels of each down block")
+        for channels in self.block_channels:
+            check_channels(channels, self.heads)
+        for name in ("layers_per_block", "max_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"motion config: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.group_norm not in GROUP_NORMS:
+            raise ValueError(
+                f"motion config: group_norm is {self.group_norm!r}; choose one of {', '.join(GROUP_NORMS)}"
+            )
+        if self.beta_schedule is not None and (self.beta_start is None or self.beta_end is None):
+            raise ValueError(f"motion config: beta_schedule {self.beta_schedule!r} needs beta_start and beta_end")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into a file's header."""
+        return asdict(self) | {"block_channels": list(self.block_channels)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; an unknown name is an error, not a setting silently dropped."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"motion config: unknown setting {', '.join(unknown)}; a newer StillMotion may be needed")
+        return cls(**values)
+
+
+def check_channels(channels: int, heads: int) -> None:
+    """A module of these sizes can exist: GroupNorm and the heads both divide the channels."""
+    if channels < 1 or channels % GROUPS:
+        raise ValueError(
+            f"motion module: {channels} channels are not a multiple of {GROUPS}, which its GroupNorm needs"
+        )
+    if heads < 1 or channels % heads:
+        raise ValueError(
+            f"motion module: {heads} heads do not divide {channels} channels; choose another number of heads"
+        )

@@ -1,0 +1,93 @@
+"""A motion model in a diffusers U-Net, through forward hooks: the U-Net's modules, keys and weights stay as they are.
+
+Shapes: b clips, f frames; the U-Net's batch is (b f, c, h, w), the frames of a clip one after another.
+"""
+
+from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..core.slots import Slot
+from ..core.temporal import MotionModel, MotionModule, check_frames
+
+
+class Handle:
+    """An attached motion model. Set `frames` before each forward of the U-Net; `remove()` gives the U-Net back.
+
+    With `frames = 1` the modules are passed by and the U-Net makes images as before. `calls` counts the calls of
+    modules in the last forward; a forward that missed one of them is an error (RuntimeError), not a still image.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, motion: MotionModel) -> None:
+        self.motion = motion
+        self.frames: int | None = None
+        self.calls = 0
+        self._modules = motion.modules_by_slot()
+        self._hooks = [
+            unet.register_forward_pre_hook(self._before, with_kwargs=True),
+            unet.register_forward_hook(self._after),
+            *(address(unet, slot).register_forward_hook(self._at(module)) for slot, module in self._modules.items()),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks out; the U-Net is then the one it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _before(self, _unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        sample: Tensor = args[0] if args else kwargs["sample"]
+        if self.frames is None:
+            raise ValueError("motion model: set handle.frames to the frames of a clip before calling the U-Net")
+        check_frames(sample.shape[0], self.frames, next(iter(self._modules.values())).max_frames)
+        self.calls = 0
+
+    def _at(self, module: MotionModule) -> Any:
+        def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
+            self.calls += 1
+            frames = self.frames
+            if frames is None or frames == 1:
+                return None
+            if isinstance(output, tuple):  # a Transformer2DModel inside a block
+                return (module(output[0], frames), *output[1:])
+            return module(output, frames)
+
+        return hook
+
+    def _after(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
+        if self.calls < len(self._modules):
+            raise RuntimeError(
+                f"motion model: only {self.calls} of {len(self._modules)} motion modules were called in this forward; "
+                "the U-Net does not run the layers they are attached to"
+            )
+
+
+def attach(unet: UNet2DConditionModel, motion: MotionModel) -> Handle:
+    """Put the modules behind the spatial layers of `unet`. ValueError when the sizes of the two differ."""
+    check_base(unet, motion)
+    return Handle(unet, motion)
+
+
+def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
+    """The motion model was built for a U-Net of these sizes."""
+    config = motion.config
+    layers = unet.config.layers_per_block
+    given = (tuple(unet.config.block_out_channels), {layers} if isinstance(layers, int) else set(layers))
+    needed = (config.block_channels, {config.layers_per_block})
+    if given != needed:
+        raise ValueError(
+            f"motion model: it was built for a U-Net with block channels {needed[0]} and {config.layers_per_block} "
+            f"layers per block, this one has {given[0]} and {layers}; load the base model that the motion model was "
+            "trained on"
+        )
+    if config.mid_block and unet.mid_block is None:
+        raise ValueError("motion model: it has a module for the middle block, this U-Net has no middle block")
+
+
+def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:
+    """The diffusers module whose output a slot comes behind: a layer's spatial transformer, else its ResBlock."""
+    block: Any = unet.mid_block if slot.part == "mid" else getattr(unet, f"{slot.part}_blocks")[slot.block]
+    transformers = getattr(block, "attentions", None)
+    transformer = transformers[slot.layer] if transformers else None
+    return block.resnets[slot.layer] if transformer is None else transformer
