@@ -66,7 +66,7 @@ def package_link() -> Path:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder for good, moved aside first so that an interrupted removal leaves no half folder under its name."""
+    """Remove a folder for good, moved aside first: an interruption leaves no half folder under its name."""
     if not folder.exists():
         return
     aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")

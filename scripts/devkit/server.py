@@ -55,7 +55,9 @@ class Server:
         self.comfyui, self.python, self.base = comfyui, python, base
         self.port = free_port() if port is None else check_port(port)
         self.options = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if cpu else []), *options]
-        self.environment = {**os.environ, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+        # ComfyUI finds the pack by its folder alone; what leads tests to the package must not help it
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.environment = {**inherited, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
         self.timeout = timeout
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -125,6 +127,11 @@ class Server:
     def check_pack(self) -> None:
         if failures := self.import_failures():
             raise Failed("ComfyUI could not load this pack:\n" + "\n".join(failures) + f"\n{self.tail()}")
+
+    def wait(self) -> int:
+        """Until the server ends by itself."""
+        assert self.process is not None
+        return self.process.wait()
 
     def stop(self, *, gentle: bool = True) -> None:
         """Ctrl-C first if `gentle`, so that ComfyUI closes its database; then whatever ends it."""
