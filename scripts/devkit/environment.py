@@ -135,9 +135,10 @@ def uv_settings() -> dict[str, str]:
     """What the user told pip about indexes, proxy and certificates, in uv's words, unless uv has been told itself."""
     if any(os.environ.get(name) for name in UV_INDEXES) or any(path.is_file() for path in _uv_files()):
         return {}
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    )
+    asked = next((pip for pip in ([sys.executable, "-m", "pip"], ["pip"]) if _runs([*pip, "--version"])), None)
+    if asked is None:
+        return {}
+    listed = subprocess.run([*asked, "config", "list"], capture_output=True, text=True, check=False)
     told: dict[str, str] = {}
     # sections in pip's order of precedence, the last one wins
     for section in ("global", "install", ":env:"):

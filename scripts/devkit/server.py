@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from .files import PACK, ROOT, WINDOWS, Failed, link_folder, unlink_folder
 
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 IMPORT_FAILURES = ("IMPORT FAILED", "Cannot import", "comfy_entrypoint in", "lack of NODE_CLASS_MAPPINGS")
 
 
@@ -116,17 +118,22 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
-    def tail(self, lines: int = 30) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    def lines(self) -> list[str]:
+        """The log, without the colours."""
+        return [COLOURS.sub("", line).rstrip() for line in self.log.read_text(errors="replace").splitlines()]
+
+    def tail(self, count: int = 20) -> str:
+        return "\n".join(self.lines()[-count:])
 
     def import_failures(self) -> list[str]:
         """Log lines about packs that did not load: ComfyUI starts all the same and says it nowhere else."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [line.strip() for line in lines if any(words in line for words in IMPORT_FAILURES)]
+        return [line for line in self.lines() if any(words in line for words in IMPORT_FAILURES)]
 
     def check_pack(self) -> None:
         if failures := self.import_failures():
-            raise Failed("ComfyUI could not load this pack:\n" + "\n".join(failures) + f"\n{self.tail()}")
+            lines = self.lines()
+            last = max(i for i, line in enumerate(lines) if line == failures[0])
+            raise Failed("ComfyUI could not load this pack:\n" + "\n".join(lines[max(0, last - 12) : last + 1]))
 
     def wait(self) -> int:
         """Until the server ends by itself."""
