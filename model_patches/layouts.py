@@ -7,8 +7,13 @@ Keys inside the package are AnimateDiff's own.
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from .core.config import MotionConfig
+from .core.temporal import MotionModel
 
 Weights = Mapping[str, Tensor]
 
@@ -19,6 +24,8 @@ class CheckpointError(ValueError):
 
 ANIMATEDIFF = "animatediff"
 DIFFUSERS = "diffusers"
+SDXL_CHANNELS = (320, 640, 1280)
+LINEAR_BETAS: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 _SLOT = re.compile(r"^(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
 _TO_DIFFUSERS = (
@@ -146,3 +153,64 @@ def to_diffusers(weights: Weights) -> dict[str, Tensor]:
             key = key.replace(f".{ours}", f".{theirs}" if theirs else ".")
         renamed[key] = tensor
     return renamed
+
+
+def motion_config(weights: Weights, source: str) -> dict[str, Any]:
+    """The config that weights in AnimateDiff's keys were built from, read off their names and shapes.
+
+    Such files do not tell the number of heads and the noise schedule; all released ones have 8 and linear betas.
+    """
+    channels, layers = _down_blocks(weights, source)
+    tables = [v for k, v in weights.items() if k.endswith(".pos_encoder.pe")]
+    if not tables:
+        raise CheckpointError(
+            f"{source} is a motion model without positional tables (AnimateLCM): this version of StillMotion does not "
+            "read it; load an AnimateDiff v1, v2 or v3 motion model"
+        )
+    if channels == SDXL_CHANNELS:
+        raise CheckpointError(f"{source} is a motion model for SDXL: StillMotion reads motion models for SD 1.5")
+    config = MotionConfig(
+        block_channels=channels,
+        layers_per_block=layers,
+        mid_block=any(k.startswith("mid_block.") for k in weights),
+        max_frames=tables[0].shape[1],
+        **LINEAR_BETAS,
+    )
+    check_weights(config, weights, source)
+    return config.to_dict()
+
+
+def _down_blocks(weights: Weights, source: str) -> tuple[tuple[int, ...], int]:
+    """Channels of each down block and the number of layers in one. ({0: 320, 1: 640}, 2)."""
+    found: dict[int, int] = {}
+    layers = 0
+    for key, tensor in weights.items():
+        place = re.match(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.temporal_transformer\.norm\.weight$", key)
+        if place:
+            found[int(place[1])] = tensor.shape[0]
+            layers = max(layers, int(place[2]) + 1)
+    if sorted(found) != list(range(len(found))) or not found:
+        raise CheckpointError(f"{source} is incomplete: it has motion modules for down blocks {sorted(found)} only")
+    return tuple(found[i] for i in sorted(found)), layers
+
+
+def animatediff_version(config: Mapping[str, Any]) -> str:
+    """The releases differ in two facts: the middle block, and the length of the positional table."""
+    released = {(False, 24): "v1", (True, 32): "v2", (False, 32): "v3"}
+    return released.get((config["mid_block"], config["max_frames"]), f"of {config['max_frames']} frames")
+
+
+def check_weights(config: MotionConfig, weights: Weights, source: str) -> None:
+    """The weights are those of a motion model with this config: no key missing, none left over, every shape right."""
+    with torch.device("meta"):
+        needed = {k: tuple(v.shape) for k, v in MotionModel(config).state_dict().items()}
+    missing = sorted(set(needed) - set(weights))
+    surplus = sorted(set(weights) - set(needed))
+    given = {k: tuple(v.shape) for k, v in weights.items()}
+    wrong = [f"{k} {given[k]} instead of {needed[k]}" for k in needed if k in given and given[k] != needed[k]]
+    for what, keys in (("misses", missing), ("has unknown", surplus), ("has wrong sizes:", wrong)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise CheckpointError(
+                f"{source} {what} {', '.join(keys[:3])}{more}; the file is damaged or of another kind, get it again"
+            )
