@@ -1,0 +1,97 @@
+"""A tiny Stable Diffusion of ComfyUI's own classes with random weights, and one sampling run of it."""
+
+from types import ModuleType
+
+import pytest
+import torch
+
+CONTEXT = 32
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "patch_size": (1, 2, 2),
+    "dim": 64,
+    "ffn_dim": 64,
+    "freq_dim": 32,
+    "text_dim": CONTEXT,
+    "in_dim": 16,
+    "out_dim": 16,
+    "num_heads": 2,
+    "num_layers": 1,
+}
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [0, 1],
+    "transformer_depth_output": [0, 0, 1, 1],
+    "transformer_depth_middle": 1,
+    "num_heads": 2,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "context_dim": CONTEXT,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+
+
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Every weight: norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in module.named_parameters():
+        if weight.ndim < 2:
+            weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            weight.data = 0.6 * torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5
+
+
+def random_model(family):
+    """A MODEL of one of ComfyUI's families."""
+    from comfy import model_management, model_patcher
+
+    family.set_inference_dtype(torch.float32, None)
+    model = family.get_model({}, "", device=torch.device("cpu"))
+    randomise(model.diffusion_model, seed=0)
+    device = model_management.get_torch_device()
+    return model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+@pytest.fixture
+def tiny_sd(comfy: ModuleType):
+    """A MODEL of SD1.5's family, eps-prediction, latents of 4 channels, 32 context channels; new for every test."""
+    from comfy import supported_models
+
+    return random_model(supported_models.SD15(UNET))
+
+
+@pytest.fixture
+def tiny_wan(comfy: ModuleType):
+    """A MODEL of Wan 2.1's family: a flow, latents of 16 channels with a frame axis, 32 context channels."""
+    from comfy import supported_models
+
+    return random_model(supported_models.WAN21_T2V(WAN))
+
+
+@pytest.fixture
+def run_sampler(comfy: ModuleType):
+    """run_sampler(model, frames=8, sampler="euler", ...) -> the latent, as the KSampler node makes it."""
+    from comfy import sample
+
+    generator = torch.Generator().manual_seed(11)
+    words = [[[torch.randn(1, 77, CONTEXT, generator=generator), {}]] for _ in range(2)]
+
+    def run(model, *, frames=8, size=8, seed=1, steps=4, cfg=2.0, sampler="euler", scheduler="normal", **options):
+        latent = options.pop("latent", torch.zeros(frames, 4, size, size))
+        noise = options.pop("noise", None)
+        noise = sample.prepare_noise(latent, seed) if noise is None else noise
+        with torch.inference_mode():
+            return sample.sample(
+                model, noise, steps, cfg, sampler, scheduler, *words, latent, seed=seed, disable_pbar=True, **options
+            )
+
+    return run
