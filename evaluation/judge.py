@@ -69,7 +69,9 @@ def _pooled(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def save_judge(judge: Judge, path: Path) -> None:
-    save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, path, {"format": "stillmotion/1", "system": "judge"})
+    save_file(
+        {k: v.contiguous() for k, v in judge.state_dict().items()}, path, {"format": "stillmotion/1", "system": "judge"}
+    )
 
 
 def load_judge(path: Path, colours: int = 8, shapes: int = 8, backgrounds: int = 6) -> Judge:

@@ -1,7 +1,7 @@
 """The file of the pocket Stable Diffusion: latent-diffusion's key layout with small sizes, told by its header.
 
 One departure from a Stable Diffusion checkpoint: the token table holds only the rows of the words that the captions
-use, and one more for every other word; `TOKEN_IDS` lists the CLIP ids of the rows. `expand_tokens` makes it stock again.
+use, and one more for every other word; `TOKEN_IDS` lists the CLIP ids of the rows. `expand_tokens` makes a stock table.
 """
 
 from dataclasses import asdict, dataclass

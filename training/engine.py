@@ -40,7 +40,7 @@ class Run:
 
 
 class Task(nn.Module):
-    """What is trained. `forward(samples)` returns {"loss": scalar, other figures...}; frozen parts keep requires_grad False."""
+    """What is trained. `forward(samples)` returns {"loss": scalar, other figures...}; frozen parts need no gradient."""
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -68,7 +68,7 @@ def fit(task: Task, run: Run, *, on_save: Callable[[dict[str, Tensor]], None] | 
     names = [n for n, p in task.named_parameters() if p.requires_grad]
     params = [p for p in task.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=run.lr, weight_decay=run.weight_decay, betas=(0.9, 0.99), fused=True)
-    step, ema = _resume(run, task, optimizer, names, params)
+    step, ema = _resume(run, optimizer, names, params)
     model = accelerator.prepare_model(task)
     rank, world = accelerator.process_index, accelerator.num_processes
     if run.batch % world:
@@ -133,7 +133,7 @@ def _save(run: Run, step: int, task: nn.Module, optimizer, ema: list[Tensor], na
     os.replace(partial, target)
 
 
-def _resume(run: Run, task: nn.Module, optimizer, names: list[str], params: list[nn.Parameter]) -> tuple[int, list[Tensor]]:
+def _resume(run: Run, optimizer, names: list[str], params: list[nn.Parameter]) -> tuple[int, list[Tensor]]:
     run.out.mkdir(parents=True, exist_ok=True)
     path = run.out / "state.pt"
     if not path.exists():

@@ -60,7 +60,9 @@ def read(folder: Path, vae: nn.Module) -> Latents:
     """All shards of a folder, in order."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents")
+        raise FileNotFoundError(
+            f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents"
+        )
     values, header = [], {}
     for file in files:
         with safe_open(file, "pt") as f:

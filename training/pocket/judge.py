@@ -36,8 +36,13 @@ class JudgeTask(Task):
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.judge.parameters()).device
         clips = [sprites.clip(self.seed, k) for k in samples]
-        pairs = [truth(c, torch.rand((), generator=sample_generator(self.seed, k)).item()) for k, c in zip(samples, clips, strict=True)]
-        images = torch.stack([_weathered(x, sample_generator(self.seed, k, 1)) for k, (x, _) in zip(samples, pairs, strict=True)])
+        pairs = [
+            truth(c, torch.rand((), generator=sample_generator(self.seed, k)).item())
+            for k, c in zip(samples, clips, strict=True)
+        ]
+        images = torch.stack(
+            [_weathered(x, sample_generator(self.seed, k, 1)) for k, (x, _) in zip(samples, pairs, strict=True)]
+        )
         labels = torch.tensor([label_indices(c) for c in clips], device=device)
         verdict = self.judge(images.to(device))
         losses = [F.cross_entropy(verdict.logits[name], labels[:, i]) for i, name in enumerate(LABELS)]

@@ -42,11 +42,14 @@ class Vocabulary:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]
 
+    def stock(self, texts: list[str]) -> Tensor:
+        """CLIP's ids (n, 77), padded with the end token as Stable Diffusion's tokenizer does."""
+        return torch.tensor([(ids := self._ids(t)) + [END] * (TOKENS - len(ids)) for t in texts])
+
     def rows(self, texts: list[str]) -> Tensor:
-        """(n, 77): padded with the end token, as Stable Diffusion's tokenizer does."""
+        """Rows of the compact table, (n, 77)."""
         other = len(self.ids)
-        padded = [(ids := self._ids(t)) + [END] * (TOKENS - len(ids)) for t in texts]
-        return torch.tensor([[self.row.get(i, other) for i in ids] for ids in padded])
+        return torch.tensor([[self.row.get(i, other) for i in ids] for ids in self.stock(texts).tolist()])
 
 
 class TextTask(Task):
@@ -68,7 +71,9 @@ class TextTask(Task):
         rows = self.vocabulary.rows([_with_unknown_word(t, r) for t, r in zip(captions, rngs, strict=True)])
         hidden = self.text(rows.to(device)).last_hidden_state
         end = (rows == self.vocabulary.row[END]).int().argmax(1)
-        places = torch.tensor([[int(e), 76, *(r.randint(int(e), 76) for _ in range(3))] for e, r in zip(end, rngs, strict=True)])
+        places = torch.tensor(
+            [[int(e), 76, *(r.randint(int(e), 76) for _ in range(3))] for e, r in zip(end, rngs, strict=True)]
+        )
         told = hidden[torch.arange(len(rows)).unsqueeze(1), places]  # (n, 5, width)
         answers = [_said(c, t) for c, t in zip(clips, captions, strict=True)]
         losses = {}
@@ -76,7 +81,10 @@ class TextTask(Task):
             label = torch.tensor([HEADS_OF[name].index(a[name]) if name in a else -100 for a in answers], device=device)
             logits = head(told).flatten(0, 1)
             losses[name] = F.cross_entropy(logits, label.repeat_interleave(told.shape[1]), ignore_index=-100)
-        return {"loss": sum(losses.values(), torch.zeros((), device=device)), **{k: v.detach() for k, v in losses.items()}}
+        return {
+            "loss": sum(losses.values(), torch.zeros((), device=device)),
+            **{k: v.detach() for k, v in losses.items()},
+        }
 
 
 def _with_unknown_word(caption: str, rng: random.Random) -> str:

@@ -1,7 +1,7 @@
 """Stage 3: the U-Net (diffusers' UNet2DConditionModel; eps-prediction on Stable Diffusion's betas).
 
 Departure from Stable Diffusion, on purpose: a share of the samples is noised by the *linear* betas under the same
-timestep numbers, since motion models are trained and sampled on those (AnimateDiff, HARIVO App. D). The network then has
+timestep numbers, since motion models are trained and sampled on those (AnimateDiff, HARIVO App. D). The net has then
 met their pairs of timestep and noise level, and noise up to sigma 25.
 """
 
@@ -23,7 +23,7 @@ DROP = 0.1  # share of empty captions, for classifier-free guidance
 
 
 def loss_weight(sigma: Tensor, boost: float) -> Tensor:
-    """min(1, 5 sigma^2) * max(1, sigma)^boost: min-SNR-5 (Hang et al., arXiv 2303.09556) with more weight on high noise.
+    """min(1, 5 sigma^2) * max(1, sigma)^boost: min-SNR-5 (Hang et al., arXiv 2303.09556), boosted at high noise.
 
     At high noise eps is almost the input, so errors of layout cost little eps error; `boost` gives them back their say.
     """

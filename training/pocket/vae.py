@@ -14,6 +14,7 @@ from ...model_patches.pocket import SCALE, PocketConfig
 from ..data import sprites
 from ..engine import Task, sample_generator
 
+
 class VaeTask(Task):
     def __init__(self, seed: int = 0, *, crop: int = 32, kl: float = 1e-4) -> None:
         super().__init__()
@@ -37,7 +38,9 @@ class VaeTask(Task):
         device = next(self.vae.parameters()).device
         x = torch.stack([self.picture(k) for k in samples]).to(device)
         moments = self.vae.encode(x).latent_dist
-        noise = torch.stack([torch.randn(moments.mean.shape[1:], generator=sample_generator(self.seed, k, 1)) for k in samples])
+        noise = torch.stack(
+            [torch.randn(moments.mean.shape[1:], generator=sample_generator(self.seed, k, 1)) for k in samples]
+        )
         y = self.vae.decode(moments.mean + moments.std * noise.to(device)).sample
         loss = reconstruction(y, x) + self.kl * moments.kl().mean() / moments.mean[0].numel()
         psnr = -10 * ((y.clamp(-1, 1) - x) / 2).square().mean().log10()
@@ -53,7 +56,7 @@ def reconstruction(y: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
-    """Fold mean and spread into the 1x1 convolutions, so that latents times 0.18215 have mean 0 and standard deviation 1."""
+    """Fold mean and spread into the 1x1 convolutions: latents times 0.18215 then have mean 0 and standard deviation 1."""
     z = torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)])
     mean = z.mean((0, 2, 3))
     gain = 1 / (SCALE * z.std((0, 2, 3)))

@@ -1,0 +1,92 @@
+"""The bundled pocket model in a ComfyUI inside this process: what a graph would give, without a server."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..training.data import sprites
+
+ROOT = Path(__file__).resolve().parents[1]
+POCKET = ROOT / "pocket" / "pocket.safetensors"
+MOTION = ROOT / "pocket" / "motion.safetensors"
+JUDGE = ROOT / "pocket" / "judge.safetensors"
+EVALUATION = 99_000  # seed of the held-out prompts
+
+
+def start_comfyui() -> None:
+    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better."""
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder or not (Path(folder) / "comfy").is_dir():
+        raise SystemExit("set COMFYUI_DIR to a ComfyUI folder, or run this through scripts/dev.py bench")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+
+
+def held_out(count: int, *, motions: tuple[str, ...] = tuple(sprites.MOTIONS), first: int = 0) -> list[sprites.Clip]:
+    """Clips of one sprite in combinations that no training has seen, motions in turn."""
+    clips, k = [], 0
+    while len(clips) < first + count:
+        clip = sprites.clip(EVALUATION, k, held_out=True, second=False)
+        k += 1
+        if clip.motion == motions[len(clips) % len(motions)]:
+            clips.append(clip)
+    return clips[first:]
+
+
+class PocketHost:
+    """Text to pictures or clips through ComfyUI's own samplers."""
+
+    def __init__(self, pocket: Path = POCKET) -> None:
+        start_comfyui()
+        from ..model_patches.comfy_host.pocket import load_pocket
+
+        self.model, self.clip, self.vae = load_pocket(pocket)
+
+    def motion(self, path: Path = MOTION, frames: int = 16, **options):
+        """The model with temporal layers; the plain one stays as it is."""
+        from ..model_patches.comfy_host.motion import apply_motion, load_motion
+
+        return apply_motion(self.model, load_motion(path), frames=frames, **options)
+
+    def condition(self, texts: list[str], frames: int = 1):
+        """ComfyUI's conditioning with one text per clip, repeated over its frames."""
+        rows = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(t))[0] for t in texts]
+        context = torch.cat([row[0] for row in rows]).repeat_interleave(frames, 0)
+        return [[context, rows[0][1]]]
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        model,
+        texts: list[str],
+        *,
+        frames: int = 1,
+        seed: int = 0,
+        steps: int = 25,
+        cfg: float = 7.5,
+        sampler: str = "ddim",
+        scheduler: str = "normal",
+    ) -> Tensor:
+        """Latents (texts * frames, 4, 16, 16): DDIM, 25 steps, CFG 7.5 unless told otherwise."""
+        import comfy.sample
+
+        empty = torch.zeros(len(texts) * frames, 4, 16, 16)
+        noise = comfy.sample.prepare_noise(empty, seed)
+        positive, negative = self.condition(texts, frames), self.condition([""], 1)
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, scheduler, positive, negative, empty, disable_pbar=True, seed=seed
+        )
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(n, 3, 64, 64) in 0..1."""
+        return self.vae.decode(latents).permute(0, 3, 1, 2).float().cpu()

@@ -1,0 +1,93 @@
+"""python -m stillmotion.training pocket STAGE | motion ... : see --help."""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    pocket = verbs.add_parser("pocket", help="train the pocket Stable Diffusion, or one of its stages")
+    pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "latents", "unet", "export"))
+    motion = verbs.add_parser("motion", help="train temporal layers on the frozen pocket model")
+    motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
+    motion.add_argument("--start", type=Path, help="a motion file to start from")
+    motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
+    for verb in (pocket, motion):
+        default = CONFIGS / ("pocket.toml" if verb is pocket else "motion_pocket.toml")
+        verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
+        verb.add_argument("--out", type=Path, required=True, help="folder of the run: states, logs, weights")
+        verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the recipe")
+        verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
+        verb.add_argument(
+            "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
+        )
+    return parser
+
+
+def recipe(path: Path, changes: list[str]) -> dict[str, dict[str, Any]]:
+    """The recipe file with `TABLE.KEY=VALUE` changes; an unknown table or key is an error."""
+    tables = tomllib.loads(path.read_text())
+    for change in changes:
+        name, _, value = change.partition("=")
+        table, _, key = name.partition(".")
+        if key not in tables.get(table, {}):
+            known = ", ".join(f"{t}.{k}" for t, keys in tables.items() for k in keys)
+            raise SystemExit(f"--set {change}: there is no {name} in {path.name}; known: {known}")
+        tables[table][key] = tomllib.loads(f"value = {value}")["value"]
+    return tables
+
+
+def tokenizer_folder(given: Path | None) -> Path:
+    """CLIP's vocabulary: ComfyUI carries it, and diffusers has none without a download."""
+    folder = given or Path(os.environ.get("COMFYUI_DIR", "")) / "comfy" / "sd1_tokenizer"
+    if not (folder / "vocab.json").exists():
+        raise SystemExit(
+            f"no CLIP vocabulary in {folder}; set COMFYUI_DIR to a ComfyUI folder, or give --tokenizer DIR"
+        )
+    return folder
+
+
+def spawn(processes: int) -> int:
+    """This command again, in several processes that torch.distributed joins."""
+    given = sys.argv[1:]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    return subprocess.run([*command, "-m", "stillmotion.training", *given], env=environment, check=False).returncode
+
+
+def main() -> int:
+    args = arguments().parse_args()
+    if args.processes > 1 and "RANK" not in os.environ:
+        return spawn(args.processes)
+    logging.basicConfig(
+        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(asctime)s %(message)s"
+    )
+    import torch
+
+    torch.manual_seed(0)  # the first weights; everything else is keyed by sample
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    tables = recipe(args.recipe, args.set)
+    tokenizer = tokenizer_folder(args.tokenizer)
+    if args.verb == "pocket":
+        from .pocket.stages import Stages
+
+        Stages(args.out, tables, tokenizer).run(args.stage)
+    else:
+        from .motion import train
+
+        train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The stages of the pocket model in their order, each in its own folder of a run:
+
+    vae -> text -> judge -> latents -> unet -> export
+
+A stage writes `weights.safetensors` (the averaged weights) when it is done, resumes when it was stopped, and is passed
+over when it is done already.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...evaluation.judge import Judge, save_judge
+from ...model_patches import checkpoint
+from ...model_patches.diffusers_host.pocket import new_text_encoder, new_vae
+from ...model_patches.pocket import SCALE, SYSTEM, PocketConfig, compact
+from ..data import latents, sprites
+from ..engine import Run, Task, fit
+from .judge import JudgeTask, new_judge
+from .text import TextTask, Vocabulary
+from .unet import UnetTask
+from .vae import VaeTask, normalise_latents
+
+log = logging.getLogger(__name__)
+
+
+class Stages:
+    """One run folder and its recipe."""
+
+    def __init__(self, out: Path, recipe: dict[str, dict[str, Any]], tokenizer: Path) -> None:
+        self.out, self.recipe, self.tokenizer = out, recipe, tokenizer
+        self.config = PocketConfig()
+
+    def run(self, name: str) -> None:
+        stages: dict[str, Callable[[], None]] = {
+            "vae": self.vae,
+            "text": self.text,
+            "judge": self.judge,
+            "latents": self.latents,
+            "unet": self.unet,
+            "export": self.export,
+        }
+        for stage in stages if name == "all" else [name]:
+            if name == "all" and stage != "export" and self.done(stage).exists():
+                log.info("%s is done already", stage)
+                continue
+            log.info("stage %s", stage)
+            stages[stage]()
+
+    def done(self, stage: str) -> Path:
+        return self.out / stage / ("done" if stage == "latents" else "weights.safetensors")
+
+    def vae(self) -> None:
+        def finish(task: nn.Module) -> None:
+            assert isinstance(task, VaeTask)
+            normalise_latents(task.vae, torch.stack([_picture(k) for k in range(512)]))
+
+        self._train("vae", VaeTask(), "vae.", finish)
+
+    def text(self) -> None:
+        self._train("text", TextTask(Vocabulary(self.tokenizer)), "text.")
+
+    def judge(self) -> None:
+        self._train("judge", JudgeTask(), "judge.")
+
+    def latents(self) -> None:
+        """Shards are shared out among the processes; each appears when it is whole."""
+        plan, vae = self.recipe["latents"], self.trained_vae()
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        for number, first in enumerate(range(0, plan["clips"], plan["shard"])):
+            path = self.out / "latents" / f"clips-{first:06d}.safetensors"
+            if number % world == rank and not path.exists():
+                count = min(plan["shard"], plan["clips"] - first)
+                times = sprites.frame_times(plan["frames"])
+                latents.encode(vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
+        if world == 1:
+            self.done("latents").touch()
+
+    def unet(self) -> None:
+        text, vocabulary = self.trained_text()
+        task = UnetTask(text, vocabulary, latents.read(self.out / "latents", self.trained_vae()))
+        self._train("unet", task, "unet.")
+
+    def export(self) -> None:
+        """pocket/pocket.safetensors and pocket/judge.safetensors below the run folder."""
+        target = self.out / "pocket"
+        target.mkdir(exist_ok=True)
+        text, vocabulary = self.trained_text()
+        unet = load_file(self.done("unet"))
+        weights = compact(self.config, unet, self.trained_vae().state_dict(), text.state_dict(), vocabulary.ids)
+        header = {"preview": json.dumps(self._preview()), "step": str(self.recipe["unet"]["steps"])}
+        path = target / "pocket.safetensors"
+        checkpoint.save(path, system=SYSTEM, config=self.config.to_dict(), weights=weights, header=header)
+        judge = new_judge()
+        judge.load_state_dict(load_file(self.done("judge")))
+        save_judge(judge, target / "judge.safetensors")
+        log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+
+    def trained_vae(self):
+        vae = new_vae(self.config)
+        vae.load_state_dict(load_file(self._need("vae")))
+        return vae.eval().requires_grad_(False)
+
+    def trained_text(self):
+        vocabulary = Vocabulary(self.tokenizer)
+        text = new_text_encoder(self.config, len(vocabulary.ids) + 1)
+        text.load_state_dict(load_file(self._need("text")))
+        return text.eval().requires_grad_(False), vocabulary
+
+    def trained_judge(self) -> Judge:
+        judge = new_judge()
+        judge.load_state_dict(load_file(self._need("judge")))
+        return judge.eval()
+
+    def _need(self, stage: str) -> Path:
+        path = self.done(stage)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; train it first: python -m stillmotion.training pocket {stage}")
+        return path
+
+    def _train(self, stage: str, task: Task, part: str, finish: Callable[[nn.Module], None] | None = None) -> None:
+        plan = Run(out=self.out / stage, **self.recipe[stage])
+        average = fit(task, plan)
+        task.load_state_dict(average, strict=False)
+        task.to("cpu").eval()
+        if finish:
+            finish(task)
+        if int(os.environ.get("RANK", 0)) == 0:
+            named = {k.removeprefix(part): v for k, v in task.state_dict().items() if k.startswith(part)}
+            # rounded as the exported file is, so that later stages and users see the very same networks
+            weights = {k: v.half().float() if v.is_floating_point() else v for k, v in named.items()}
+            write_weights(weights, self.done(stage))
+
+    @torch.no_grad()
+    def _preview(self) -> dict[str, Any]:
+        """Least squares from latents to colours, for ComfyUI's previews: rgb = z @ factors + bias, in -1..1."""
+        vae = self.trained_vae()
+        pictures = torch.stack([_picture(k) for k in range(128)])
+        z = vae.encode(pictures).latent_dist.mean * SCALE
+        small = torch.nn.functional.avg_pool2d(pictures, self.config.downscale)
+        rows = z.permute(0, 2, 3, 1).flatten(0, 2)
+        ones = torch.ones(len(rows), 1)
+        fit_ = torch.linalg.lstsq(torch.cat([rows, ones], 1), small.permute(0, 2, 3, 1).flatten(0, 2)).solution
+        return {"factors": fit_[:-1].tolist(), "bias": fit_[-1].tolist()}
+
+
+def write_weights(weights: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial)
+    os.replace(partial, path)
+
+
+def _picture(k: int) -> Tensor:
+    """A frame in -1..1 of a clip that no stage trains on."""
+    clip = sprites.clip(88_000, k)
+    return sprites.render(clip, [k % 16 / 15])[0] * 2 - 1
