@@ -29,7 +29,7 @@ FRAMES = 16
 def measure(
     count: int, first: int, seed: int, without: int
 ) -> tuple[list[ClipReading], list[float], list[ClipReading]]:
-    """Readings of some clips, frame differences of the first `without` of them on the plain model, readings of the truth."""
+    """Readings of the clips, frame differences of the first `without` on the plain model, readings of the truth."""
     torch.set_num_threads(1)
     host, judge = PocketHost(), load_judge(JUDGE)
     model, readings, plain, truth = host.motion(frames=FRAMES), [], [], []

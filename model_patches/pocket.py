@@ -24,7 +24,7 @@ SCALE = 0.18215
 class PocketConfig:
     """Sizes of the three networks, as the header of the file tells them."""
 
-    unet_channels: tuple[int, ...] = (64, 96, 160)
+    unet_channels: tuple[int, ...] = (64, 128, 128)
     unet_layers: int = 1
     unet_attention: tuple[bool, ...] = (False, True, True)
     heads: int = 4

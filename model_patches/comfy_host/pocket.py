@@ -59,7 +59,7 @@ def _unet_config(config: PocketConfig) -> dict[str, Any]:
         "out_channels": 4,
         "model_channels": base,
         "num_res_blocks": [layers] * len(config.unet_channels),
-        "channel_mult": [c / base for c in config.unet_channels],
+        "channel_mult": [c // base for c in config.unet_channels],
         "transformer_depth": depth,
         "transformer_depth_output": depth_up,
         "transformer_depth_middle": 1,

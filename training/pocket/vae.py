@@ -56,7 +56,7 @@ def reconstruction(y: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
-    """Fold mean and spread into the 1x1 convolutions: latents times 0.18215 then have mean 0 and standard deviation 1."""
+    """Fold mean and spread into the 1x1 convolutions: latents times 0.18215 then have mean 0 and deviation 1."""
     z = torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)])
     mean = z.mean((0, 2, 3))
     gain = 1 / (SCALE * z.std((0, 2, 3)))
