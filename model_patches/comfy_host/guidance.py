@@ -20,7 +20,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..core.levels import sigma_from_flow
-from ..harivo.mitigating import Config, Effect, effective_alpha, mitigate
+from ..harivo.mitigating import BANDWIDTHS, JACOBIANS, KERNELS, Config, Effect, effective_alpha, mitigate
+
+__all__ = ["BANDWIDTHS", "JACOBIANS", "KERNELS", "Config", "Readout", "apply_mitigating_gradient"]
 
 log = logging.getLogger(__name__)
 
