@@ -1,0 +1,116 @@
+"""Promises of the repository that are not code: packaging, files that belong together, what text may not contain."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+TEXT = {".py", ".md", ".toml", ".txt", ".in", ".json", ".js", ".yaml", ".yml", ".cfg", ".sh", ""}
+
+
+def shipped() -> list[Path]:
+    """The files that belong to the checkout: git's where there is one, else all that are not hidden."""
+    git = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if git.returncode == 0:
+        return [path for name in git.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not path.relative_to(ROOT).parts[0].startswith(".")]
+
+
+def python_files() -> list[Path]:
+    return [path for path in shipped() if path.suffix == ".py"]
+
+
+def test_every_package_is_in_the_wheel():
+    packages = {"stillmotion"}
+    for init in ROOT.rglob("__init__.py"):
+        folder = init.parent.relative_to(ROOT)
+        if folder.parts and folder.parts[0] not in {"tests", "scripts", "build"} and folder.parts[0][0] != ".":
+            packages.add(".".join(("stillmotion", *folder.parts)))
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(packages)
+
+
+def test_comfyui_installs_what_the_wheel_needs():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    assert sorted(required) == sorted(PROJECT["project"]["dependencies"])
+
+
+def test_the_package_never_asks_for_torch():
+    """A pack that pulls torch replaces the user's build."""
+    names = {re.split(r"[^\w-]", requirement)[0].lower() for requirement in PROJECT["project"]["dependencies"]}
+    assert not names & {"torch", "torchvision", "torchaudio", "comfyui", "xformers"}
+
+
+def test_the_licence_is_the_one_that_is_named():
+    assert PROJECT["project"]["license"] == "GPL-3.0-or-later"
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "GNU GENERAL PUBLIC LICENSE" in licence
+    assert "Version 3, 29 June 2007" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_the_newest_version_is_in_the_changelog():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(.+?)\]", changelog, flags=re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert PROJECT["project"]["version"] in changelog
+
+
+def test_only_commands_print():
+    for path in python_files():
+        if path.relative_to(ROOT).parts[0] in {"scripts", "benchmarks", "tests"}:
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        names = [node.func.id for node in calls if isinstance(node.func, ast.Name)]
+        assert "print" not in names, path.relative_to(ROOT)
+
+
+def test_no_file_is_longer_than_a_person_reads():
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in python_files()
+    }
+    assert {name: length for name, length in lengths.items() if length >= 400} == {}
+
+
+# Pieces are put together here so that this file does not contain what it forbids.
+FORBIDDEN = {
+    "a path of some machine": re.compile("|".join(["/home" + r"/\w", "/Users" + r"/\w", "/root" + "/", "/work" + "/"])),
+    "a path of some machine, too": re.compile("/tmp" + r"/\w|[A-Z]:" + r"\\Users"),
+    "a parent of the checkout": re.compile(r"\.\./" + "shared"),
+    "a package index": re.compile(
+        r"(?:--(?:extra-)?index-url|--find-links)[ =]+https?://(?!pypi\.org|download\.pytorch\.org)"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_in_the_repository_knows_the_machine_it_was_made_on(what):
+    hits = []
+    for path in shipped():
+        if path.suffix in TEXT and path.stat().st_size < 2_000_000:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            hits += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
+    assert hits == []
+
+
+def test_weights_in_the_repository_are_safetensors_and_small():
+    """At most 25 MB for the pocket Stable Diffusion, 10 MB for a motion model; nothing that unpickles."""
+    for path in shipped():
+        assert path.suffix not in {".ckpt", ".pt", ".pth", ".bin", ".pkl"}, path.relative_to(ROOT)
+        limit = {"pocket.safetensors": 25e6, "motion.safetensors": 10e6}.get(path.name, 3e6)
+        assert path.stat().st_size <= limit, path.relative_to(ROOT)
+
+
+def test_every_workflow_has_its_editor_form_its_api_form_and_its_thumbnail():
+    forms: dict[str, set[str]] = {}
+    for path in shipped():
+        if path.parent == ROOT / "workflows" and path.suffix in {".json", ".jpg"}:
+            name, form = path.name.split(".", 1)
+            forms.setdefault(name, set()).add(form)
+    assert forms
+    assert {name for name, has in forms.items() if has != {"json", "api.json", "jpg"}} == set()
