@@ -1,0 +1,343 @@
+"""A motion model on a ComfyUI MODEL, through ModelPatcher's public setters alone.
+
+The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them like
+any other. The modules run in handlers that ComfyUI calls in place of the spatial layers; these are plain functions
+without state: what they need comes with each call in `transformer_options`, found through the patcher that is
+sampling. So clones, other devices and the copies that ComfyUI makes for LoRA hooks each find their own weights.
+
+Shapes: the U-Net's batch is (chunks * clips * f, c, h, w): ComfyUI puts conditions behind each other, and each has all
+clips. As every chunk is whole clips, so is the batch.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from .. import checkpoint
+from ..core.config import MotionConfig
+from ..core.levels import BETA_END, BETA_START, SCHEDULES, sigmas
+from ..core.slots import Slot
+from ..core.temporal import MotionModel, MotionModule, check_frames
+from .unet import check_base, layers_by_slot
+
+log = logging.getLogger(__name__)
+
+KEY = "stillmotion.motion"
+RUN = "stillmotion.motion.run"
+FROM_FILE, OF_MODEL = "from file", "model"
+BETA_SCHEDULES = (FROM_FILE, OF_MODEL, *SCHEDULES)
+ModelPatcher = comfy.model_patcher.ModelPatcher
+
+
+@dataclass(frozen=True)
+class LoadedMotion:
+    """A motion file as ComfyUI holds it."""
+
+    patcher: ModelPatcher
+    config: MotionConfig
+    info: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one motion model is used by one MODEL."""
+
+    frames: int
+    strength: float
+    start_percent: float
+    end_percent: float
+
+    def active(self, sampling: Any, sigma: Tensor) -> bool:
+        """Whether the step at this noise level is within start and end, counted as ComfyUI counts for conditions."""
+        if self.strength == 0:
+            return False
+        if self.start_percent <= 0 and self.end_percent >= 1:
+            return True
+        level = float(sigma[0])
+        return sampling.percent_to_sigma(self.end_percent) <= level <= sampling.percent_to_sigma(self.start_percent)
+
+
+@dataclass
+class Run:
+    """One sampling run: the slots that have a motion module, and those that the U-Net has come by."""
+
+    needed: set[Slot]
+    reached: set[Slot] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Active:
+    """One motion model in one call of the MODEL."""
+
+    modules: dict[Slot, MotionModule]
+    use: Use
+    on: bool
+    """Whether it works at this noise level."""
+
+
+@dataclass
+class Call:
+    """One call of the MODEL."""
+
+    motions: list[Active]
+    run: Run | None
+    window: int | None
+    """Frames of a clip where ComfyUI's context windows decide; None: each motion model's own."""
+    slots: dict[int, Slot] = field(default_factory=dict)
+    """id of a layer of the U-Net -> the slot behind it."""
+
+
+class HostedMotionModel(MotionModel):
+    """A MotionModel that tells ComfyUI the type of its weights."""
+
+    dtype: torch.dtype
+
+    def get_dtype(self) -> torch.dtype:
+        return self.dtype
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """ComfyUI's attention. Its choice for the CPU is made for thousands of tokens; frames are few, so torch's there."""
+    if q.device.type == "cpu":
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads)
+    return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, low_precision_attention=False)
+
+
+def load_motion(path: Path | str) -> LoadedMotion:
+    """Read a motion file. CheckpointError says what is wrong with any other file."""
+    file = checkpoint.load(path)
+    patcher = _patcher(file)
+    patcher.cached_patcher_init = (_reload, (str(path),))
+    info = checkpoint.describe(file)
+    log.info("%s is %s", Path(path).name, info)
+    return LoadedMotion(patcher, MotionConfig.from_dict(file.config), info)
+
+
+def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
+    return _patcher(checkpoint.load(path), disable_dynamic=disable_dynamic)
+
+
+def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:
+    with torch.device("meta"):  # the file's tensors become the weights; nothing is allocated twice
+        motion = HostedMotionModel(MotionConfig.from_dict(file.config), ops=comfy.ops.manual_cast, attention=attention)
+    motion.load_state_dict(file.weights, strict=True, assign=True)
+    motion.dtype = next(w.dtype for w in file.weights.values() if w.is_floating_point())
+    motion.eval().requires_grad_(False)
+    comfy.model_management.archive_model_dtypes(motion)
+    # looked up here, not at import: ComfyUI exchanges the class when dynamic memory is on
+    patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    device = comfy.model_management.get_torch_device()
+    return patcher_class(motion, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+
+
+def apply_motion(
+    model: ModelPatcher,
+    motion: LoadedMotion,
+    *,
+    frames: int,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    beta_schedule: str = FROM_FILE,
+) -> ModelPatcher:
+    """A clone of `model` in which every `frames` images of a batch are one clip: z <- z + strength * update(z).
+
+    start_percent, end_percent: part of the sampling in which the motion model works, as for conditions in ComfyUI.
+    beta_schedule: "from file" and "model" (leave the base's), or a schedule of `core.levels` on the file's two ends.
+    A second motion model on the same MODEL adds to the first. ValueError when the base does not fit.
+    """
+    if frames < 1:
+        raise ValueError(f"motion model: frames is {frames}; give the number of frames of one clip, 2 or more")
+    check_base(model, motion.config)
+    patched = model.clone()
+    if frames == 1:
+        log.warning("motion model: a clip of 1 frame has no motion; the model passes through unchanged")
+        return patched
+    _warn_of_competitors(model)
+    patcher = motion.patcher.clone()
+    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent))
+    patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
+    for kind, wrapper in WRAPPERS.items():
+        patched.remove_wrappers_with_key(kind, KEY)
+        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    for entry in HANDLERS:
+        if entry not in _handlers(patched):
+            patched.set_model_forward_timestep_embed_patch(entry)
+    _set_betas(patched, motion.config, beta_schedule)
+    return patched
+
+
+def _set_betas(model: ModelPatcher, config: MotionConfig, beta_schedule: str) -> None:
+    """Give the model other noise levels; what it predicts (eps or v) stays."""
+    name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
+    if name in (None, OF_MODEL):
+        return
+    sampling = model.get_model_object("model_sampling")
+    if type(sampling).timestep is not comfy.model_sampling.ModelSamplingDiscrete.timestep:
+        raise ValueError(
+            f"motion model: its noise schedule {name!r} cannot replace the {type(sampling).__name__} of this MODEL, "
+            f"which has no table of noise levels; set beta_schedule to {OF_MODEL!r}"
+        )
+    levels = sigmas(name, config.beta_start or BETA_START, config.beta_end or BETA_END)
+    if getattr(sampling, "zsnr", False):  # the last level has no signal left
+        levels = comfy.model_sampling.rescale_zero_terminal_snr_sigmas(levels)
+    changed = type(sampling)(model.model.model_config)
+    changed.zsnr = getattr(sampling, "zsnr", False)
+    changed.set_sigmas(levels)
+    model.add_object_patch("model_sampling", changed)
+
+
+def _handlers(model: ModelPatcher) -> list[tuple[type, Callable]]:
+    return model.model_options["transformer_options"].get("patches", {}).get("forward_timestep_embed_patch", [])
+
+
+def _warn_of_competitors(model: ModelPatcher) -> None:
+    """ComfyUI calls the first handler of a layer only: one that was there before ours keeps ours from running."""
+    for kind, handler in _handlers(model):
+        if (kind, handler) not in HANDLERS and issubclass(ResBlock, kind) | issubclass(SpatialTransformer, kind):
+            log.warning(
+                "motion model: %s.%s already handles the %s layers of this MODEL; the motion model may not run with it",
+                getattr(handler, "__module__", "another pack"),
+                getattr(handler, "__qualname__", handler),
+                kind.__name__,
+            )
+
+
+def _motions(model: ModelPatcher) -> list[tuple[MotionModel, Use]]:
+    return [(patcher.model, patcher.get_attachment(KEY)) for patcher in model.get_additional_models_with_key(KEY)]
+
+
+def _outer_sample(
+    executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """A whole run, before anything is loaded: refuse a batch that is not whole clips; afterwards, refuse silence."""
+    guider = executor.class_obj
+    motions = _motions(guider.model_patcher)
+    for motion, use in motions:
+        _check_clip(noise.shape[0], use.frames, motion.config.max_frames, guider.model_options.get("context_handler"))
+    run = Run({slot for motion, _ in motions for slot in motion.modules_by_slot()})
+    # the guider's options are its own copy, made for this run and dropped after it
+    guider.model_options["transformer_options"][RUN] = run
+    result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+    missed = sorted(run.needed - run.reached)
+    if missed and len(sigmas) > 1:
+        raise RuntimeError(
+            f"motion model: {len(missed)} of its {len(run.needed)} modules were never run (first: {missed[0]}), the "
+            "result would be still images. Another patch on this MODEL handles the same layers or replaces the U-Net; "
+            "remove it, or the motion model"
+        )
+    return result
+
+
+def _check_clip(batch: int, frames: int, max_frames: int, windows: Any) -> None:
+    if windows is None:
+        check_frames(batch, frames, max_frames)
+        return
+    check_frames(batch, frames)
+    if frames != batch:
+        raise ValueError(
+            f"motion model: context windows slide over the whole batch of {batch} images, frames is {frames}; set "
+            f"frames to {batch}, one video at a time"
+        )
+    length = min(frames, getattr(windows, "context_length", 1))
+    anchor = int(length < frames and getattr(windows, "causal_window_fix", False))
+    if length + anchor > max_frames:
+        raise ValueError(
+            f"motion model: context windows of {length} frames{' and an anchor frame' * anchor} were asked for, this "
+            f"motion model knows positions for {max_frames}; set the context length to at most {max_frames}"
+            + (", and switch causal_window_fix off" if anchor else "")
+        )
+
+
+def _apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """One call of the MODEL: take along the motion models of the patcher that samples."""
+    base = executor.class_obj
+    options = dict(transformer_options or {})  # the caller's may be a default argument, which lives on
+    motions = [] if base.current_patcher is None else _motions(base.current_patcher)
+    level = options.get("sigmas", t)
+    chunks = max(1, len(options.get("cond_or_uncond", ())))
+    options[KEY] = Call(
+        [Active(motion.modules_by_slot(), use, use.active(base.model_sampling, level)) for motion, use in motions],
+        options.get(RUN),
+        x.shape[0] // chunks if "context_window" in options else None,
+    )
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _diffusion_model(
+    executor: Any,
+    x: Tensor,
+    timesteps: Any = None,
+    context: Any = None,
+    y: Any = None,
+    control: Any = None,
+    transformer_options: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """One call of the U-Net: note the layers of this very instance."""
+    call = (transformer_options or {}).get(KEY)
+    if call is not None:
+        call.slots = {id(layer): slot for slot, layer in layers_by_slot(executor.class_obj).items()}
+    return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+
+def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The motion modules behind a layer."""
+    call: Call | None = options.get(KEY)
+    slot = call and call.slots.get(id(layer))
+    if call is None or slot is None:
+        return x
+    for motion in call.motions:
+        module = motion.modules.get(slot)
+        if module is None:
+            continue
+        if call.run is not None:
+            call.run.reached.add(slot)
+        if motion.on:
+            update = module.update(x, call.window or motion.use.frames)
+            x = torch.add(x, update, alpha=motion.use.strength)
+    return x
+
+
+def _resblock(layer: ResBlock, x: Tensor, emb: Tensor, _context: Any, options: dict[str, Any], *_: Any) -> Tensor:
+    return _after(layer, layer(x, emb), options)
+
+
+def _transformer(
+    layer: SpatialTransformer, x: Tensor, _emb: Tensor, context: Any, options: dict[str, Any], *_: Any
+) -> Tensor:
+    x = layer(x, context, options)
+    if "transformer_index" in options:  # ComfyUI counts here for the patches of others; a handler does it in its place
+        options["transformer_index"] += 1
+    return _after(layer, x, options)
+
+
+WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: _outer_sample,
+    WrappersMP.APPLY_MODEL: _apply_model,
+    WrappersMP.DIFFUSION_MODEL: _diffusion_model,
+}
+HANDLERS = ((ResBlock, _resblock), (SpatialTransformer, _transformer))

@@ -1,0 +1,92 @@
+"""Slots in ComfyUI's UNetModel: which layer a slot comes behind, and whether a MODEL is such a U-Net at all."""
+
+from itertools import groupby
+from typing import Any
+
+import comfy.model_patcher
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample, VideoResBlock
+from torch import nn
+
+from ..core.config import MotionConfig
+from ..core.slots import MIDDLE, Slot, slots
+
+SPATIAL = (ResBlock, SpatialTransformer)
+
+
+def layers_by_slot(unet: UNetModel) -> dict[Slot, nn.Module]:
+    """Slot -> the layer whose output it comes behind: the last spatial layer of its place, in the order of a forward.
+
+    ComfyUI's blocks are one layer each: ResBlock, perhaps SpatialTransformer, perhaps Upsample; a Downsample has a
+    block of its own.
+    """
+    found: dict[Slot, nn.Module] = {}
+    block = layer = 0
+    for group in unet.input_blocks:
+        spatial = [module for module in group if isinstance(module, SPATIAL)]
+        if any(isinstance(module, Downsample) or getattr(module, "updown", False) for module in group):
+            block, layer = block + 1, 0
+        elif spatial:
+            found[Slot("down", block, layer)] = spatial[-1]
+            layer += 1
+    middle = [module for module in unet.middle_block or () if isinstance(module, SPATIAL)]
+    if middle:
+        found[MIDDLE] = middle[-2:][0]  # before the last ResBlock
+    block = layer = 0
+    for group in unet.output_blocks:
+        found[Slot("up", block, layer)] = [module for module in group if isinstance(module, SPATIAL)][-1]
+        layer += 1
+        if any(isinstance(module, Upsample) or getattr(module, "updown", False) for module in group):
+            block, layer = block + 1, 0
+    return found
+
+
+def require_unet(model: comfy.model_patcher.ModelPatcher) -> UNetModel:
+    """The MODEL's image U-Net. ValueError for every other kind of network, named."""
+    unet = model.get_model_object("diffusion_model")
+    if not isinstance(unet, UNetModel):
+        raise ValueError(
+            f"motion model: this MODEL is {family(model)}, whose network is a {type(unet).__name__}; motion models "
+            "work in the U-Net of Stable Diffusion 1.5 and its kin. Load such a checkpoint"
+        )
+    if any(isinstance(module, VideoResBlock | SpatialVideoTransformer) for module in unet.modules()):
+        raise ValueError(
+            f"motion model: this MODEL is {family(model)}, which has temporal layers of its own; motion models work in "
+            "an image model such as Stable Diffusion 1.5. Load such a checkpoint"
+        )
+    return unet
+
+
+def check_base(model: comfy.model_patcher.ModelPatcher, config: MotionConfig) -> None:
+    """The motion model was built for a U-Net of this size. ValueError names both sizes."""
+    given = channels_by_slot(require_unet(model))
+    needed = slots(config)
+    lacking = config.mid_block and MIDDLE not in given
+    if lacking or {**needed, MIDDLE: 0} != {**given, MIDDLE: 0}:
+        raise ValueError(
+            f"motion model: it was built for a U-Net with {_sizes(needed)}, this MODEL is {family(model)} with "
+            f"{_sizes(given)}; load the kind of checkpoint that the motion model was trained on"
+        )
+
+
+def channels_by_slot(unet: UNetModel) -> dict[Slot, int]:
+    """Slot -> channels of the U-Net there."""
+    return {slot: _channels(layer) for slot, layer in layers_by_slot(unet).items()}
+
+
+def family(model: comfy.model_patcher.ModelPatcher) -> str:
+    """ComfyUI's name for the kind of model: SD15, SDXL, Flux, ..."""
+    return type(model.model.model_config).__name__
+
+
+def _channels(layer: Any) -> int:
+    return layer.out_channels if isinstance(layer, ResBlock) else layer.in_channels
+
+
+def _sizes(channels: dict[Slot, int]) -> str:
+    """'channels 320, 640, 1280, 1280 and 2 layers in its down blocks'; with the middle block when it has a slot."""
+    down = {slot: count for slot, count in channels.items() if slot.part == "down"}
+    blocks = [list(group) for _, group in groupby(down, key=lambda slot: slot.block)]
+    layers = "/".join(map(str, sorted({len(block) for block in blocks})))
+    text = f"channels {', '.join(str(down[block[0]]) for block in blocks)} and {layers} layers in its down blocks"
+    return text + (" and a middle block" if MIDDLE in channels else "")

@@ -1,0 +1,154 @@
+"""StillMotion/loaders and StillMotion/motion: a motion model, from a file onto a model."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..model_patches.checkpoint import SUFFIXES
+from ..model_patches.comfy_host.motion import BETA_SCHEDULES, FROM_FILE, apply_motion, load_motion
+from .sockets import CATEGORY, MotionModel
+
+FOLDERS = ("stillmotion", "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
+BUNDLED = {f"pocket/{file}": Path(__file__).resolve().parents[1] / "pocket" / file for file in ("motion.safetensors",)}
+
+for name in FOLDERS:
+    folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+
+
+def motion_names() -> list[str]:
+    """What the list of the loader shows: the bundled files that are there, then the users' own."""
+    bundled = [name for name, path in BUNDLED.items() if path.is_file()]
+    found = {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
+    return bundled + sorted(name for name in found if name.endswith(SUFFIXES) and name not in BUNDLED)
+
+
+def motion_path(name: str) -> Path:
+    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    if name in BUNDLED and BUNDLED[name].is_file():
+        return BUNDLED[name]
+    for folder in FOLDERS:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return Path(path)
+    places = [place for folder in FOLDERS for place in folder_paths.get_folder_paths(folder)]
+    raise ValueError(f"motion model: there is no file {name}; put it in one of {', '.join(places)}")
+
+
+class LoadMotionModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_LoadMotionModel",
+            display_name="Load Motion Model",
+            category=f"{CATEGORY}/loaders",
+            description="Reads a motion model: StillMotion's own files, AnimateDiff v1, v2 and v3 for SD 1.5, and "
+            "diffusers' motion adapters. The kind is told by the content.",
+            search_aliases=["AnimateDiff", "motion module", "motion adapter", "temporal layers"],
+            inputs=[
+                io.Combo.Input(
+                    "motion_name",
+                    options=motion_names(),
+                    tooltip="A file of models/animatediff_models or models/stillmotion, or the bundled motion model of "
+                    "the pocket Stable Diffusion.",
+                ),
+            ],
+            outputs=[
+                MotionModel.Output("motion_model", tooltip="For Apply Motion Model."),
+                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, motion_name: str) -> tuple[str, int, int]:
+        path = motion_path(motion_name)
+        status = path.stat()
+        return str(path), status.st_mtime_ns, status.st_size
+
+    @classmethod
+    def execute(cls, motion_name: str) -> io.NodeOutput:
+        motion = load_motion(motion_path(motion_name))
+        return io.NodeOutput(motion, motion.info)
+
+
+class ApplyMotionModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_ApplyMotionModel",
+            display_name="Apply Motion Model",
+            category=f"{CATEGORY}/motion",
+            description="Lets the images of a batch see each other as the frames of a clip. Works with every sampler, "
+            "LoRA and ControlNet; a second one adds to the first.",
+            search_aliases=["AnimateDiff", "temporal attention", "text to video"],
+            inputs=[
+                io.Model.Input("model", tooltip="The image model that the motion model was trained on, or a finetune."),
+                MotionModel.Input("motion_model", tooltip="From Load Motion Model."),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Frames of one clip: the batch size of the latent, or a divisor of it for several clips "
+                    "at once. With context windows: the batch size. 1 leaves the model as it is.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Factor on what the motion model adds, no unit. 1 is as trained, 0 is off.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where the motion model starts, as a fraction of the sampling: 0 is the first step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where it ends, as a fraction of the sampling: 1 is the last step.",
+                ),
+                io.Combo.Input(
+                    "beta_schedule",
+                    options=list(BETA_SCHEDULES),
+                    default=FROM_FILE,
+                    advanced=True,
+                    tooltip="Noise levels of the sampling. from file: those the motion model was trained with. model: "
+                    "those of the image model. linear is AnimateDiff's, scaled_linear is Stable Diffusion's.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        motion_model,
+        frames: int,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        beta_schedule: str = FROM_FILE,
+    ) -> io.NodeOutput:
+        patched = apply_motion(
+            model,
+            motion_model,
+            frames=frames,
+            strength=strength,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            beta_schedule=beta_schedule,
+        )
+        return io.NodeOutput(patched)
+
+
+NODES = [LoadMotionModel, ApplyMotionModel]
