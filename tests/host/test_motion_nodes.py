@@ -1,0 +1,84 @@
+"""The nodes of a motion model: what their list shows, when they run again, what they give."""
+
+import os
+
+import pytest
+import torch
+
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.core.config import MotionConfig
+from stillmotion.model_patches.core.temporal import MotionModel
+
+
+@pytest.fixture
+def nodes(comfy, tmp_path, monkeypatch):
+    """Our module, with both folders of motion models below tmp_path; only the first of them exists."""
+    import folder_paths
+
+    from stillmotion.nodes import motion
+
+    for name in motion.FOLDERS:
+        places = ([str(tmp_path / name)], set())
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, places)
+        folder_paths.filename_list_cache.pop(name, None)
+    (tmp_path / motion.FOLDERS[0]).mkdir()
+    monkeypatch.setattr(motion, "BUNDLED", {"pocket/motion.safetensors": tmp_path / "bundled.safetensors"})
+    yield motion
+    for name in motion.FOLDERS:
+        folder_paths.filename_list_cache.pop(name, None)
+
+
+def write(path, seed=0):
+    torch.manual_seed(seed)
+    motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4))
+    path.parent.mkdir(exist_ok=True)
+    checkpoint.save(path, system="motion", config=motion.config.to_dict(), weights=motion.state_dict())
+
+
+def test_the_list_has_the_bundled_file_first_and_the_users_files_of_both_folders(nodes, tmp_path):
+    assert nodes.motion_names() == []  # nothing there, one folder missing: an empty list, not an error
+    write(tmp_path / "bundled.safetensors")
+    write(tmp_path / "stillmotion" / "own.safetensors")
+    write(tmp_path / "animatediff_models" / "mm_sd_v15.safetensors")
+    (tmp_path / "stillmotion" / "readme.txt").write_text("not a model")
+    assert nodes.motion_names() == ["pocket/motion.safetensors", "mm_sd_v15.safetensors", "own.safetensors"]
+    schema = nodes.LoadMotionModel.define_schema()
+    assert schema.inputs[0].options == nodes.motion_names()
+
+
+def test_loading_gives_the_motion_model_and_says_what_it_is(nodes, tmp_path):
+    write(tmp_path / "stillmotion" / "own.safetensors")
+    motion, info = nodes.LoadMotionModel.execute("own.safetensors").result
+    assert motion.config.block_channels == (32, 64)
+    assert info.startswith("stillmotion/1: 6 modules for block channels (32, 64), no middle block")
+
+
+def test_it_loads_again_when_the_file_changes(nodes, tmp_path):
+    path = tmp_path / "stillmotion" / "own.safetensors"
+    write(path)
+    first = nodes.LoadMotionModel.fingerprint_inputs("own.safetensors")
+    assert nodes.LoadMotionModel.fingerprint_inputs("own.safetensors") == first
+    os.utime(path, ns=(1, 1))
+    assert nodes.LoadMotionModel.fingerprint_inputs("own.safetensors") != first
+
+
+def test_a_file_that_has_gone_is_named_with_the_folders(nodes, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no file gone\.safetensors; put it in one of .*animatediff_models"):
+        nodes.LoadMotionModel.execute("gone.safetensors")
+
+
+def test_applying_patches_a_clone(nodes, tiny_sd, tmp_path, run_sampler):
+    write(tmp_path / "stillmotion" / "own.safetensors")
+    motion, _ = nodes.LoadMotionModel.execute("own.safetensors").result
+    (patched,) = nodes.ApplyMotionModel.execute(tiny_sd, motion, 4, 1.0, 0.0, 1.0).result
+    assert patched is not tiny_sd
+    assert torch.equal(run_sampler(patched, frames=4), run_sampler(tiny_sd, frames=4))  # its projections are zero
+
+
+def test_every_input_says_what_it_is_and_few_are_seen_at_first(nodes):
+    for node in nodes.NODES:
+        schema = node.GET_SCHEMA()
+        assert schema.description
+        assert all(entry.tooltip for entry in schema.inputs)
+        widgets = [entry for entry in schema.inputs if hasattr(entry, "default") and not entry.advanced]
+        assert len(widgets) <= 6
