@@ -1,0 +1,147 @@
+"""No function or class of ComfyUI or torch is replaced: not before, not during, not after a run with everything on."""
+
+import pkgutil
+import sys
+import types
+
+import pytest
+import torch
+
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.core.config import MotionConfig
+from stillmotion.model_patches.core.temporal import MotionModel
+from stillmotion.model_patches.harivo.mitigating import Config
+
+FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    classmethod,
+    staticmethod,
+    property,
+    type,
+)
+Snapshot = dict[str, dict[str, object]]
+
+
+def watched_modules() -> list[types.ModuleType]:
+    """Those of ComfyUI and of torch.nn which are loaded, and torch itself."""
+    names = [name for name in sys.modules if name.split(".")[0] in {"comfy", "comfy_extras"}]
+    names += [name for name in sys.modules if name == "torch.nn" or name.startswith("torch.nn.")]
+    return [module for name in [*names, "torch"] if isinstance(module := sys.modules[name], types.ModuleType)]
+
+
+def functions(owner: types.ModuleType | type) -> dict[str, object]:
+    """Functions, methods, properties and classes in the owner's own dictionary."""
+    return {name: value for name, value in list(vars(owner).items()) if isinstance(value, FUNCTIONS) or callable(value)}
+
+
+def snapshot() -> Snapshot:
+    """The functions of the watched modules, of every class defined in them, and of tensors. It holds what it names."""
+    seen: Snapshot = {"torch.Tensor": functions(torch.Tensor)}
+    for module in watched_modules():
+        seen[module.__name__] = functions(module)
+        for name, value in seen[module.__name__].items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                seen[f"{module.__name__}.{name}"] = functions(value)
+    return seen
+
+
+def replaced(before: Snapshot, now: Snapshot) -> list[str]:
+    """What is another object than before, or gone, or new in a class (where it would hide what the class inherits).
+
+    What was loaded since, a module or a name in a module, replaces nothing.
+    """
+    found = []
+    for owner, then in before.items():
+        found += [f"{owner}.{name}" for name, value in then.items() if now.get(owner, {}).get(name) is not value]
+        if owner not in sys.modules:
+            found += [f"{owner}.{name}" for name in now.get(owner, {}) if name not in then]
+    return sorted(found)
+
+
+def own_callables(model: torch.nn.Module) -> dict[str, object]:
+    """Functions put on single objects, such as `layer.forward = ...`: those in the objects' own dictionaries."""
+    return {
+        f"{name}.{attribute}": value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, types.FunctionType | types.MethodType)
+    }
+
+
+@pytest.fixture
+def motion_file(tmp_path):
+    """A motion model for the tiny U-Net whose update is not zero."""
+    torch.manual_seed(0)
+    betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+    config = MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **betas)
+    weights = {
+        k: torch.randn_like(w) * 0.05 if "proj_out" in k else w for k, w in MotionModel(config).state_dict().items()
+    }
+    checkpoint.save(tmp_path / "motion.safetensors", system="motion", config=config.to_dict(), weights=weights)
+    return tmp_path / "motion.safetensors"
+
+
+def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler, motion_file):
+    from comfy.patcher_extension import WrappersMP
+
+    from stillmotion.model_patches.comfy_host.guidance import apply_mitigating_gradient
+    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
+
+    plain = run_sampler(tiny_sd)  # loads whatever ComfyUI loads late
+    before, own = snapshot(), own_callables(tiny_sd.model)
+    assert sum(len(names) for names in before.values()) > 5000
+    moving = apply_motion(tiny_sd, load_motion(motion_file), frames=8)
+    guided, readout = apply_mitigating_gradient(moving, Config(), frames=8)
+    assert not replaced(before, snapshot())
+
+    seen_inside = []
+
+    def look(executor, *args, **kwargs):
+        result = executor(*args, **kwargs)
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+        return result
+
+    for place in (WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
+        guided.add_wrapper(place, look)
+
+    def look_from_the_layers(module, *_):
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+
+    hook = tiny_sd.model.diffusion_model.out.register_forward_hook(look_from_the_layers)
+    latent = run_sampler(guided, steps=2)
+    hook.remove()
+    assert not torch.equal(latent, run_sampler(tiny_sd, steps=2))
+    assert len(readout.records[-1].calls) == 2
+    assert len(seen_inside) == 8
+    assert all(inside == ([], True) for inside in seen_inside), seen_inside[0]
+    assert not replaced(before, snapshot())
+    assert own_callables(tiny_sd.model) == own
+    assert torch.equal(run_sampler(tiny_sd), plain)
+
+
+REPLACEABLE = (
+    "torch.Tensor.add_",
+    "torch.nn.functional.silu",
+    "torch.nn.modules.normalization.GroupNorm.forward",
+    "comfy.samplers.sampling_function",
+    "comfy.model_patcher.ModelPatcher.clone",
+)
+
+
+@pytest.mark.parametrize("where", REPLACEABLE)
+def test_the_snapshot_notices_a_replaced_function(comfy, monkeypatch, where):
+    before = snapshot()
+    original = pkgutil.resolve_name(where)
+    monkeypatch.setattr(where, lambda *args, **kwargs: original(*args, **kwargs))
+    assert where in replaced(before, snapshot())
+
+
+def test_a_function_put_on_one_layer_is_noticed(tiny_sd):
+    own = own_callables(tiny_sd.model)
+    layer = tiny_sd.model.diffusion_model.out
+    layer.forward = lambda x: x
+    assert own_callables(tiny_sd.model) != own
