@@ -52,7 +52,7 @@ def encode(vae, path: Path, *, first: int, count: int, times: list[float], seed:
     header = {"vae": weights_hash(vae), "seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"latents": torch.stack(values)}, partial, header)
+    save_file({"latents": torch.stack(values).contiguous()}, partial, header)
     os.replace(partial, path)
 
 

@@ -1,0 +1,176 @@
+"""Each stage of the pocket on a few samples: its loss falls, its files load, its promises hold."""
+
+import pytest
+import torch
+from stillmotion.evaluation.judge import load_judge, save_judge
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae
+from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.training import motion
+from stillmotion.training.data import latents, sprites
+from stillmotion.training.engine import Run, fit
+from stillmotion.training.pocket.judge import JudgeTask, new_judge
+from stillmotion.training.pocket.text import TextTask, Vocabulary
+from stillmotion.training.pocket.unet import UnetTask, loss_weight
+from stillmotion.training.pocket.vae import SCALE, VaeTask, normalise_latents
+
+SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(comfyui_dir):
+    return Vocabulary(comfyui_dir / "comfy" / "sd1_tokenizer")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The three networks, tiny, with random weights."""
+    torch.manual_seed(0)
+    unet, vae, text = new_unet(SMALL), new_vae(SMALL), new_text_encoder(SMALL)
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return Pocket(unet, vae, text, SMALL)
+
+
+@pytest.fixture(scope="module")
+def shards(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    for first, count in ((0, 3), (3, 2)):
+        path = folder / f"clips-{first:06d}.safetensors"
+        times = sprites.frame_times(4)
+        latents.encode(small.vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
+    return folder
+
+
+def falls(task, tmp_path, steps=12, batch=4):
+    before = sum(task(list(range(i, i + batch)))["loss"].item() for i in range(0, 4 * batch, batch))
+    fit(task, Run(out=tmp_path / "run", steps=steps, batch=batch, lr=2e-3, warmup=1, decay=0.1))
+    after = sum(task(list(range(i, i + batch)))["loss"].item() for i in range(0, 4 * batch, batch))
+    return after < before
+
+
+def test_the_autoencoder_learns(tmp_path):
+    assert falls(VaeTask(), tmp_path, steps=6)
+
+
+def test_crops_show_the_sprite():
+    task = VaeTask(crop=32)
+    for k in range(20):
+        picture = task.picture(k)
+        assert picture.shape == (3, 32, 32)
+        assert picture.flatten(1).std(1).max() > 0.02
+
+
+@torch.no_grad()
+def test_normalised_latents_have_unit_spread_and_the_decoder_does_not_notice():
+    torch.manual_seed(1)
+    vae = new_vae(SMALL).eval()
+    pictures = torch.stack([sprites.render(sprites.clip(0, k), [0.5])[0] for k in range(8)]) * 2 - 1
+    z, before = vae.encode(pictures).latent_dist, vae.decode(vae.encode(pictures).latent_dist.mean).sample
+    spread = z.std.clone() / z.mean.std((0, 2, 3), keepdim=True)
+    normalise_latents(vae, pictures)
+    after = vae.encode(pictures).latent_dist
+    torch.testing.assert_close((after.mean * SCALE).std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close((after.mean * SCALE).mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(vae.decode(after.mean).sample, before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.std * SCALE, spread, rtol=2e-2, atol=1e-4)
+
+
+def test_the_text_encoder_learns(vocabulary, tmp_path):
+    assert falls(TextTask(vocabulary), tmp_path, batch=8)
+
+
+def test_compact_rows_are_the_stock_ids(vocabulary):
+    text = ["a red star zzz", ""]
+    ids, rows = vocabulary.stock(text), vocabulary.rows(text)
+    assert ids.shape == rows.shape == (2, 77)
+    known = rows < len(vocabulary.ids)
+    assert (torch.tensor(vocabulary.ids)[rows[known]] == ids[known]).all()
+    assert (~known)[0].any()
+    assert known[1].all()
+
+
+def test_the_judge_learns_and_its_file_is_its_weights(tmp_path):
+    task = JudgeTask()
+    assert falls(task, tmp_path, batch=8)
+    save_judge(task.judge, tmp_path / "judge.safetensors")
+    again = load_judge(tmp_path / "judge.safetensors")
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x).mask, task.judge.eval()(x).mask)
+
+
+def test_an_unseen_sprite_has_no_centre():
+    verdict = new_judge()(torch.zeros(1, 3, 64, 64))
+    hidden = type(verdict)(verdict.logits, torch.full((1, 1, 32, 32), -9.0))
+    assert hidden.centres().isnan().all()
+    mask = torch.full((1, 1, 32, 32), -9.0)
+    mask[..., 8:12, 20:24] = 9.0
+    torch.testing.assert_close(type(verdict)({}, mask).centres(), torch.tensor([[22 / 32, 10 / 32]]), rtol=0, atol=1e-3)
+
+
+def test_cached_latents_are_those_of_their_clips(small, shards):
+    cache = latents.read(shards, small.vae)
+    assert cache.values.shape == (5, 4, 4, 16, 16)
+    frames = sprites.render(cache.clip(4), cache.times) * 2 - 1
+    with torch.no_grad():
+        expected = small.vae.encode(frames).latent_dist.mean * SCALE
+    torch.testing.assert_close(cache.values[4].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_latents_of_another_autoencoder_are_refused(shards):
+    torch.manual_seed(9)
+    with pytest.raises(ValueError, match="another autoencoder"):
+        latents.read(shards, new_vae(SMALL))
+
+
+def test_a_missing_shard_is_noticed(small, shards, tmp_path):
+    (tmp_path / "clips-000003.safetensors").write_bytes((shards / "clips-000003.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="gaps"):
+        latents.read(tmp_path, small.vae)
+    with pytest.raises(FileNotFoundError, match="pocket latents"):
+        latents.read(tmp_path / "none", small.vae)
+
+
+def test_the_unet_learns(small, vocabulary, shards, tmp_path):
+    text = new_text_encoder(PocketConfig(), len(vocabulary.ids) + 1)
+    task = UnetTask(text, vocabulary, latents.read(shards, small.vae))
+    assert falls(task, tmp_path, steps=8)
+
+
+def test_the_weight_of_a_noise_level_is_min_snr_with_a_boost():
+    sigma = torch.tensor([0.1, 1.0, 4.0])
+    torch.testing.assert_close(loss_weight(sigma, 0.5), torch.tensor([0.05, 1.0, 2.0]))
+
+
+def test_motion_training_learns_and_leaves_the_base_untouched(small, vocabulary, shards, tmp_path):
+    config = motion.MotionConfig(
+        block_channels=SMALL.unet_channels,
+        layers_per_block=1,
+        mid_block=True,
+        heads=4,
+        beta_schedule="linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+    )
+    task = motion.MotionTask(small, vocabulary, config, latents.read(shards, small.vae), frames=4)
+    frozen = {k: v.clone() for k, v in small.unet.state_dict().items()}
+    assert falls(task, tmp_path, steps=15, batch=2)
+    assert all(torch.equal(v, small.unet.state_dict()[k]) for k, v in frozen.items())
+    task.handle.remove()
+
+
+def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path, comfyui_dir, monkeypatch):
+    """`motion.train` from a pocket file to a motion file, and once more: it resumes, and has nothing left to do."""
+    base = tmp_path / "pocket.safetensors"
+    monkeypatch.setattr(motion, "load_pocket", lambda _path: small)  # our own function, for a smaller model
+    recipe = {
+        "model": {"mid_block": True, "heads": 4, "max_frames": 8},
+        "train": {"steps": 2, "batch": 1, "lr": 1e-3, "frames": 4},
+    }
+    tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"
+    for _ in range(2):
+        path = motion.train(tmp_path / "out", recipe, tokenizer, pocket=base, shards=shards)
+        file = checkpoint.load(path)
+        assert file.header["step"] == "2"
+        assert file.config["block_channels"] == [32, 64]
