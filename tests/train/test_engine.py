@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from stillmotion.training.engine import NonFiniteLoss, Run, Task, fit, learning_rate, sample_generator
 from torch import nn
+
+from stillmotion.training.engine import NonFiniteLoss, Run, Task, fit, learning_rate, sample_generator
 
 
 class Line(Task):

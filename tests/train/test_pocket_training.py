@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from stillmotion.evaluation.judge import load_judge, save_judge
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae

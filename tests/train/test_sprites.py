@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from stillmotion.evaluation.clips import displacement
 from stillmotion.training.data import sprites
 
