@@ -11,6 +11,7 @@ import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ from ..evaluation.judge import load_judge
 from ..evaluation.prompts import MOVING, direction_score, mean, obeyed, still_ratio
 from ..training.data import sprites
 from .bench_pocket import wanted
-from .pocket_host import JUDGE, PocketHost, held_out
+from .pocket_host import JUDGE, MOTION, POCKET, PocketHost, held_out
 from .report import finish
 
 MOTIONS = ("right", "left", "up", "down", "still")
@@ -27,12 +28,12 @@ FRAMES = 16
 
 
 def measure(
-    count: int, first: int, seed: int, without: int
+    files: dict[str, Path], count: int, first: int, seed: int, without: int
 ) -> tuple[list[ClipReading], list[float], list[ClipReading]]:
     """Readings of the clips, frame differences of the first `without` on the plain model, readings of the truth."""
     torch.set_num_threads(1)
-    host, judge = PocketHost(), load_judge(JUDGE)
-    model, readings, plain, truth = host.motion(frames=FRAMES), [], [], []
+    host, judge = PocketHost(files["pocket"]), load_judge(files["judge"])
+    model, readings, plain, truth = host.motion(files["motion"], frames=FRAMES), [], [], []
     begun = time.monotonic()
     for i, clip in enumerate(held_out(count, motions=MOTIONS, first=first)):
         text = [sprites.caption(clip)]
@@ -52,11 +53,14 @@ def main() -> None:
     parser.add_argument("--without", type=int, default=40, help="clips also made without temporal layers")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE)):
+        parser.add_argument(f"--{name}", type=Path, default=path)
     args = parser.parse_args()
+    files = {"pocket": args.pocket, "motion": args.motion, "judge": args.judge}
     share = -(-args.prompts // args.processes)
     parts = [(min(share, args.prompts - i), i) for i in range(0, args.prompts, share)]
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(measure, n, i, args.seed, -(-args.without // len(parts))) for n, i in parts]
+        jobs = [pool.submit(measure, files, n, i, args.seed, -(-args.without // len(parts))) for n, i in parts]
         done = [job.result() for job in jobs]
     readings = [r for part, _, _ in done for r in part]
     truth = [r for _, _, part in done for r in part]

@@ -6,12 +6,13 @@ worst accuracy on held-out rendered frames), `ceiling_shape` (its shape accuracy
 
 import argparse
 import time
+from pathlib import Path
 
 import torch
 
 from ..evaluation.judge import LABELS, load_judge
 from ..training.data import sprites
-from .pocket_host import JUDGE, PocketHost, held_out
+from .pocket_host import JUDGE, POCKET, PocketHost, held_out
 from .report import finish
 
 
@@ -34,8 +35,10 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    for name, path in (("pocket", POCKET), ("judge", JUDGE)):
+        parser.add_argument(f"--{name}", type=Path, default=path)
     args = parser.parse_args()
-    host, judge, clips = PocketHost(), load_judge(JUDGE), held_out(args.prompts)
+    host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), held_out(args.prompts)
     real = torch.cat([sprites.render(c, [i % 16 / 15]) for i, c in enumerate(clips)])
     with torch.inference_mode():
         through = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))
