@@ -17,6 +17,7 @@ def arguments() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     pocket = verbs.add_parser("pocket", help="train the pocket Stable Diffusion, or one of its stages")
     pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "latents", "unet", "export"))
+    pocket.add_argument("--start", type=Path, help="a folder like pocket/: take its networks, train its U-Net further")
     motion = verbs.add_parser("motion", help="train temporal layers on the frozen pocket model")
     motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
@@ -64,9 +65,21 @@ def spawn(processes: int) -> int:
     return subprocess.run([*command, "-m", "stillmotion.training", *given], env=environment, check=False).returncode
 
 
+def adopt(args: argparse.Namespace) -> None:
+    """Before any stage runs, and once: the finished networks of --start become finished stages of the run."""
+    from .pocket.stages import Stages
+
+    stages = Stages(args.out, {}, tokenizer_folder(args.tokenizer))
+    if not stages.done("vae").exists():
+        stages.adopt(args.start)
+
+
 def main() -> int:
     args = arguments().parse_args()
-    if args.processes > 1 and "RANK" not in os.environ:
+    begins = "RANK" not in os.environ  # else one of the processes that `spawn` made
+    if begins and args.verb == "pocket" and args.start:
+        adopt(args)
+    if begins and args.processes > 1:
         return spawn(args.processes)
     logging.basicConfig(
         level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(asctime)s %(message)s"
@@ -81,7 +94,7 @@ def main() -> int:
     if args.verb == "pocket":
         from .pocket.stages import Stages
 
-        Stages(args.out, tables, tokenizer).run(args.stage)
+        Stages(args.out, tables, tokenizer, start=args.start).run(args.stage)
     else:
         from .motion import train
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stillmotion.evaluation.judge import load_judge, save_judge
 from stillmotion.model_patches import checkpoint
@@ -11,6 +12,7 @@ from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
 from stillmotion.training.engine import Run, fit
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
+from stillmotion.training.pocket.stages import Stages, write_weights
 from stillmotion.training.pocket.text import TextTask, Vocabulary
 from stillmotion.training.pocket.unet import UnetTask, loss_weight
 from stillmotion.training.pocket.vae import SCALE, VaeTask, normalise_latents
@@ -175,3 +177,27 @@ def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path,
         file = checkpoint.load(path)
         assert file.header["step"] == "2"
         assert file.config["block_channels"] == [32, 64]
+
+
+def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_dir):
+    """Export, adopt, and every network is the one that was exported, rounded to half precision once."""
+    tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"
+    torch.manual_seed(3)
+    config, first = PocketConfig(), Stages(tmp_path / "a", {"unet": {"steps": 0}}, tokenizer)
+    networks = {
+        "vae": new_vae(config),
+        "text": new_text_encoder(config, len(vocabulary.ids) + 1),
+        "judge": new_judge(),
+        "unet": new_unet(config),
+    }
+    for stage, network in networks.items():
+        first.done(stage).parent.mkdir(parents=True)
+        rounded = {k: v.half().float().contiguous() for k, v in network.state_dict().items()}
+        write_weights(rounded, first.done(stage))
+    first.export()
+    again = Stages(tmp_path / "b", {}, tokenizer)
+    again.adopt(tmp_path / "a" / "pocket")
+    for stage in ("vae", "text", "judge"):
+        before, after = load_file(first.done(stage)), load_file(again.done(stage))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[k], after[k]) for k in before)

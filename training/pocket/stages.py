@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ...evaluation.judge import Judge, save_judge
 from ...model_patches import checkpoint
-from ...model_patches.diffusers_host.pocket import new_text_encoder, new_vae
-from ...model_patches.pocket import SCALE, SYSTEM, PocketConfig, compact
+from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder, new_vae
+from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
 from ..engine import Run, Task, fit
 from .judge import JudgeTask, new_judge
@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 class Stages:
     """One run folder and its recipe."""
 
-    def __init__(self, out: Path, recipe: dict[str, dict[str, Any]], tokenizer: Path) -> None:
-        self.out, self.recipe, self.tokenizer = out, recipe, tokenizer
+    def __init__(
+        self, out: Path, recipe: dict[str, dict[str, Any]], tokenizer: Path, *, start: Path | None = None
+    ) -> None:
+        self.out, self.recipe, self.tokenizer, self.start = out, recipe, tokenizer, start
         self.config = PocketConfig()
 
     def run(self, name: str) -> None:
@@ -53,6 +55,18 @@ class Stages:
                 continue
             log.info("stage %s", stage)
             stages[stage]()
+
+    def adopt(self, folder: Path) -> None:
+        """Take the autoencoder, the text encoder and the judge of a folder like the bundled one as stages done."""
+        pocket, ids = load_pocket(folder / "pocket.safetensors"), Vocabulary(self.tokenizer).ids
+        other = next(i for i in range(CLIP_VOCABULARY) if i not in set(ids))
+        text = pocket.text.state_dict()
+        table = next(name for name in text if name.endswith("token_embedding.weight"))
+        text[table] = text[table][[*ids, other]]
+        judge = load_file(folder / "judge.safetensors")
+        for stage, weights in (("vae", pocket.vae.state_dict()), ("text", text), ("judge", judge)):
+            self.done(stage).parent.mkdir(parents=True, exist_ok=True)
+            write_weights({k: v.contiguous() for k, v in weights.items()}, self.done(stage))
 
     def done(self, stage: str) -> Path:
         return self.out / stage / ("done" if stage == "latents" else "weights.safetensors")
@@ -86,6 +100,8 @@ class Stages:
     def unet(self) -> None:
         text, vocabulary = self.trained_text()
         task = UnetTask(text, vocabulary, latents.read(self.out / "latents", self.trained_vae()))
+        if self.start:
+            task.unet.load_state_dict(load_pocket(self.start / "pocket.safetensors").unet.state_dict())
         self._train("unet", task, "unet.")
 
     def export(self) -> None:
