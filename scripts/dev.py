@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry for working with a checkout: demo, serve, test, lint, bench, train, env.
+"""The one entry for working with a checkout: demo, serve, test, lint, bench, train, workflows, env.
 
 Everything it installs goes into the user's cache folder (STILLMOTION_CACHE names another); the Python that runs this
 file, and a ComfyUI given by --comfyui or COMFYUI_DIR, are never changed.
@@ -90,6 +90,11 @@ def run_train(options: argparse.Namespace, rest: list[str]) -> int:
     return _run([python, "-P", "-m", "stillmotion.training", *rest], environment, Path.cwd())
 
 
+def run_workflows(options: argparse.Namespace, rest: list[str]) -> int:
+    python, environment = _tools(options)
+    return _run([python, str(ROOT / "scripts" / "make_workflows.py"), *rest], environment)
+
+
 def run_env(options: argparse.Namespace, _rest: list[str]) -> int:
     if options.remove:
         remove_tree(cache_folder())
@@ -160,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     add("lint", run_lint, "ruff and pyright")
     add("bench", run_bench, "run a benchmark; its last line is JSON").add_argument("name")
     add("train", run_train, "python -m stillmotion.training in the environment", add_help=False)
+    add("workflows", run_workflows, "write the editor forms and pictures of the bundled workflows")
     add("env", run_env, "make the environment and say where it is").add_argument("--remove", action="store_true")
     return main
 
@@ -169,7 +175,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
     main_parser = parser()
     options, rest = main_parser.parse_known_args()
-    if rest and options.command not in ("test", "serve", "bench", "train"):
+    if rest and options.command not in ("test", "serve", "bench", "train", "workflows"):
         main_parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return options.function(options, rest)

@@ -11,15 +11,17 @@ from .files import ROOT, Failed
 
 FOLDER = ROOT / "workflows"
 API = ".api.json"
+# below it, not in it: ComfyUI offers every .json in `workflows` as a template, and an API file would open as nothing
+API_FOLDER = FOLDER / "api"
 
 
 def names() -> list[str]:
-    return sorted(path.name.removesuffix(API) for path in FOLDER.glob(f"*{API}"))
+    return sorted(path.name.removesuffix(API) for path in API_FOLDER.glob(f"*{API}"))
 
 
 def load(name: str) -> dict:
     """The API form of a bundled workflow, or of a file of the user's."""
-    path = FOLDER / f"{name}{API}"
+    path = API_FOLDER / f"{name}{API}"
     if not path.is_file():
         path = Path(name)
     if not path.is_file():

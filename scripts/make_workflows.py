@@ -1,0 +1,162 @@
+"""Writes the editor form and the picture of every bundled workflow, and its API form as the editor exports it.
+
+    python3 scripts/dev.py workflows [NAME ...]
+
+The API forms are the source: change a value there (or save from the editor as API), then run this. Nodes are put into
+columns, a node without a column is an error. Runs in the environment of dev.py, which names ComfyUI by COMFYUI_DIR.
+"""
+
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+from devkit import chromium, workflow
+from devkit.client import Client
+from devkit.editor import Editor
+from devkit.files import Failed
+from devkit.server import Server
+from PIL import Image
+
+COLUMNS = {
+    "Model": (
+        "CheckpointLoaderSimple",
+        "StillMotion_LoadPocket",
+        "StillMotion_LoadMotionModel",
+        "PrimitiveInt",
+        "Note",
+    ),
+    "Motion": ("StillMotion_ApplyMotionModel", "StillMotion_MitigatingGradient"),
+    "Prompt": ("CLIPTextEncode", "EmptyLatentImage"),
+    "Sampling": ("KSampler", "StillMotion_GuidanceReadout"),
+    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),
+}
+SIZES = {"CLIPTextEncode": [340, 140], "Note": [350, 190]}
+POCKET_NOTE = """The pocket model knows eight shapes
+(circle, square, triangle, star, cross,
+diamond, ring, heart) in eight colours
+(red, green, blue, yellow, orange, purple,
+cyan, pink). They move right, left, up, down
+or in a circle, or stand still, slowly or
+quickly, on a black, white or gray background,
+at night, over a green field or at sunset."""
+SD15_NOTE = """Files this graph needs:
+models/checkpoints/
+    v1-5-pruned-emaonly-fp16.safetensors
+models/animatediff_models/
+    mm_sd_v15_v2.ckpt
+Any SD1.5 checkpoint and any AnimateDiff motion
+module for SD1.5 will do: choose yours in the
+two loaders."""
+SD15_FILES = (
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
+    "animatediff_models/mm_sd_v15_v2.ckpt",
+)
+
+# the editor lays the nodes out as loadApiJson leaves them; this puts them into our columns, one group around each
+ARRANGE = """([columns, sizes, note]) => {
+  const graph = window.app.rootGraph, gap = 40, title = 30, pad = 20;
+  const text = LiteGraph.createNode('Note');
+  graph.add(text);
+  text.title = 'What to choose';
+  text.widgets[0].value = note;
+  const left = new Set(graph._nodes);
+  let x = 0;
+  for (const [name, types] of Object.entries(columns)) {
+    const nodes = types.flatMap(type => graph._nodes.filter(node => node.type === type));
+    for (const node of nodes) if (sizes[node.type]) node.setSize(sizes[node.type]);
+    const width = Math.max(...nodes.map(node => node.size[0]));
+    let y = 0;
+    for (const node of nodes) {
+      node.setSize([width, node.size[1]]);
+      node.pos = [x, y];
+      y += node.size[1] + title + gap;
+      left.delete(node);
+    }
+    const group = new LiteGraph.LGraphGroup(name);
+    group.pos = [x - pad, -title - 2 * pad - 10];
+    group.size = [width + 2 * pad, y - gap + 2 * pad + 10];
+    graph.add(group);
+    x += width + 2 * pad + gap;
+  }
+  for (const node of graph._nodes)
+    for (const widget of node.widgets ?? [])
+      if (widget.name === 'control_after_generate') widget.value = 'fixed';
+  return [...left].map(node => node.type);
+}"""
+
+
+def arrange(editor: Editor, name: str) -> Image.Image:
+    """Write both forms of one workflow and take a picture of its graph."""
+    prompt = workflow.load(name)
+    editor.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name])
+    editor.page.wait_for_timeout(1500)
+    note = SD15_NOTE if name.endswith("_sd15") else POCKET_NOTE
+    if without := editor.evaluate(ARRANGE, [COLUMNS, SIZES, note]):
+        raise Failed(f"{name}: no column for {', '.join(without)}; add it to COLUMNS in {Path(__file__).name}")
+    editor.show_all()
+    exported, saved = editor.prompt(), editor.serialized()
+    saved["extra"].pop("ds", None)  # where this canvas happened to look
+    write(workflow.API_FOLDER / f"{name}{workflow.API}", {key: exported[key] for key in sorted(exported, key=int)})
+    write(workflow.FOLDER / f"{name}.json", saved)
+    return graph_picture(editor)
+
+
+def write(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def graph_picture(editor: Editor) -> Image.Image:
+    """The graph, without the editor's bars around it."""
+    width, height = editor.size
+    clip = {"x": 60, "y": 110, "width": width - 60, "height": height - 230}
+    return Image.open(io.BytesIO(editor.page.screenshot(clip=clip)))  # pyright: ignore[reportArgumentType]
+
+
+def result_picture(client: Client, name: str, folder: Path) -> Image.Image:
+    """Four frames of what the workflow makes, first to last, in reading order."""
+    (item,) = client.run(workflow.load(name)).check().files()
+    with av.open(str(client.fetch(item, folder / item["filename"]))) as video:
+        frames = [frame.to_image() for frame in video.decode(video=0)]
+    sheet = Image.new("RGB", (512, 512))
+    for i in range(4):
+        frame = frames[i * (len(frames) - 1) // 3].resize((256, 256), Image.Resampling.LANCZOS)
+        sheet.paste(frame, (i % 2 * 256, i // 2 * 256))
+    return sheet
+
+
+def main() -> int:
+    names = sys.argv[1:] or workflow.names()
+    program = chromium.find()
+    if program is None:
+        raise Failed("there is no Chromium; `python3 scripts/dev.py test` installs it")
+    comfyui = Path(os.environ["COMFYUI_DIR"])
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        base = Path(folder)
+        for file in SD15_FILES:  # empty: the loaders' lists must show them, nobody loads them
+            path = base / "models" / file
+            path.parent.mkdir(parents=True)
+            path.touch()
+        with Server(comfyui, Path(sys.executable), base) as server, Editor(server.url, program) as editor:
+            server.check_pack()
+            write_all(names, editor, Client(server.url), base)
+    return 0
+
+
+def write_all(names: list[str], editor: Editor, client: Client, folder: Path) -> None:
+    """Graphs first: a run leaves messages over the editor."""
+    graphs = {name: arrange(editor, name) for name in names}
+    for name, graph in graphs.items():
+        picture = graph if name.endswith("_sd15") else result_picture(client, name, folder)
+        picture.convert("RGB").save(workflow.FOLDER / f"{name}.jpg", quality=88)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Failed as error:
+        sys.exit(str(error))
