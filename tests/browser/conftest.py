@@ -1,0 +1,36 @@
+"""A real Chromium with ComfyUI's editor open on the real server."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devkit import chromium
+from devkit.editor import Editor
+from devkit.server import Server
+
+
+@pytest.fixture(scope="session")
+def editor(server: Server) -> Iterator[Editor]:
+    """One page for the whole session; each test loads its own workflow."""
+    program = chromium.find()
+    if program is None:
+        pytest.skip(
+            os.environ.get("STILLMOTION_NO_CHROMIUM") or "no Chromium; `python3 scripts/dev.py test` installs it"
+        )
+    with Editor(server.url, program) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shots(root: Path) -> Path:
+    """Where screenshots are left to be looked at."""
+    folder = root / "output" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def editor_file(root: Path):
+    return lambda name: json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
