@@ -1,0 +1,67 @@
+"""What every node owes its user, whichever it is."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+import stillmotion
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def schemas(comfy):
+    """The schema of every node that the pack hands to ComfyUI."""
+
+    async def ask():
+        extension = await stillmotion.comfy_entrypoint()
+        return [node.define_schema() for node in await extension.get_node_list()]
+
+    return asyncio.run(ask())
+
+
+def test_ids_are_ours_and_no_two_are_the_same(schemas):
+    ids = [schema.node_id for schema in schemas]
+    assert len(ids) == len(set(ids)) >= 5
+    assert all(re.fullmatch(r"StillMotion_[A-Z]\w+", name) for name in ids)
+
+
+def test_every_node_says_what_it_is_and_stands_in_our_menu(schemas):
+    for schema in schemas:
+        assert schema.display_name
+        assert schema.description, schema.node_id
+        assert re.match(r"StillMotion(/|$)", schema.category), schema.node_id
+
+
+def test_every_input_has_a_tooltip(schemas):
+    for schema in schemas:
+        for socket in schema.inputs:
+            assert len(socket.tooltip or "") > 10, f"{schema.node_id}.{socket.id}"
+
+
+def test_at_most_six_widgets_are_seen_at_first(schemas):
+    from comfy_api.latest import io
+
+    for schema in schemas:
+        shown = [socket.id for socket in schema.inputs if isinstance(socket, io.WidgetInput) and not socket.advanced]
+        assert len(shown) <= 6, f"{schema.node_id}: {shown}"
+
+
+def test_every_node_has_a_help_page_that_names_all_its_widgets(schemas):
+    """ComfyUI shows web/docs/<node id>.md in its help panel."""
+    from comfy_api.latest import io
+
+    for schema in schemas:
+        page = ROOT / "web" / "docs" / f"{schema.node_id}.md"
+        assert page.is_file(), schema.node_id
+        text = page.read_text(encoding="utf-8")
+        widgets = [socket.id for socket in schema.inputs if isinstance(socket, io.WidgetInput)]
+        missing = [name for name in widgets if f"`{name}`" not in text]
+        assert not missing, f"{page.name} does not tell of {missing}"
+
+
+def test_no_help_page_is_left_of_a_node_that_is_gone(schemas):
+    pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages == {schema.node_id for schema in schemas}
