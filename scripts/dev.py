@@ -18,7 +18,7 @@ from pathlib import Path
 
 from devkit import chromium, comfyui, demo, workflow
 from devkit.environment import environment_python, script_of
-from devkit.files import PACK, ROOT, Failed, cache_folder, digest, package_link, remove_tree
+from devkit.files import PACK, ROOT, Failed, cache_folder, digest, lock, package_link, remove_tree
 from devkit.server import Server
 
 
@@ -33,7 +33,8 @@ def run_demo(options: argparse.Namespace, _rest: list[str]) -> int:
     host = comfyui.find(options.comfyui)
     name = Path(options.workflow).name.removesuffix(".json").removesuffix(".api")
     cpu = options.cpu or not host.has_accelerator()
-    print(demo.make(host, name, prompt, options.output.resolve(), port=options.port, cpu=cpu))
+    given = host.models_options(options.models)
+    print(demo.make(host, name, prompt, options.output.resolve(), port=options.port, cpu=cpu, options=given))
     return 0
 
 
@@ -41,19 +42,20 @@ def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
     """Unlike the demo's, its base directory stays: settings and saved workflows are there next time."""
     host = comfyui.find(options.comfyui)
     base = cache_folder() / "serve" / digest(str(ROOT))
-    output = ("--output-directory", str(ROOT / "output"))
     cpu = options.cpu or not host.has_accelerator()
-    server = Server(host.folder, host.python, base, port=options.port, cpu=cpu, options=(*output, *rest))
-    print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}); log: {server.log}", flush=True)
-    try:
-        server.start()
-        server.check_pack()
-        print(f"the editor is at {server.url} (Ctrl-C ends it); workflows: Templates, {PACK}", flush=True)
-        if not options.no_browser:
-            webbrowser.open(server.url)
-        return server.wait()
-    finally:
-        server.stop()
+    given = ("--output-directory", str(ROOT / "output"), *host.models_options(options.models), *rest)
+    with lock(base.with_suffix(".lock"), "this checkout is being served already; use that one, or end it", wait=False):
+        server = Server(host.folder, host.python, base, port=options.port, cpu=cpu, options=given)
+        print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}); log: {server.log}", flush=True)
+        try:
+            server.start()
+            server.check_pack()
+            print(f"the editor is at {server.url} (Ctrl-C ends it); graphs: Templates, {PACK}", flush=True)
+            if not options.no_browser:
+                webbrowser.open(server.url)
+            return server.wait()
+        finally:
+            server.stop()
 
 
 def run_test(options: argparse.Namespace, rest: list[str]) -> int:
@@ -129,7 +131,8 @@ def _run(command: list[str], environment: dict[str, str], folder: Path = ROOT) -
 def _pyright_project(python: str, comfyui_dir: str) -> Path:
     """pyproject's settings with this machine's paths, in a file that belongs to nobody's checkout."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pyright"]
-    settings["include"] = [str(ROOT / folder) for folder in settings["include"] if (ROOT / folder).exists()]
+    # relative to the file, and by the package's name, so that a class is the same to the checker however it is imported
+    settings["include"] = [f"stillmotion/{folder}" for folder in settings["include"] if (ROOT / folder).exists()]
     settings["extraPaths"] = [comfyui_dir, str(package_link()), str(ROOT / "scripts")]
     environment = Path(python).parents[1]
     settings |= {"venvPath": str(environment.parent), "venv": environment.name}
@@ -144,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     serving = argparse.ArgumentParser(add_help=False)
     serving.add_argument("--port", type=int, help="port of the server (default: a free one)")
     serving.add_argument("--cpu", action="store_true", help="do not use the GPU")
+    serving.add_argument("--models", metavar="DIR", help="a models folder (default: that of the ComfyUI of yours)")
     main = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     commands = main.add_subparsers(dest="command", required=True, metavar="command")
 

@@ -27,6 +27,14 @@ print(torch.cuda.is_available() or torch.backends.mps.is_available() or bool(xpu
 class ComfyUI:
     folder: Path
     python: Path
+    own_models: bool = False  # of the user: the pinned one has none
+
+    def models_options(self, chosen: str | None) -> tuple[str, ...]:
+        """Options for main.py: the base directory is ours, the models are where the user has them."""
+        folder = Path(chosen).expanduser().resolve() if chosen else self.folder / "models"
+        if chosen and not folder.is_dir():
+            raise Failed(f"{folder} is no folder; --models names the one that holds checkpoints, loras and so on.")
+        return ("--models-directory", str(folder)) if chosen or (self.own_models and folder.is_dir()) else ()
 
     def has_accelerator(self) -> bool:
         """Whether its torch finds a GPU; without one ComfyUI must be told --cpu."""
@@ -43,7 +51,7 @@ def find(chosen: str | None) -> ComfyUI:
         python = environment_python()
         return ComfyUI(_pinned(python), python)
     folder = checked(named)
-    return ComfyUI(folder, _python_of(folder))
+    return ComfyUI(folder, _python_of(folder), own_models=True)
 
 
 def find_for_tools(chosen: str | None, python: Path) -> ComfyUI:

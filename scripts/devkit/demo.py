@@ -52,10 +52,19 @@ class Progress:
             print()
 
 
-def make(comfyui: ComfyUI, name: str, prompt: dict, output: Path, *, port: int | None, cpu: bool) -> Path:
+def make(
+    comfyui: ComfyUI,
+    name: str,
+    prompt: dict,
+    output: Path,
+    *,
+    port: int | None,
+    cpu: bool,
+    options: tuple[str, ...] = (),
+) -> Path:
     """Start a server in a throw-away base directory, run the prompt, save its file, stop the server."""
     with tempfile.TemporaryDirectory(prefix="stillmotion-", ignore_cleanup_errors=True) as base:
-        server = Server(comfyui.folder, comfyui.python, Path(base), port=port, cpu=cpu)
+        server = Server(comfyui.folder, comfyui.python, Path(base), port=port, cpu=cpu, options=options)
         print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}) at {server.url}", flush=True)
         with server:
             server.check_pack()

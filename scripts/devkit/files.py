@@ -84,12 +84,14 @@ def need_space(folder: Path, gigabytes: float, purpose: str) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, purpose: str) -> Iterator[None]:
+def lock(path: Path, purpose: str, *, wait: bool = True) -> Iterator[None]:
     """One process at a time. The operating system holds the lock, so it ends with its process and is never stale."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         told = False
         while not _try_lock(file.fileno()):
+            if not wait:
+                raise Failed(f"Another run has {path.with_suffix('')}: {purpose}")
             if not told:
                 print(f"waiting for another run: {purpose}", flush=True)
                 told = True

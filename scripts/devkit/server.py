@@ -80,11 +80,8 @@ class Server:
             (self.base / name).mkdir(parents=True, exist_ok=True)
         link_folder(self.base / "custom_nodes" / PACK, ROOT)
         began = time.monotonic()
-        # a group of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order
-        group = (
-            {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if WINDOWS else {"process_group": 0}
-        )
         with self.log.open("wb") as log:
+            # a group of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order
             self.process = subprocess.Popen(
                 self.command(),
                 cwd=self.base,
@@ -92,7 +89,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                **group,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                process_group=None if WINDOWS else 0,
             )
         try:
             self._wait(began)
@@ -147,7 +145,8 @@ class Server:
                 self._interrupt()
             if self.process.poll() is None:
                 self.process.terminate()
-                self._ended(3) or self.process.kill()
+                if not self._ended(3):
+                    self.process.kill()
             self.process.wait()
         unlink_folder(self.base / "custom_nodes" / PACK)
 

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ def dev(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(
         command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120, check=False
     )
-
-
-def test_comfyui_reads_the_same_requirements_as_pip(root: Path):
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert project["dependencies"] == [line for line in lines if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("kind", ["env", "cli"])
@@ -71,7 +64,11 @@ def test_a_lock_waits_for_its_holder_and_ends_with_it(tmp_path: Path):
         with path.open("a+b") as file:
             assert not files._try_lock(file.fileno())
         holder.kill()  # without any clean-up of its own
-    with files.lock(path, "x"):
+    with (
+        files.lock(path, "x"),
+        pytest.raises(files.Failed, match=r"Another run has .*: y"),
+        files.lock(path, "y", wait=False),
+    ):
         pass
 
 
@@ -148,7 +145,13 @@ def test_a_comfyui_without_python_is_asked_about(monkeypatch: pytest.MonkeyPatch
     python = tmp_path / "venv" / ("Scripts/python.exe" if files.WINDOWS else "bin/python")
     python.parent.mkdir(parents=True)
     python.touch()
-    assert comfyui.find(str(tmp_path)) == comfyui.ComfyUI(tmp_path.resolve(), python.resolve())
+    found = comfyui.find(str(tmp_path))
+    assert (found.folder, found.python) == (tmp_path.resolve(), python)
+    assert found.models_options(None) == ()
+    (tmp_path / "models").mkdir()
+    assert found.models_options(None) == ("--models-directory", str(tmp_path.resolve() / "models"))
+    with pytest.raises(files.Failed, match="nowhere is no folder"):
+        found.models_options(str(tmp_path / "nowhere"))
 
 
 def test_chromium_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch):
