@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from .config import GROUPS, MotionConfig, check_channels
 from .slots import Slot, slots
 
+CPU_PART = 2**22  # numbers in the widest tensor of a feed-forward, 16 MB in fp32: larger ones cost page faults
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -97,13 +98,18 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Eight times as wide inside. On a CPU a part of the tokens at a time, which its caches and heap take better."""
+
     def __init__(self, channels: int, ops: Any) -> None:
         super().__init__()
         # The middle entry is the dropout of the original, kept so that the keys net.0 and net.2 stay where they are.
         self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
-        return self.net(x)
+        part = max(1, CPU_PART // (8 * x[0].numel()))
+        if x.device.type != "cpu" or len(x) <= part:
+            return self.net(x)
+        return torch.cat([self.net(tokens) for tokens in x.split(part)])
 
 
 class TransformerBlock(nn.Module):
@@ -146,13 +152,14 @@ class TemporalTransformer(nn.Module):
         return self.norm(clips).transpose(1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
-        bf, c, h, w = x.shape
-        tokens = self.normed(x, frames).reshape(-1, frames, c, h * w).permute(0, 3, 1, 2)  # (b, h w, f, c)
-        tokens = self.proj_in(tokens.reshape(-1, frames, c))  # (B, f, c)
+        _, _, h, w = x.shape
+        # contiguous: torch multiplies a transposed batch one matrix at a time
+        z = self.proj_in(self.normed(x, frames).flatten(2).transpose(1, 2).contiguous())  # (b f, h w, c)
+        tokens = z.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B, f, c)
         for block in self.transformer_blocks:
             tokens = block(tokens)
-        update = self.proj_out(tokens).view(-1, h * w, frames, c)
-        return update.permute(0, 2, 3, 1).reshape(bf, c, h, w)
+        z = tokens.unflatten(0, (-1, h * w)).transpose(1, 2).flatten(0, 1)  # (b f, h w, c)
+        return self.proj_out(z).transpose(1, 2).unflatten(2, (h, w))
 
 
 class MotionModule(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stillmotion.model_patches.core import temporal
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.slots import MIDDLE, Slot, slots
 from stillmotion.model_patches.core.temporal import MotionModel, MotionModule, sdpa, sinusoid
@@ -82,6 +83,18 @@ def test_the_host_gives_layers_and_attention():
 
     MotionModule(32, heads=4, ops=Ops, attention=attention)(frames_of(), 4)
     assert seen == [((30, 4, 32), 4)] * 2  # 2 clips of 3 x 5 pixels
+
+
+def test_a_large_feed_forward_in_parts_is_the_same(monkeypatch):
+    module, x = trained(), frames_of()
+    whole = module(x, 4)
+    sizes = []
+    module.temporal_transformer.transformer_blocks[0].ff.net.register_forward_pre_hook(
+        lambda _, args: sizes.append(len(args[0]))
+    )
+    monkeypatch.setattr(temporal, "CPU_PART", 7 * 4 * 8 * 32)  # seven pixels of four frames, eight times 32 channels
+    torch.testing.assert_close(module(x, 4), whole)
+    assert sizes == [7, 7, 7, 7, 2]  # of 2 clips of 3 x 5 pixels
 
 
 def test_positions_are_sines_of_falling_frequency():
