@@ -12,9 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 import webbrowser
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036  it is run by whatever Python the user has
+    sys.exit(f"StillMotion needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}.")
+
+import tomllib
 
 from devkit import chromium, comfyui, demo, workflow
 from devkit.environment import environment_python, script_of

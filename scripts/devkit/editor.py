@@ -33,6 +33,7 @@ MISSING = """() => window.app.rootGraph._nodes
 MESSAGES = """() => ['[data-testid=error-overlay]', '[role=dialog]', '[data-testid=error-dialog]', '.p-toast-message']
   .flatMap(place => [...document.querySelectorAll(place)])
   .map(element => element.innerText.trim().replace(/\\s+/g, ' ')).filter(Boolean)"""
+ACTIVE = "() => window.app.extensionManager.workflow.activeWorkflow?.path"
 SHOW_ALL = """() => {
   const canvas = window.app.canvas, graph = window.app.rootGraph, margin = 30, bar = 100;
   const boxes = [...graph._nodes, ...graph._groups].map(item => [item.pos[0], item.pos[1] - margin, ...item.size]);
@@ -80,13 +81,12 @@ class Editor:
         self.problems.clear()
         data = self.page.evaluate_handle(DROP, [path.read_text(encoding="utf-8"), path.name])
         where = {"dataTransfer": data, "clientX": self.size[0] // 2, "clientY": self.size[1] // 2}
+        before = self.evaluate(ACTIVE)
         for event in ("dragenter", "dragover", "drop"):
             self.page.dispatch_event("#graph-canvas", event, where)
-        self.page.wait_for_function(
-            "name => window.app.extensionManager.workflow.activeWorkflow?.filename === name",
-            arg=path.stem,
-            timeout=20_000,
-        )
+        # a second drop of the same file opens "name (2)"
+        opened = f"([before, name]) => ({ACTIVE})() !== before && ({ACTIVE})().includes(name)"
+        self.page.wait_for_function(opened, arg=[before, path.stem], timeout=20_000)
         self.page.wait_for_timeout(1000)
 
     def evaluate(self, script: str, argument: Any = None) -> Any:

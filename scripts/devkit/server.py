@@ -59,7 +59,9 @@ class Server:
         self.options = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if cpu else []), *options]
         # ComfyUI finds the pack by its folder alone; what leads tests to the package must not help it
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self.environment = {**inherited, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
+        # torch makes a cache folder in the system's temporary folder otherwise
+        set_here = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_CACHE_DIR": str(base / "torchinductor")}
+        self.environment = {**inherited, **set_here, **(environment or {})}
         self.timeout = timeout
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -99,11 +99,17 @@ def test_pip_settings_reach_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made(root: Path, tmp_path: Path):
     nowhere = "http://127.0.0.1:9/simple"
-    offline = {"UV_DEFAULT_INDEX": nowhere, "PIP_INDEX_URL": nowhere, "UV_NO_CACHE": "1", "UV_HTTP_RETRIES": "0"}
+    offline = {
+        "UV_DEFAULT_INDEX": nowhere,
+        "PIP_INDEX_URL": nowhere,
+        "UV_NO_CACHE": "1",
+        "UV_HTTP_RETRIES": "0",
+        "PIP_RETRIES": "0",
+    }
     cleared = {"UV_FIND_LINKS": "", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "COMFYUI_DIR": ""}
     ended = dev(root, "env", STILLMOTION_CACHE=str(tmp_path / "cache"), **offline, **cleared)
     assert ended.returncode == 1
-    assert "Could not fetch the packages of requirements-env.txt" in ended.stderr
+    assert "Could not fetch the " in ended.stderr  # packages, or first of all the installer
     assert "run the same command again" in ended.stderr
     assert "Traceback" not in ended.stderr
     left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir() and path.name != "links"]
