@@ -109,7 +109,7 @@ def test_weights_in_the_repository_are_safetensors_and_small():
 def test_every_workflow_has_its_editor_form_its_api_form_and_its_thumbnail():
     forms: dict[str, set[str]] = {}
     for path in shipped():
-        if path.parent == ROOT / "workflows" and path.suffix in {".json", ".jpg"}:
+        if path.is_relative_to(ROOT / "workflows") and path.suffix in {".json", ".jpg"}:
             name, form = path.name.split(".", 1)
             forms.setdefault(name, set()).add(form)
     assert forms
