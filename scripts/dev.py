@@ -145,6 +145,12 @@ def _pyright_project(python: str, comfyui_dir: str) -> Path:
     return path
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--comfyui", metavar="DIR", help="a ComfyUI of yours, with its own Python (or COMFYUI_DIR)")
@@ -164,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--prompt", help="what to show")
     command.add_argument("--negative", help="what not to show")
     command.add_argument("--seed", type=int)
-    command.add_argument("--frames", type=int)
+    command.add_argument("--frames", type=positive)
     command.add_argument("--workflow", default="text_to_video_pocket", help=f"{', '.join(workflow.names())}, or a file")
     command.add_argument("--output", type=Path, default=ROOT / "output", metavar="DIR")
     command = add("serve", run_serve, "start ComfyUI with this pack and open the editor", serving)

@@ -152,6 +152,22 @@ def test_frames_that_do_not_divide_the_batch_are_named(client: Client):
     assert run.error["exception_type"] == "ValueError"
 
 
+@pytest.mark.parametrize("frames", [0, 33])
+def test_a_number_of_frames_that_cannot_be_is_named(client: Client, frames: int):
+    """No frame at all, and more than the bundled motion model knows positions for."""
+    run = client.run(short(POCKET[0], frames=frames))
+    assert run.error
+    assert run.error["exception_type"] == "ValueError"
+    assert f"{frames}" in run.error["exception_message"]
+    assert run.data("progress") == [], "before heavy work"
+
+
+def test_one_frame_passes_through_with_a_warning(client: Client, server: Server, tmp_path: Path):
+    path = only_video(client, client.run(short(POCKET[0], frames=1)), tmp_path)
+    assert len(decoded(path)) == 1
+    assert [line for line in server.lines() if "WARNING" in line and "1 frame" in line]
+
+
 def test_a_motion_file_that_is_none_is_named(server: Server, client: Client):
     folder = server.base / "models" / "animatediff_models"
     folder.mkdir(parents=True, exist_ok=True)

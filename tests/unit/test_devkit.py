@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -199,11 +200,43 @@ def test_no_file_is_overwritten(tmp_path: Path):
     assert (first.name, unused(tmp_path, "video", ".mp4").name) == ("video.mp4", "video_2.mp4")
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+from devkit.client import Client
+Client(sys.argv[1]).fetch({"filename": "video.mp4"}, Path(sys.argv[2]) / "video.mp4")
+"""
+
+
+@pytest.mark.skipif(files.WINDOWS, reason="a limit on the size of files stands in for the full disk")
+def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path: Path):
+    class Video(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 10_000)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Video) as server:
+        threading.Thread(target=server.serve_forever).start()
+        command = [sys.executable, "-c", LIMITED, f"http://127.0.0.1:{server.server_port}", str(tmp_path)]
+        scripts = str(Path(files.__file__).parents[1])
+        ended = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": scripts}, capture_output=True, text=True, check=False
+        )
+        server.shutdown()
+    assert "video.mp4 could not be written: File too large" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_on_the_command_line_are_one_sentence(root: Path, tmp_path: Path):
     ended = dev(root, "demo", "--workflow", "nothing", STILLMOTION_CACHE=str(tmp_path))
     assert ended.returncode == 1
     assert ended.stderr.startswith("There is no workflow 'nothing'.")
     assert dev(root, "demo", "--sed", "3").returncode == 2
+    assert "--frames: 0 is not 1 or more" in dev(root, "demo", "--frames", "0").stderr
     assert "There is no benchmark 'nothing'" in dev(root, "bench", "nothing").stderr
 
 
