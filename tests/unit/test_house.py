@@ -71,10 +71,13 @@ def test_only_commands_print():
 
 
 def test_no_file_is_longer_than_a_person_reads():
-    lengths = {
-        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in python_files()
-    }
-    assert {name: length for name, length in lengths.items() if length >= 400} == {}
+    """Under 400 lines; tests, which are read one at a time, under 600."""
+    long = {}
+    for path in python_files():
+        name, length = path.relative_to(ROOT).as_posix(), len(path.read_text(encoding="utf-8").splitlines())
+        if length >= (600 if name.startswith("tests/") else 400):
+            long[name] = length
+    assert long == {}
 
 
 # Pieces are put together here so that this file does not contain what it forbids.
