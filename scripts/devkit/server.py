@@ -75,7 +75,8 @@ class Server:
         place = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
         # the default database lies in the ComfyUI folder, which is shared and may be read-only
         database = ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
-        return [str(self.python), str(self.comfyui / "main.py"), *place, *database, *self.options]
+        guarded = [sys.executable, str(Path(__file__).with_name("guard.py"))]  # it ends with us, however we end
+        return [*guarded, str(self.python), str(self.comfyui / "main.py"), *place, *database, *self.options]
 
     def start(self) -> "Server":
         for name in FOLDERS:
@@ -88,7 +89,7 @@ class Server:
                 self.command(),
                 cwd=self.base,
                 env=self.environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
@@ -142,13 +143,11 @@ class Server:
 
     def stop(self, *, gentle: bool = True) -> None:
         """Ctrl-C first if `gentle`, so that ComfyUI closes its database; then whatever ends it."""
-        if self.process is not None and self.process.poll() is None:
-            if gentle:
+        if self.process is not None:
+            if gentle and self.process.poll() is None:
                 self._interrupt()
-            if self.process.poll() is None:
-                self.process.terminate()
-                if not self._ended(3):
-                    self.process.kill()
+            assert self.process.stdin is not None
+            self.process.stdin.close()  # the guard ends ComfyUI, then itself
             self.process.wait()
         unlink_folder(self.base / "custom_nodes" / PACK)
 
@@ -157,7 +156,7 @@ class Server:
         if sys.platform == "win32":
             self.process.send_signal(signal.CTRL_BREAK_EVENT)
         else:
-            self.process.send_signal(signal.SIGINT)
+            os.killpg(self.process.pid, signal.SIGINT)
         self._ended(8)
 
     def _ended(self, seconds: float) -> bool:

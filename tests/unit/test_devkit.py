@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -136,6 +137,51 @@ def test_a_server_that_dies_is_told_with_its_last_words(tmp_path: Path):
     with pytest.raises(files.Failed, match="ended with code 1 while starting:\nno module named torch"):
         Server(tmp_path, Path(sys.executable), tmp_path / "base").start()
     assert not (tmp_path / "base" / "custom_nodes" / files.PACK).exists()
+
+
+SERVING = """
+import http.server, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.end_headers(), self.wfile.write(b"{}")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answer).serve_forever()
+"""
+OWNER = """
+import sys, time
+from pathlib import Path
+from devkit.server import Server
+server = Server(Path(sys.argv[1]), Path(sys.executable), Path(sys.argv[1]) / "base").start()
+print(server.port, flush=True)
+time.sleep(60)
+"""
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("gentle", [True, False])
+def test_a_server_is_gone_when_it_was_stopped(tmp_path: Path, gentle: bool):
+    (tmp_path / "main.py").write_text(SERVING)
+    server = Server(tmp_path, Path(sys.executable), tmp_path / "base").start()
+    assert listening(server.port)
+    server.stop(gentle=gentle)
+    assert not listening(server.port)
+
+
+def test_a_server_ends_with_its_owner_however_that_ends(tmp_path: Path):
+    (tmp_path / "main.py").write_text(SERVING)
+    variables = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], env=variables, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        port = int(owner.stdout.readline())
+        assert listening(port)
+        owner.kill()
+    deadline = time.monotonic() + 20
+    while listening(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not listening(port)
 
 
 def test_a_folder_without_comfyui_is_named(root: Path, tmp_path: Path):
