@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from . import layouts
@@ -78,8 +78,7 @@ def save(
     plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(plain, partial, metadata=metadata)
-        _flush(partial)
+        _write(partial, serialise(plain, metadata))
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -188,7 +187,9 @@ def _finite(weight: Tensor) -> bool:
     return bool(torch.isfinite(weight).all())
 
 
-def _flush(path: Path) -> None:
-    """The bytes are on the disk before the file gets its name."""
-    with path.open("rb+") as file:
+def _write(path: Path, content: bytes) -> None:
+    """On the disk before the file gets its name, and with the permissions of any new file (save_file: the owner's)."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())

@@ -310,3 +310,10 @@ def test_a_full_disk_leaves_no_half_file_and_keeps_the_old_one(tmp_path, existin
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="could not be written"):
         checkpoint.save(tmp_path / "no" / "m.safetensors", system="motion", config={}, weights={"w": torch.ones(1)})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_a_saved_file_has_the_permissions_of_any_other_new_file(tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", system="pocket", config={}, weights={"w": torch.zeros(1)})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
