@@ -263,7 +263,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path: Path):
             self.end_headers()
             self.wfile.write(b"x" * 10_000)
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Video) as server:
         threading.Thread(target=server.serve_forever).start()
