@@ -1,5 +1,8 @@
 """StillMotion/loaders and StillMotion/motion: a motion model, from a file onto a model."""
 
+# pyright: reportIncompatibleMethodOverride=false
+# a V3 node names its inputs as the arguments of execute, whose base takes any keyword
+
 from pathlib import Path
 
 import folder_paths

@@ -118,12 +118,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 def load_motion(path: Path | str) -> LoadedMotion:
     """Read a motion file. CheckpointError says what is wrong with any other file."""
-    file = checkpoint.load(path)
-    patcher = _patcher(file)
-    patcher.cached_patcher_init = (_reload, (str(path),))
-    info = checkpoint.describe(file)
-    log.info("%s is %s", Path(path).name, info)
-    return LoadedMotion(patcher, MotionConfig.from_dict(file.config), info)
+    motion = hold(checkpoint.load(path))
+    motion.patcher.cached_patcher_init = (_reload, (str(path),))
+    log.info("%s is %s", Path(path).name, motion.info)
+    return motion
+
+
+def hold(file: checkpoint.Checkpoint) -> LoadedMotion:
+    """A motion model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
+    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), checkpoint.describe(file))
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
@@ -186,7 +189,7 @@ def _set_betas(model: ModelPatcher, config: MotionConfig, beta_schedule: str) ->
     name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
     if name in (None, OF_MODEL):
         return
-    sampling = model.get_model_object("model_sampling")
+    sampling: Any = model.get_model_object("model_sampling")
     if type(sampling).timestep is not comfy.model_sampling.ModelSamplingDiscrete.timestep:
         raise ValueError(
             f"motion model: its noise schedule {name!r} cannot replace the {type(sampling).__name__} of this MODEL, "
@@ -195,7 +198,7 @@ def _set_betas(model: ModelPatcher, config: MotionConfig, beta_schedule: str) ->
     levels = sigmas(name, config.beta_start or BETA_START, config.beta_end or BETA_END)
     if getattr(sampling, "zsnr", False):  # the last level has no signal left
         levels = comfy.model_sampling.rescale_zero_terminal_snr_sigmas(levels)
-    changed = type(sampling)(model.model.model_config)
+    changed: Any = type(sampling)(model.model.model_config)
     changed.zsnr = getattr(sampling, "zsnr", False)
     changed.set_sigmas(levels)
     model.add_object_patch("model_sampling", changed)
@@ -218,7 +221,8 @@ def _warn_of_competitors(model: ModelPatcher) -> None:
 
 
 def _motions(model: ModelPatcher) -> list[tuple[MotionModel, Use]]:
-    return [(patcher.model, patcher.get_attachment(KEY)) for patcher in model.get_additional_models_with_key(KEY)]
+    patchers: list[Any] = model.get_additional_models_with_key(KEY)
+    return [(patcher.model, patcher.get_attachment(KEY)) for patcher in patchers]
 
 
 def _outer_sample(

@@ -21,19 +21,20 @@ def layers_by_slot(unet: UNetModel) -> dict[Slot, nn.Module]:
     block of its own.
     """
     found: dict[Slot, nn.Module] = {}
+    down, up, mid = _groups(unet.input_blocks), _groups(unet.output_blocks), unet.middle_block
     block = layer = 0
-    for group in unet.input_blocks:
+    for group in down:
         spatial = [module for module in group if isinstance(module, SPATIAL)]
         if any(isinstance(module, Downsample) or getattr(module, "updown", False) for module in group):
             block, layer = block + 1, 0
         elif spatial:
             found[Slot("down", block, layer)] = spatial[-1]
             layer += 1
-    middle = [module for module in unet.middle_block or () if isinstance(module, SPATIAL)]
+    middle = [module for module in mid or () if isinstance(module, SPATIAL)]
     if middle:
         found[MIDDLE] = middle[-2:][0]  # before the last ResBlock
     block = layer = 0
-    for group in unet.output_blocks:
+    for group in up:
         found[Slot("up", block, layer)] = [module for module in group if isinstance(module, SPATIAL)][-1]
         layer += 1
         if any(isinstance(module, Upsample) or getattr(module, "updown", False) for module in group):
@@ -77,6 +78,10 @@ def channels_by_slot(unet: UNetModel) -> dict[Slot, int]:
 def family(model: comfy.model_patcher.ModelPatcher) -> str:
     """ComfyUI's name for the kind of model: SD15, SDXL, Flux, ..."""
     return type(model.model.model_config).__name__
+
+
+def _groups(blocks: Any) -> list[list[nn.Module]]:
+    return [list(group) for group in blocks]
 
 
 def _channels(layer: Any) -> int:

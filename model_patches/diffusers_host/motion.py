@@ -72,8 +72,9 @@ def attach(unet: UNet2DConditionModel, motion: MotionModel) -> Handle:
 def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
     """The motion model was built for a U-Net of these sizes."""
     config = motion.config
-    layers = unet.config.layers_per_block
-    given = (tuple(unet.config.block_out_channels), {layers} if isinstance(layers, int) else set(layers))
+    base: Any = unet.config
+    layers = base.layers_per_block
+    given = (tuple(base.block_out_channels), {layers} if isinstance(layers, int) else set(layers))
     needed = (config.block_channels, {config.layers_per_block})
     if given != needed:
         raise ValueError(

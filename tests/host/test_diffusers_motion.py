@@ -1,10 +1,12 @@
 """The motion model in a diffusers U-Net: equal to diffusers' own UNetMotionModel, identity when fresh, trainable."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.temporal import MotionModel
@@ -77,7 +79,8 @@ def test_it_equals_diffusers_own_motion_unet(parts):
     adapter.load_state_dict(to_diffusers(motion.state_dict()))
     x, t, context = inputs()
     clips = x.unflatten(0, (-1, FRAMES)).transpose(1, 2)  # (b, c, f, h, w)
-    reference = UNetMotionModel.from_unet2d(unet, adapter).eval()
+    reference: Any = UNetMotionModel.from_unet2d(unet, adapter)
+    reference.eval()
     theirs = reference(clips, 500, context, return_dict=False)[0].transpose(1, 2).flatten(0, 1)
     still = unet(x, t, context, return_dict=False)[0]
     handle = with_frames(attach(unet, motion), FRAMES)
@@ -131,7 +134,8 @@ def test_gradients_reach_every_motion_weight_and_no_spatial_one(parts, checkpoin
     motion = randomised(MotionModel(config))
     with_frames(attach(unet, motion), FRAMES)
     unet(*inputs()).sample.square().mean().backward()
-    without = [name for name, parameter in motion.named_parameters() if not parameter.grad.abs().sum() > 0]
+    grads = {name: parameter.grad for name, parameter in motion.named_parameters()}
+    without = [name for name, grad in grads.items() if grad is None or not grad.abs().sum() > 0]
     # A key bias shifts all scores of a query alike; AnimateDiff has none, so every weight here matters.
     assert without == []
     assert all(parameter.grad is None for parameter in unet.parameters())

@@ -1,12 +1,14 @@
 """The motion model on a real ComfyUI MODEL, sampled by ComfyUI's own sampler."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
 
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.core.config import MotionConfig
+from stillmotion.model_patches.core.slots import Slot
 from stillmotion.model_patches.core.temporal import MotionModel
 
 FRAMES = 4
@@ -268,21 +270,22 @@ def test_it_can_be_built_under_dynamic_memory(comfy, motion_file, monkeypatch):
 
     path = motion_file(mid_block=True)
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    motion = load_motion(path).patcher.model
+    motion: Any = load_motion(path).patcher.model
     reference = random_motion(mid_block=True).state_dict()
     state = motion.state_dict()
     assert set(state) == set(reference)
     assert all(torch.equal(state[key], reference[key]) for key in reference)
     x = torch.randn(FRAMES, 32, 4, 4)
-    expected = random_motion(mid_block=True).down_blocks[0].motion_modules[0](x, FRAMES)
-    torch.testing.assert_close(motion.down_blocks[0].motion_modules[0](x, FRAMES), expected)
+    slot = Slot("down", 0, 0)
+    expected = random_motion(mid_block=True).module(slot)(x, FRAMES)
+    torch.testing.assert_close(motion.module(slot)(x, FRAMES), expected)
 
 
 def test_the_factory_gives_a_second_copy(comfy, motion_file):
     """For several GPUs, and for LoRA hooks under dynamic memory."""
     from stillmotion.model_patches.comfy_host.motion import load_motion
 
-    patcher = load_motion(motion_file()).patcher
+    patcher: Any = load_motion(motion_file()).patcher
     factory, arguments = patcher.cached_patcher_init
     copy = factory(*arguments, disable_dynamic=True)
     assert copy.model is not patcher.model
@@ -323,6 +326,7 @@ def test_a_lora_and_a_controlnet_work_with_it(comfy, tiny_sd, patched, sample):
     values = list(results.values())
     assert not any(close(a, b, 0.01) for i, a in enumerate(values) for b in values[:i])
     # the LoRA put on afterwards is the same as before, and its keys are all found
+    later: Any
     later, _ = sd.load_lora_for_models(motion, None, lora, 1.0, 0.0)
     assert len(later.patches) == len(lora) // 2
     assert torch.equal(sample(later, words(1), words(2), noise), results[1, 0, 1])
@@ -368,7 +372,7 @@ def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler):
     assert run_sampler(windowed(patched(frames=10), 4, causal_window_fix=True), frames=10).isfinite().all()
 
 
-def windowed(model, length, **options):
+def windowed(model, length, causal_window_fix=False):
     from comfy import context_windows
 
     handler = context_windows.IndexListContextHandler(
@@ -376,7 +380,7 @@ def windowed(model, length, **options):
         context_windows.get_matching_fuse_method("pyramid"),
         context_length=length,
         context_overlap=1,
-        **{"causal_window_fix": False} | options,
+        causal_window_fix=causal_window_fix,
     )
     model = model.clone()
     model.model_options["context_handler"] = handler
@@ -539,7 +543,7 @@ def test_a_base_without_a_table_of_levels_is_refused_unless_its_own_are_kept(com
 @torch.no_grad()
 def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file):
     """One file of weights, ComfyUI's U-Net and diffusers': the strongest test of the slots."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from stillmotion.model_patches.diffusers_host.motion import attach
     from stillmotion.model_patches.ldm_names import rename, unet_prefixes

@@ -1,5 +1,7 @@
 """Properties of AnimateDiff's temporal modules."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,10 +11,10 @@ from stillmotion.model_patches.core.slots import MIDDLE, Slot, slots
 from stillmotion.model_patches.core.temporal import MotionModel, MotionModule, sdpa, sinusoid
 
 
-def trained(channels=32, **options):
+def trained(channels=32, *, heads=4, max_frames: int | None = 8, group_norm="per_frame"):
     """A module as after a training: nothing is zero or neutral."""
     torch.manual_seed(0)
-    module = MotionModule(channels, **({"heads": 4, "max_frames": 8} | options))
+    module = MotionModule(channels, heads=heads, max_frames=max_frames, group_norm=group_norm)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -31,6 +33,7 @@ def test_a_fresh_module_is_the_identity_bit_for_bit():
 def test_frames_mix_and_pixels_mix_only_through_group_norm():
     tokens = torch.randn(6, 4, 32, requires_grad=True)  # (B, f, c), what comes behind the norm
     trained().temporal_transformer.transformer_blocks[0](tokens)[2, 1].sum().backward()
+    assert tokens.grad is not None
     reached = tokens.grad.abs().sum(-1) > 0
     assert reached[2].all()
     assert not reached[[0, 1, 3, 4, 5]].any()
@@ -89,9 +92,8 @@ def test_a_large_feed_forward_in_parts_is_the_same(monkeypatch):
     module, x = trained(), frames_of()
     whole = module(x, 4)
     sizes = []
-    module.temporal_transformer.transformer_blocks[0].ff.net.register_forward_pre_hook(
-        lambda _, args: sizes.append(len(args[0]))
-    )
+    block: Any = module.temporal_transformer.transformer_blocks[0]
+    block.ff.net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     monkeypatch.setattr(temporal, "CPU_PART", 7 * 4 * 8 * 32)  # seven pixels of four frames, eight times 32 channels
     torch.testing.assert_close(module(x, 4), whole)
     assert sizes == [7, 7, 7, 7, 2]  # of 2 clips of 3 x 5 pixels
@@ -153,7 +155,7 @@ def test_slots_run_from_the_outside_in_and_back():
         (Slot("up", 1, 1), 32),
     ]
     motion = MotionModel(config)
-    assert motion.module(Slot("up", 1, 0)) is motion.up_blocks[1].motion_modules[0]
+    assert motion.module(Slot("up", 1, 0)) is motion.get_submodule("up_blocks.1.motion_modules.0")
     assert list(motion.modules_by_slot()) == list(slots(config))
     assert {str(MIDDLE), str(Slot("up", 1, 0))} == {"mid", "up block 1, layer 0"}
 
