@@ -64,7 +64,7 @@ class Judge(nn.Module):
 
 
 def _pooled(features: Tensor, mask: Tensor) -> Tensor:
-    weight = F.adaptive_avg_pool2d(mask, features.shape[-2:])
+    weight = F.adaptive_avg_pool2d(mask, (features.shape[-2], features.shape[-1]))
     return (features * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1e-3)
 
 

@@ -44,7 +44,8 @@ class PocketConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PocketConfig":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

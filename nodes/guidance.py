@@ -1,5 +1,8 @@
 """StillMotion/guidance: what moves the prediction of a step, and what it did."""
 
+# V3 nodes take their inputs by name, so every `execute` has its own signature.
+# pyright: reportIncompatibleMethodOverride=false
+
 from comfy_api.latest import io, ui
 
 from ..model_patches.comfy_host.guidance import BANDWIDTHS, JACOBIANS, KERNELS, Config, apply_mitigating_gradient

@@ -1,5 +1,8 @@
 """The bundled pocket model."""
 
+# V3 nodes take their inputs by name, so every `execute` has its own signature.
+# pyright: reportIncompatibleMethodOverride=false
+
 from pathlib import Path
 
 from comfy_api.latest import io

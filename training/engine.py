@@ -81,7 +81,7 @@ def fit(task: Task, run: Run, *, on_save: Callable[[dict[str, Tensor]], None] | 
         out = model(list(range(step * run.batch + rank, (step + 1) * run.batch, world)))
         accelerator.backward(out["loss"])
         norm = accelerator.clip_grad_norm_(params, run.clip)
-        if not torch.isfinite(norm):
+        if norm is None or not torch.isfinite(norm):
             raise NonFiniteLoss(f"step {step}: gradient norm is {norm}; the last state in {run.out} is intact")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -105,7 +105,8 @@ def fit(task: Task, run: Run, *, on_save: Callable[[dict[str, Tensor]], None] | 
 
 
 def _average(ema: list[Tensor], params: list[nn.Parameter], decay: float) -> None:
-    torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
+    for mean, param in zip(ema, params, strict=True):
+        mean.lerp_(param.detach(), 1 - decay)
 
 
 def _catch_sigterm() -> list[int]:

@@ -77,7 +77,7 @@ def _model(
     config: PocketConfig, header: dict[str, str], weights: dict[str, Tensor], *, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     management = comfy.model_management
-    family = comfy.supported_models.SD15(_unet_config(config))
+    family: Any = comfy.supported_models.SD15(_unet_config(config))
     family.unet_config |= {"num_heads": config.heads, "num_head_channels": -1}
     preview = checkpoint.header_json(header, "preview") or {}
     family.latent_format = PocketLatents(config.downscale, preview.get("factors"), preview.get("bias"))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -36,14 +37,13 @@ def new_unet(config: PocketConfig) -> UNet2DConditionModel:
 
 
 def new_vae(config: PocketConfig) -> AutoencoderKL:
+    sizes: dict[str, Any] = {  # diffusers annotates these as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * len(config.vae_channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(config.vae_channels),
+        "block_out_channels": config.vae_channels,
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(config.vae_channels),
-        up_block_types=("UpDecoderBlock2D",) * len(config.vae_channels),
-        block_out_channels=config.vae_channels,
-        layers_per_block=config.vae_layers,
-        norm_num_groups=32,
-        sample_size=64,
-        scaling_factor=SCALE,
+        **sizes, layers_per_block=config.vae_layers, norm_num_groups=32, sample_size=64, scaling_factor=SCALE
     )
 
 

@@ -91,7 +91,18 @@ def run_sampler(comfy: ModuleType):
         noise = sample.prepare_noise(latent, seed) if noise is None else noise
         with torch.inference_mode():
             return sample.sample(
-                model, noise, steps, cfg, sampler, scheduler, *words, latent, seed=seed, disable_pbar=True, **options
+                model,
+                noise,
+                steps,
+                cfg,
+                sampler,
+                scheduler,
+                words[0],
+                words[1],
+                latent,
+                seed=seed,
+                disable_pbar=True,
+                **options,
             )
 
     return run

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host import pocket as diffusers_pocket
 from stillmotion.model_patches.ldm_names import inverse, unet_prefixes, vae_prefixes
@@ -118,6 +119,7 @@ def test_a_lora_in_ldm_names_changes_the_unet(hosts, comfy):
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     lora = {f"{key}.lora_down.weight": torch.randn(4, 128), f"{key}.lora_up.weight": torch.randn(128, 4)}
     patched, _ = comfy.sd.load_lora_for_models(model, clip, lora, 1.0, 0.0)
+    assert patched is not None
     assert len(patched.patches) == 1
     assert not model.patches
 

@@ -159,7 +159,7 @@ class Stages:
         """Least squares from latents to colours, for ComfyUI's previews: rgb = z @ factors + bias, in -1..1."""
         vae = self.trained_vae()
         pictures = torch.stack([_picture(k) for k in range(128)])
-        z = vae.encode(pictures).latent_dist.mean * SCALE
+        z = vae.encode(pictures, return_dict=False)[0].mean * SCALE
         small = torch.nn.functional.avg_pool2d(pictures, self.config.downscale)
         rows = z.permute(0, 2, 3, 1).flatten(0, 2)
         ones = torch.ones(len(rows), 1)

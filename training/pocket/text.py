@@ -59,9 +59,9 @@ class TextTask(Task):
         config = PocketConfig()
         self.text = new_text_encoder(config, len(vocabulary.ids) + 1)
         self.heads = nn.ModuleDict({name: nn.Linear(config.context, len(values)) for name, values in HEADS_OF.items()})
-        table = self.text.text_model if hasattr(self.text, "text_model") else self.text
-        nn.init.normal_(table.embeddings.token_embedding.weight, std=0.5)
-        nn.init.normal_(table.embeddings.position_embedding.weight, std=0.1)
+        for name, weight in self.text.named_parameters():
+            if name.endswith(("token_embedding.weight", "position_embedding.weight")):
+                nn.init.normal_(weight, std=0.5 if "token" in name else 0.1)
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.parameters()).device

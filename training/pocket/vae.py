@@ -4,9 +4,11 @@ It is convolutional, so it learns from crops around the sprite, four times cheap
 edges; the last part of the run sees whole pictures, for the picture's own borders.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from ...model_patches.diffusers_host.pocket import new_vae
@@ -37,11 +39,11 @@ class VaeTask(Task):
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.vae.parameters()).device
         x = torch.stack([self.picture(k) for k in samples]).to(device)
-        moments = self.vae.encode(x).latent_dist
-        noise = torch.stack(
-            [torch.randn(moments.mean.shape[1:], generator=sample_generator(self.seed, k, 1)) for k in samples]
-        )
-        y = self.vae.decode(moments.mean + moments.std * noise.to(device)).sample
+        moments: Any = self.vae.encode(x, return_dict=False)[0]
+        shape = moments.mean.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=sample_generator(self.seed, k, 1)) for k in samples])
+        z: Any = moments.mean + moments.std * noise.to(device)
+        y = self.vae.decode(z, return_dict=False)[0]
         loss = reconstruction(y, x) + self.kl * moments.kl().mean() / moments.mean[0].numel()
         psnr = -10 * ((y.clamp(-1, 1) - x) / 2).square().mean().log10()
         return {"loss": loss, "psnr": psnr.detach()}
@@ -57,13 +59,14 @@ def reconstruction(y: Tensor, x: Tensor) -> Tensor:
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Fold mean and spread into the 1x1 convolutions: latents times 0.18215 then have mean 0 and deviation 1."""
-    z = torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)])
+    z = torch.cat([vae.encode(p, return_dict=False)[0].mean for p in pictures.split(64)])
     mean = z.mean((0, 2, 3))
     gain = 1 / (SCALE * z.std((0, 2, 3)))
     n = len(mean)
-    vae.quant_conv.weight[:n] *= gain.view(-1, 1, 1, 1)
-    vae.quant_conv.bias[:n] = (vae.quant_conv.bias[:n] - mean) * gain
-    vae.quant_conv.bias[n:] += 2 * gain.log()  # the log-variances follow
-    weight = vae.post_quant_conv.weight
-    vae.post_quant_conv.bias += weight.flatten(1) @ mean
-    vae.post_quant_conv.weight /= gain.view(1, -1, 1, 1)
+    before: Any = vae.quant_conv
+    after: Any = vae.post_quant_conv
+    before.weight[:n] *= gain.view(-1, 1, 1, 1)
+    before.bias[:n] = (before.bias[:n] - mean) * gain
+    before.bias[n:] += 2 * gain.log()  # the log-variances follow
+    after.bias += after.weight.flatten(1) @ mean
+    after.weight /= gain.view(1, -1, 1, 1)
