@@ -3,7 +3,7 @@ import { app } from "../../scripts/app.js";
 
 const NODE = "StillMotion_GuidanceReadout";
 const WIDGET = "readout_table";
-const SMALLEST = [440, 240];
+const SMALLEST_HEIGHT = 240;
 
 function addTable(node) {
   const table = document.createElement("pre");
@@ -18,7 +18,8 @@ function addTable(node) {
   // The table belongs to a run: neither the saved workflow nor the prompt holds it.
   widget.serialize = false;
   widget.options.serialize = false;
-  node.setSize([Math.max(node.size[0], SMALLEST[0]), Math.max(node.size[1], SMALLEST[1])]);
+  // The width is left as it is: a wider node would cover its neighbour. The table scrolls.
+  node.setSize([node.size[0], Math.max(node.size[1], SMALLEST_HEIGHT)]);
   return widget;
 }
 
