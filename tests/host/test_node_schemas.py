@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def schemas(comfy):
         extension = await stillmotion.comfy_entrypoint()
         return [node.define_schema() for node in await extension.get_node_list()]
 
-    return asyncio.run(ask())
+    with ThreadPoolExecutor(1) as thread:  # the browser tests may have left an event loop running in this one
+        return thread.submit(asyncio.run, ask()).result()
 
 
 def test_ids_are_ours_and_no_two_are_the_same(schemas):
