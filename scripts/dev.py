@@ -23,7 +23,7 @@ import tomllib
 from devkit import chromium, comfyui, demo, workflow
 from devkit.environment import environment_python, script_of
 from devkit.files import PACK, ROOT, Failed, cache_folder, digest, lock, package_link, remove_tree
-from devkit.server import Server
+from devkit.server import Server, spare_threads
 
 
 def run_demo(options: argparse.Namespace, _rest: list[str]) -> int:
@@ -65,6 +65,7 @@ def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
 def run_test(options: argparse.Namespace, rest: list[str]) -> int:
     began = time.monotonic()
     python, environment = _tools(options)
+    environment |= spare_threads()
     environment["STILLMOTION_COMFY_CLI"] = str(script_of(environment_python("cli").parents[1], "comfy"))
     if reason := chromium.install():
         print(f"the browser tests will be skipped: {reason}", flush=True)

@@ -18,7 +18,7 @@ from devkit import chromium, workflow
 from devkit.client import Client
 from devkit.editor import Editor
 from devkit.files import Failed
-from devkit.server import Server
+from devkit.server import Server, spare_threads
 from PIL import Image
 
 COLUMNS = {
@@ -31,10 +31,11 @@ COLUMNS = {
     ),
     "Motion": ("StillMotion_ApplyMotionModel", "StillMotion_MitigatingGradient"),
     "Prompt": ("CLIPTextEncode", "EmptyLatentImage"),
-    "Sampling": ("KSampler", "StillMotion_GuidanceReadout"),
-    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),
+    "Sampling": ("KSampler",),  # grows by the preview
+    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),  # grows by the video
+    "Readout": ("StillMotion_GuidanceReadout",),
 }
-SIZES = {"CLIPTextEncode": [340, 140], "Note": [350, 190]}
+SIZES = {"CLIPTextEncode": [340, 140], "Note": [350, 190], "StillMotion_GuidanceReadout": [480, 470]}
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,
 diamond, ring, heart) in eight colours
@@ -67,6 +68,7 @@ ARRANGE = """([columns, sizes, note]) => {
   let x = 0;
   for (const [name, types] of Object.entries(columns)) {
     const nodes = types.flatMap(type => graph._nodes.filter(node => node.type === type));
+    if (!nodes.length) continue;
     for (const node of nodes) if (sizes[node.type]) node.setSize(sizes[node.type]);
     const width = Math.max(...nodes.map(node => node.size[0]));
     let y = 0;
@@ -140,7 +142,10 @@ def main() -> int:
             path = base / "models" / file
             path.parent.mkdir(parents=True)
             path.touch()
-        with Server(comfyui, Path(sys.executable), base) as server, Editor(server.url, program) as editor:
+        with (
+            Server(comfyui, Path(sys.executable), base, environment=spare_threads()) as server,
+            Editor(server.url, program) as editor,
+        ):
             server.check_pack()
             write_all(names, editor, Client(server.url), base)
     return 0

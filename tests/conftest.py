@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from devkit.client import Client  # noqa: E402  after the path that leads there
-from devkit.server import Server  # noqa: E402
+from devkit.server import Server, spare_threads  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,7 +75,8 @@ def server(comfyui_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A real ComfyUI server with this pack, one for the whole session."""
     python = Path(os.environ.get("COMFYUI_PYTHON") or sys.executable)
     base = tmp_path_factory.mktemp("comfyui")
-    with Server(comfyui_dir, python, base, options=("--preview-method", "latent2rgb")) as running:
+    options = ("--preview-method", "latent2rgb")
+    with Server(comfyui_dir, python, base, options=options, environment=spare_threads()) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from . import workflow
 from .client import Client
 from .comfyui import ComfyUI
 from .files import Failed
-from .server import Server
+from .server import Server, spare_threads
 
 
 class Progress:
@@ -64,7 +64,10 @@ def make(
 ) -> Path:
     """Start a server in a throw-away base directory, run the prompt, save its file, stop the server."""
     with tempfile.TemporaryDirectory(prefix="stillmotion-", ignore_cleanup_errors=True) as base:
-        server = Server(comfyui.folder, comfyui.python, Path(base), port=port, cpu=cpu, options=options)
+        threads = spare_threads() if cpu else {}
+        server = Server(
+            comfyui.folder, comfyui.python, Path(base), port=port, cpu=cpu, options=options, environment=threads
+        )
         print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}) at {server.url}", flush=True)
         with server:
             server.check_pack()

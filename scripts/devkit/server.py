@@ -39,6 +39,20 @@ def check_port(port: int) -> int:
     return port
 
 
+def spare_threads() -> dict[str, str]:
+    """OMP_NUM_THREADS for a machine that is busy with other work already.
+
+    Threads without a core of their own make all others wait for them, hundreds of times a step: two threads on two busy
+    cores were ten times slower than one. Nothing is set on an idle machine, or where the user has set it.
+    """
+    if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
+        return {}
+    cores = os.cpu_count() or 1
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    spare = max(1, round(ours * (1 - os.getloadavg()[0] / cores)))
+    return {"OMP_NUM_THREADS": str(spare)} if spare < ours else {}
+
+
 class Server:
     """`with Server(...) as server:` starts it, waits until it answers, and stops it."""
 

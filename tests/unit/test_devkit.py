@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from devkit import chromium, comfyui, environment, files, workflow
 from devkit.demo import unused
-from devkit.server import Server, check_port
+from devkit.server import Server, check_port, spare_threads
 from devkit.websocket import Closed, WebSocket
 
 DEV = "scripts/dev.py"
@@ -182,6 +182,18 @@ def test_a_server_ends_with_its_owner_however_that_ends(tmp_path: Path):
     while listening(port) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not listening(port)
+
+
+@pytest.mark.skipif(not hasattr(os, "getloadavg"), reason="this system tells no load")
+def test_a_busy_machine_gets_fewer_threads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = os.cpu_count() or 1
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert spare_threads() == {}
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0 * cores, 0.0, 0.0))
+    assert spare_threads() == ({"OMP_NUM_THREADS": "1"} if cores > 1 else {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert spare_threads() == {}, "the user has said it"
 
 
 def test_a_folder_without_comfyui_is_named(root: Path, tmp_path: Path):
