@@ -22,6 +22,7 @@ SHOWN = """() => {
 
 def test_the_table_is_on_the_node_and_nowhere_else(editor: Editor, root: Path, shots: Path):
     editor.drop(root / "workflows" / "text_to_video_mitigating_gradient_pocket.json")
+    editor.show_all()  # the readout is the last column
     prompt = editor.prompt()
     for table in (TABLE, TABLE.replace("alpha 40", "alpha 20")):  # the second run replaces the first
         editor.evaluate(ANNOUNCE, table)
