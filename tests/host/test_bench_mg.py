@@ -45,6 +45,8 @@ def test_the_benchmark_ends_with_its_figures_for_every_alpha(comfy, files, capsy
     assert figures["bench"] == "mg"
     assert 0 < figures["overhead"] < 1
     for key in ("difference", "travel", "legible", "jump", "eps_ratio"):
-        assert set(figures[key]) == {"0", "40"}
+        assert set(figures[key]) == set(figures[f"bare_{key}"]) == {"0", "40"}
     assert figures["eps_ratio"]["0"] == 0 < figures["eps_ratio"]["40"]
+    assert figures["bare_eps_ratio"]["40"] > figures["eps_ratio"]["40"]
+    assert figures["bare_difference"]["0"] == figures["difference"]["0"]
     assert figures["prompts"] == 2
