@@ -62,7 +62,9 @@ def spawn(processes: int) -> int:
     given = sys.argv[1:]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    return subprocess.run([*command, "-m", "stillmotion.training", *given], env=environment, check=False).returncode
+    # "--": torch.distributed.run would take our --start for a short form of its own --start-method
+    command += ["-m", "--", "stillmotion.training", *given]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def adopt(args: argparse.Namespace) -> None:
