@@ -28,11 +28,14 @@ from .pocket.unet import DROP, loss_weight
 log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "pocket.safetensors"
-HIGH_NOISE = 600  # timesteps from here on decide layout and motion
 
 
 class MotionTask(Task):
-    """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained."""
+    """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
+
+    A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
+    are and how they move.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class MotionTask(Task):
         frames: int,
         seed: int = 0,
         boost: float = 1.0,
+        high_noise: int = 600,
         high_share: float = 0.5,
     ) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class MotionTask(Task):
         self.unet, self.text = pocket.unet, pocket.text
         self.handle = attach(self.unet, self.motion)
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
-        self.boost, self.high_share = boost, high_share
+        self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
@@ -65,7 +69,7 @@ class MotionTask(Task):
         eps = self.unet(x_t.flatten(0, 1), t.repeat_interleave(f), context.repeat_interleave(f, 0)).sample
         error = (eps.unflatten(0, (-1, f)) - noise).square().mean((1, 2, 3, 4))
         weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost)
-        high = t >= HIGH_NOISE
+        high = t >= self.high_noise
         figures = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
         return figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
 
@@ -85,7 +89,7 @@ class MotionTask(Task):
             g = sample_generator(self.seed, k)
             x0.append(self.latents.values[k % len(self.latents.values), ::stride][: self.frames].float())
             high = torch.rand((), generator=g) < self.high_share
-            t.append(torch.randint(HIGH_NOISE if high else 0, 1000, (), generator=g))
+            t.append(torch.randint(self.high_noise if high else 0, 1000, (), generator=g))
             noise.append(torch.randn(x0[-1].shape, generator=g))
         steps = torch.stack(t)
         return torch.stack(x0), torch.stack(noise), steps, self.table[steps].view(-1, 1, 1, 1, 1)
@@ -107,7 +111,9 @@ def train(
     config = MotionConfig.from_dict(recipe["model"] | sizes)
     plan = dict(recipe["train"])
     frames = plan.pop("frames")
-    task = MotionTask(base, Vocabulary(tokenizer), config, latents.read(shards, base.vae), frames=frames)
+    noise = {name: plan.pop(name) for name in ("high_noise", "high_share") if name in plan}
+    data = latents.read(shards, base.vae)
+    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, **noise)
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
     run = Run(out=out, **plan)
