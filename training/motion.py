@@ -34,7 +34,7 @@ class MotionTask(Task):
     """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
 
     A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
-    are and how they move.
+    are and how they move. Clips at rest are taken `still_weight` times as often as the data have them.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class MotionTask(Task):
         boost: float = 1.0,
         high_noise: int = 600,
         high_share: float = 0.5,
+        still_weight: int = 1,
     ) -> None:
         super().__init__()
         self.motion = MotionModel(config)
@@ -56,6 +57,9 @@ class MotionTask(Task):
         self.handle = attach(self.unet, self.motion)
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
         self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
+        clips = range(len(latents.values))
+        self.order = [i for i in clips for _ in range(still_weight if latents.clip(i).motion == "still" else 1)]
+        random.Random(seed).shuffle(self.order)
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
@@ -73,11 +77,14 @@ class MotionTask(Task):
         figures = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
         return figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
 
+    def clip_of(self, sample: int) -> int:
+        return self.order[sample % len(self.order)]
+
     def captions(self, samples: list[int]) -> list[str]:
         texts = []
         for k in samples:
             rng = random.Random(f"motion/{self.seed}/{k}")
-            caption = sprites.caption(self.latents.clip(k % len(self.latents.values)), rng)
+            caption = sprites.caption(self.latents.clip(self.clip_of(k)), rng)
             texts.append("" if rng.random() < DROP else caption)
         return texts
 
@@ -87,7 +94,7 @@ class MotionTask(Task):
         x0, noise, t = [], [], []
         for k in samples:
             g = sample_generator(self.seed, k)
-            x0.append(self.latents.values[k % len(self.latents.values), ::stride][: self.frames].float())
+            x0.append(self.latents.values[self.clip_of(k), ::stride][: self.frames].float())
             high = torch.rand((), generator=g) < self.high_share
             t.append(torch.randint(self.high_noise if high else 0, 1000, (), generator=g))
             noise.append(torch.randn(x0[-1].shape, generator=g))
@@ -111,9 +118,9 @@ def train(
     config = MotionConfig.from_dict(recipe["model"] | sizes)
     plan = dict(recipe["train"])
     frames = plan.pop("frames")
-    noise = {name: plan.pop(name) for name in ("high_noise", "high_share") if name in plan}
+    mix = {name: plan.pop(name) for name in ("high_noise", "high_share", "still_weight") if name in plan}
     data = latents.read(shards, base.vae)
-    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, **noise)
+    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=plan.get("seed", 0), **mix)
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
     run = Run(out=out, **plan)
