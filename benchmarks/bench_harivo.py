@@ -32,7 +32,7 @@ from .report import finish
 
 MOTION = MotionConfig(block_channels=CHANNELS, mid_block=True, heads=HEADS)
 CONFIG = HarivoConfig(motion=MOTION, mapping=MappingConfig(), tokens=TokenConfig(context_dim=CONTEXT))
-ONLY_TEMPORAL = {"mapping": 0.0, "tokens": 0.0}
+ONLY_TEMPORAL: dict[str, Any] = {"mapping": 0.0, "tokens": 0.0}
 
 
 class Alive(TorchDispatchMode):
@@ -75,6 +75,7 @@ class CrossAttentions:
 
     def __init__(self, unet: nn.Module) -> None:
         self.begun = self.seconds = 0.0
+        module: Any
         for module in unet.modules():
             if hasattr(module, "attn2"):
                 module.attn2.register_forward_pre_hook(self._start)

@@ -81,7 +81,7 @@ def apply_stepped_cfg(model: comfy.model_patcher.ModelPatcher, scale: SteppedSca
     A CFG function that the MODEL has already (RescaleCFG, ...) goes on working, at this scale. Post-CFG functions such
     as the mitigating gradient come after it, as always.
     """
-    inner = model.model_options.get(CFG_FUNCTION)
+    inner: Any = model.model_options.get(CFG_FUNCTION)
     if inner is not None:
         log.warning("stepped CFG: the CFG function which this MODEL has already is called at the stepped scale")
     patch = SteppedCFGPatch(scale, inner)

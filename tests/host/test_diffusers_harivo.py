@@ -185,7 +185,7 @@ def test_the_middle_is_what_the_middle_block_gave(unet):
     unet(*inputs())
     assert handle.middle is None
     handle.keep_middle = True
-    seen = []
+    seen: list[Any] = []
     unet.mid_block.register_forward_hook(lambda _m, _a, output: seen.append(output))
     unet(*inputs())
     assert torch.equal(handle.middle, seen[0])

@@ -14,7 +14,12 @@ from stillmotion.model_patches.harivo.model import HarivoModel
 FRAMES, CONTEXT = 4, 32
 PARTS = ("strength", "mapping", "tokens")
 OFF = dict.fromkeys(PARTS, 0.0)
-SIZES = {"block_channels": (32, 64), "layers_per_block": 1, "heads": 4, "max_frames": 8}  # of conftest's tiny_sd
+SIZES: dict[str, Any] = {
+    "block_channels": (32, 64),
+    "layers_per_block": 1,
+    "heads": 4,
+    "max_frames": 8,
+}  # of conftest's tiny_sd
 
 
 def trained(scale=0.1, **changes) -> Any:
@@ -393,7 +398,7 @@ def test_another_text_width_latent_or_base_is_refused_by_name(patched):
     with pytest.raises(ValueError, match=r"latents of 16 channels, this MODEL is SD15 with 4"):
         patched(mapping=MappingConfig(channels=16, width=16, heads=4))
     with pytest.raises(ValueError, match=r"built for a U-Net with channels 32, 96"):
-        patched(motion=MotionConfig(**SIZES | {"block_channels": (32, 96)}))
+        patched(motion=MotionConfig(**dict[str, Any](SIZES | {"block_channels": (32, 96)})))
 
 
 def test_a_clip_beyond_the_table_is_refused_before_anything_is_loaded(patched, run_sampler):

@@ -1,5 +1,7 @@
 """Stepped CFG on real samplers, and the noise levels of Model Sampling Betas."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -118,7 +120,7 @@ def test_flow_models_have_times_too(comfy, tiny_wan, stepped):
     assert patch.at(torch.tensor([threshold - 0.01]), sampling) == 7.5
 
 
-def sigmas_of(model):
+def sigmas_of(model) -> torch.Tensor:
     return model.get_model_object("model_sampling").sigmas
 
 
@@ -157,13 +159,14 @@ def test_models_without_betas_and_wrong_betas_are_refused(comfy, tiny_sd, tiny_w
 
 
 def test_the_node_takes_the_papers_values_or_a_schedule(comfy, tiny_sd):
-    from stillmotion.nodes.sampling import SteppedCFG
+    from stillmotion.nodes import sampling
 
-    defaults = {i.id: i.default for i in SteppedCFG.define_schema().inputs if hasattr(i, "default")}
+    node: Any = sampling.SteppedCFG
+    defaults = {i.id: i.default for i in node.define_schema().inputs if hasattr(i, "default")}
     assert defaults == {"early_cfg": 12.5, "late_cfg": 7.5, "switch_t": 0.7, "schedule": ""}
-    plain = SteppedCFG.execute(tiny_sd, 12.5, 7.5, 0.7).result[0].model_options["sampler_cfg_function"]
+    plain = node.execute(tiny_sd, 12.5, 7.5, 0.7).result[0].model_options["sampler_cfg_function"]
     assert plain.scale == SteppedScale()
-    written = SteppedCFG.execute(tiny_sd, 1, 1, 0.5, " 0.9:15, 0.7:10,0:7.5 ").result[0]
+    written = node.execute(tiny_sd, 1, 1, 0.5, " 0.9:15, 0.7:10,0:7.5 ").result[0]
     assert written.model_options["sampler_cfg_function"].scale.steps == ((0.9, 15.0), (0.7, 10.0), (0.0, 7.5))
     with pytest.raises(ValueError, match=r"'0' is not"):
-        SteppedCFG.execute(tiny_sd, 1, 1, 0.5, "0.7:12, 0")
+        node.execute(tiny_sd, 1, 1, 0.5, "0.7:12, 0")
