@@ -182,14 +182,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(unet):
 @torch.no_grad()
 def test_the_middle_is_what_the_middle_block_gave(unet):
     handle = attached(unet, trained())
-    unet(*inputs())
-    assert handle.middle is None
     handle.keep_middle = True
     seen: list[Any] = []
     unet.mid_block.register_forward_hook(lambda _m, _a, output: seen.append(output))
     unet(*inputs())
     assert torch.equal(handle.middle, seen[0])
     assert handle.middle.shape == (2 * FRAMES, 64, 4, 4)
+    handle.keep_middle = False
+    unet(*inputs())
+    assert handle.middle is None
 
 
 @torch.no_grad()
