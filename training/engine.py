@@ -69,8 +69,8 @@ class Task(nn.Module):
         """State besides the trained weights, the same on every process. A resume writes into these tensors."""
         return {}
 
-    def stepped(self) -> None:
-        """Called by every process after a step that counted: the place to change `extras`."""
+    def stepped(self, counted: bool) -> None:
+        """Called by every process after each step: the place to change `extras`. `counted`: it was not passed over."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -198,6 +198,7 @@ class Loop:
             self._pass_over()
         else:
             self._advance()
+        self.task.stepped(not bad)
         self.optimizer.zero_grad(set_to_none=True)
         return stop
 
@@ -209,7 +210,6 @@ class Loop:
         decay = min(self.run.ema, n / (n + 10))
         for mean, param in zip(self.average, self.params, strict=True):
             mean.lerp_(param.detach(), 1 - decay)
-        self.task.stepped()
 
     def _pass_over(self) -> None:
         self.counts += torch.tensor([1, 0, 1, 1])

@@ -234,7 +234,7 @@ def test_the_state_that_a_task_adds_is_resumed(run, tmp_path):
         def extras(self):
             return {"memory": self.memory}
 
-        def stepped(self):
+        def stepped(self, counted):
             self.memory.copy_(torch.cat([self.memory[1:], torch.tensor([float(max(self.seen))])]))
 
     whole = Counting()
