@@ -159,7 +159,7 @@ class Loop:
         with _stop_signals() as asked:
             stop = False
             while self.step < run.steps and not stop:
-                stop = self._step(figures, bool(asked))
+                stop = self.advance(figures, bool(asked))
                 if self.step % run.log_every == 0:
                     self._report(logs, figures)
                 if on_step and self.rank == 0:
@@ -177,8 +177,9 @@ class Loop:
     def averages(self) -> Average:
         return dict(zip(self.names, self.average, strict=True))
 
-    def _step(self, figures: dict[str, list[float]], asked: bool) -> bool:
+    def advance(self, figures: dict[str, list[float]] | None = None, asked: bool = False) -> bool:
         """One step; whether some process was asked to stop."""
+        figures = {} if figures is None else figures
         first, run = self.step * self.run.batch, self.run
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(run, self.step)
@@ -197,12 +198,12 @@ class Loop:
         if bad:
             self._pass_over()
         else:
-            self._advance()
+            self._take_step()
         self.task.stepped(not bad)
         self.optimizer.zero_grad(set_to_none=True)
         return stop
 
-    def _advance(self) -> None:
+    def _take_step(self) -> None:
         self.optimizer.step()
         self.counts += torch.tensor([1, 1, 0, 0])
         self.counts[3] = 0

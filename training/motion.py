@@ -53,6 +53,10 @@ class MotionTask(Task):
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
         self.boost, self.high_share = boost, high_share
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
+        self.base_hash = weights_hash(pocket.unet)
+
+    def identity(self) -> dict[str, str]:
+        return {"base": self.base_hash, "data": self.latents.digest, "frames": str(self.frames)}
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.motion.parameters()).device

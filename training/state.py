@@ -22,8 +22,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load as read_state
+from torch.distributed.checkpoint.state_dict_saver import save as write_state
 
 COMPLETE = "COMPLETE"
 RECORD = "run.json"
@@ -38,9 +40,9 @@ def save(folder: Path, step: int, tensors: Tensors, record: Mapping[str, Any], *
         _clear(folder)
         partial.mkdir(parents=True)
     _wait()
-    writer = dcp.FileSystemWriter(partial, sync_files=True)
+    writer = FileSystemWriter(partial, sync_files=True)
     with _alone_is_fine():
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
+        write_state(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
     if first:
         _write(partial / RECORD, json.dumps({"step": step, **record}, indent=1))
         shutil.rmtree(target, ignore_errors=True)  # a state without COMPLETE, or the same one
@@ -66,13 +68,13 @@ def record(state: Path) -> dict[str, Any]:
 
 def names(state: Path) -> set[str]:
     """The names of the tensors in a state."""
-    return set(dcp.FileSystemReader(state).read_metadata().state_dict_metadata)
+    return set(FileSystemReader(state).read_metadata().state_dict_metadata)
 
 
 def load(state: Path, tensors: Tensors) -> None:
     """Fill `tensors` in place from the entries of the same names."""
     with torch.no_grad(), _alone_is_fine():
-        dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(state), no_dist=True)
+        read_state(dict(tensors), storage_reader=FileSystemReader(state), no_dist=True)
 
 
 def _clear(folder: Path) -> None:

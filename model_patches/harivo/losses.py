@@ -88,8 +88,10 @@ def streamed_change(query: Tensor, key: Tensor, frames: int, *, part: int = 64, 
         maps = (rows.float() @ key.float().transpose(-1, -2) * rows.shape[-1] ** -0.5).softmax(-1)
         return map_change(maps.mean(1, keepdim=True) if head_mean else maps, frames) * (rows.shape[2] / query.shape[2])
 
-    parts = [checkpoint(change, rows, key, use_reentrant=False) for rows in query.split(part, 2)]
-    return torch.stack(parts).sum(0)
+    total = torch.zeros(len(query) // frames, device=query.device)
+    for rows in query.split(part, 2):
+        total = total + checkpoint(change, rows, key, use_reentrant=False)
+    return total
 
 
 def decoupled_contrastive(
