@@ -153,8 +153,8 @@ VERBS = {
 }
 
 
-def main() -> int:
-    args = arguments().parse_args()
+def main(words: list[str] | None = None) -> int:
+    args = arguments().parse_args(words)
     begins = "RANK" not in os.environ  # else one of the processes that `spawn` made
     if begins and args.verb == "pocket" and args.start:
         adopt(args)

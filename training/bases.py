@@ -82,7 +82,7 @@ def _sd15(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
     path = Path(weights)
     if weights == RANDOM:
         return _random(SD15)
-    if path.is_dir():
+    if weights and (path / "unet").is_dir():
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet", local_files_only=True)
         vae = AutoencoderKL.from_pretrained(path, subfolder="vae", local_files_only=True)
         text = CLIPTextModel.from_pretrained(path / "text_encoder", local_files_only=True)

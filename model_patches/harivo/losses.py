@@ -14,7 +14,7 @@ entries of the queue. A batch of frames is (b f, ...), the frames of a clip behi
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,8 @@ def streamed_change(query: Tensor, key: Tensor, frames: int, *, part: int = 64, 
 
     total = torch.zeros(len(query) // frames, device=query.device)
     for rows in query.split(part, 2):
-        total = total + checkpoint(change, rows, key, use_reentrant=False)
+        part_change: Any = checkpoint(change, rows, key, use_reentrant=False)
+        total = total + part_change
     return total
 
 

@@ -1,6 +1,7 @@
 """Temporal layers in other people's layouts: bit for bit, and the same numbers in diffusers' own video U-Net."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,8 @@ def test_diffusers_video_unet_gives_the_numbers_of_ours(file, tmp_path):
     torch.manual_seed(1)
     unet = new_unet(base).eval()
     adapter = MotionAdapter.from_pretrained(export(file, "diffusers", tmp_path / "adapter")).float()
-    theirs = UNetMotionModel.from_unet2d(unet, adapter).eval()
+    theirs: Any = UNetMotionModel.from_unet2d(unet, adapter)
+    theirs.eval()
     stored = checkpoint.load(file)
     model = MotionModel(MotionConfig.from_dict(stored.config))
     model.load_state_dict({k: v.float() for k, v in stored.weights.items()})

@@ -2,9 +2,9 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from ...model_patches.pocket import SCALE
 from ..bases import load
@@ -29,7 +29,7 @@ def encode(
     """Shards in `out`: of a folder of videos, or of drawn clips where none is given."""
     if any(out.glob("*.safetensors")):
         raise ConfigError(f"{out} holds latents already; choose an empty folder, or delete it")
-    vae: nn.Module = load(table, tokenizer).vae
+    vae: Any = load(table, tokenizer).vae
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
     if videos:
         from .videos import encode_folder

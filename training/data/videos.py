@@ -66,9 +66,7 @@ def clips(file: Path, *, frames: int, fps: float, size: int) -> list[Tensor]:
         return []
     whole = len(taken) // frames
     if not whole:
-        log.warning(
-            "%s has %d frames at %g a second, a clip needs %d; it is left out", file.name, len(taken), fps, frames
-        )
+        log.warning("%s is left out: %d frames at %g a second, a clip needs %d", file.name, len(taken), fps, frames)
     return [torch.stack(taken[i * frames : (i + 1) * frames]) for i in range(whole)]
 
 
