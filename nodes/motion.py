@@ -63,10 +63,10 @@ class LoadMotionModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, motion_name: str) -> tuple[str, int, int]:
-        path = motion_path(motion_name)
-        status = path.stat()
-        return str(path), status.st_mtime_ns, status.st_size
+    def fingerprint_inputs(cls, motion_name: str) -> tuple[int, int]:
+        """ComfyUI writes this into the metadata of every video: nothing in it may tell of the user's folders."""
+        status = motion_path(motion_name).stat()
+        return status.st_mtime_ns, status.st_size
 
     @classmethod
     def execute(cls, motion_name: str) -> io.NodeOutput:

@@ -28,11 +28,14 @@ from .pocket.unet import DROP, loss_weight
 log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "pocket.safetensors"
-HIGH_NOISE = 600  # timesteps from here on decide layout and motion
 
 
 class MotionTask(Task):
-    """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained."""
+    """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
+
+    A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
+    are and how they move. Clips at rest are taken `still_weight` times as often as the data have them.
+    """
 
     def __init__(
         self,
@@ -44,14 +47,19 @@ class MotionTask(Task):
         frames: int,
         seed: int = 0,
         boost: float = 1.0,
+        high_noise: int = 600,
         high_share: float = 0.5,
+        still_weight: int = 1,
     ) -> None:
         super().__init__()
         self.motion = MotionModel(config)
         self.unet, self.text = pocket.unet, pocket.text
         self.handle = attach(self.unet, self.motion)
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
-        self.boost, self.high_share = boost, high_share
+        self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
+        clips = range(len(latents.values))
+        self.order = [i for i in clips for _ in range(still_weight if latents.clip(i).motion == "still" else 1)]
+        random.Random(seed).shuffle(self.order)
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
         self.base_hash = weights_hash(pocket.unet)
 
@@ -69,15 +77,18 @@ class MotionTask(Task):
         eps = self.unet(x_t.flatten(0, 1), t.repeat_interleave(f), context.repeat_interleave(f, 0)).sample
         error = (eps.unflatten(0, (-1, f)) - noise).square().mean((1, 2, 3, 4))
         weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost)
-        high = t >= HIGH_NOISE
+        high = t >= self.high_noise
         figures = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
         return figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
+
+    def clip_of(self, sample: int) -> int:
+        return self.order[sample % len(self.order)]
 
     def captions(self, samples: list[int]) -> list[str]:
         texts = []
         for k in samples:
             rng = random.Random(f"motion/{self.seed}/{k}")
-            caption = sprites.caption(self.latents.clip(k % len(self.latents.values)), rng)
+            caption = sprites.caption(self.latents.clip(self.clip_of(k)), rng)
             texts.append("" if rng.random() < DROP else caption)
         return texts
 
@@ -87,9 +98,9 @@ class MotionTask(Task):
         x0, noise, t = [], [], []
         for k in samples:
             g = sample_generator(self.seed, k)
-            x0.append(self.latents.values[k % len(self.latents.values), ::stride][: self.frames].float())
+            x0.append(self.latents.values[self.clip_of(k), ::stride][: self.frames].float())
             high = torch.rand((), generator=g) < self.high_share
-            t.append(torch.randint(HIGH_NOISE if high else 0, 1000, (), generator=g))
+            t.append(torch.randint(self.high_noise if high else 0, 1000, (), generator=g))
             noise.append(torch.randn(x0[-1].shape, generator=g))
         steps = torch.stack(t)
         return torch.stack(x0), torch.stack(noise), steps, self.table[steps].view(-1, 1, 1, 1, 1)
@@ -111,7 +122,9 @@ def train(
     config = MotionConfig.from_dict(recipe["model"] | sizes)
     plan = dict(recipe["train"])
     frames = plan.pop("frames")
-    task = MotionTask(base, Vocabulary(tokenizer), config, latents.read(shards, base.vae), frames=frames)
+    mix = {name: plan.pop(name) for name in ("high_noise", "high_share", "still_weight") if name in plan}
+    data = latents.read(shards, base.vae)
+    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=plan.get("seed", 0), **mix)
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
     run = Run(out=out, **plan)

@@ -204,3 +204,12 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
         before, after = load_file(first.done(stage)), load_file(again.done(stage))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[k], after[k]) for k in before)
+
+def test_clips_at_rest_are_taken_more_often_when_asked(small, vocabulary, shards):
+    config = motion.MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=1, heads=4)
+    data = latents.read(shards, small.vae)
+    still = [i for i in range(len(data.values)) if data.clip(i).motion == "still"]
+    task = motion.MotionTask(small, vocabulary, config, data, frames=4, still_weight=3)
+    task.handle.remove()
+    taken = [task.clip_of(k) for k in range(len(task.order))]
+    assert {i: taken.count(i) for i in set(taken)} == {i: 3 if i in still else 1 for i in range(len(data.values))}
