@@ -134,7 +134,8 @@ class Handle:
                 f"HARIVO model: prompt_tokens are for {tokens.shape[0]} clips of {tokens.shape[1]} frames, the U-Net "
                 f"got {len(prompts)} of {frames}; make them anew with tokens_of, or set prompt_tokens to None"
             )
-        return append(context, softened(tokens, prompts, self.tokens))
+        generator: Any = self.model.tokens
+        return append(context, softened(tokens, generator.text(prompts), self.tokens))
 
     def _after_middle(self, _block: nn.Module, _args: tuple, output: Tensor) -> None:
         if self.keep_middle:

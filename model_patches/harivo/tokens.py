@@ -51,6 +51,10 @@ class FrameTokens(nn.Module):
         x = at_frames(x, frames).unflatten(0, (b, k))
         return x.transpose(1, 2).flatten(2, 3)
 
+    def text(self, context: Tensor) -> Tensor:
+        """The whole chunks of a prompt: (b, L, d) -> (b, chunks * 77, d); errors as in `forward`."""
+        return self.chunks(context).flatten(1, 2)
+
     def chunks(self, context: Tensor) -> Tensor:
         """(b, L, d) -> (b, chunks, 77, d); errors as in `forward`."""
         length, width = self.config.context_length, self.config.context_dim

@@ -9,8 +9,10 @@ import torch
 
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.core.config import MotionConfig
-from stillmotion.model_patches.core.temporal import MotionModel
+from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.mitigating import Config
+from stillmotion.model_patches.harivo.model import HarivoModel
+from stillmotion.model_patches.harivo.stepped import SteppedScale
 
 FUNCTIONS = (
     types.FunctionType,
@@ -74,14 +76,18 @@ def own_callables(model: torch.nn.Module) -> dict[str, object]:
 
 @pytest.fixture
 def motion_file(tmp_path):
-    """A motion model for the tiny U-Net whose update is not zero."""
+    """A whole HARIVO model for the tiny U-Net whose updates are not zero."""
     torch.manual_seed(0)
     betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
-    config = MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **betas)
+    config = HarivoConfig(
+        motion=MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **betas),
+        mapping=MappingConfig(width=16, heads=4),
+        tokens=TokenConfig(context_dim=32),
+    )
     weights = {
-        k: torch.randn_like(w) * 0.05 if "proj_out" in k else w for k, w in MotionModel(config).state_dict().items()
+        k: torch.randn_like(w) * 0.05 if "proj_out" in k else w for k, w in HarivoModel(config).state_dict().items()
     }
-    checkpoint.save(tmp_path / "motion.safetensors", system="motion", config=config.to_dict(), weights=weights)
+    checkpoint.save(tmp_path / "motion.safetensors", system="harivo", config=config.to_dict(), weights=weights)
     return tmp_path / "motion.safetensors"
 
 
@@ -90,12 +96,13 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
 
     from stillmotion.model_patches.comfy_host.guidance import apply_mitigating_gradient
     from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
+    from stillmotion.model_patches.comfy_host.stepped import apply_stepped_cfg
 
     plain = run_sampler(tiny_sd)  # loads whatever ComfyUI loads late
     before, own = snapshot(), own_callables(tiny_sd.model)
     assert sum(len(names) for names in before.values()) > 5000
     moving = apply_motion(tiny_sd, load_motion(motion_file), frames=8)
-    guided, readout = apply_mitigating_gradient(moving, Config(), frames=8)
+    guided, readout = apply_mitigating_gradient(apply_stepped_cfg(moving, SteppedScale()), Config(), frames=8)
     assert not replaced(before, snapshot())
 
     seen_inside = []

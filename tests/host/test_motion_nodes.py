@@ -8,6 +8,8 @@ import torch
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.temporal import MotionModel
+from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
+from stillmotion.model_patches.harivo.model import HarivoModel
 
 
 @pytest.fixture
@@ -74,6 +76,38 @@ def test_applying_patches_a_clone(nodes, tiny_sd, tmp_path, run_sampler):
     (patched,) = nodes.ApplyMotionModel.execute(tiny_sd, motion, 4, 1.0, 0.0, 1.0).result
     assert patched is not tiny_sd
     assert torch.equal(run_sampler(patched, frames=4), run_sampler(tiny_sd, frames=4))  # its projections are zero
+
+
+def test_a_harivo_file_is_loaded_whole_and_each_part_has_its_strength(nodes, tiny_sd, tmp_path, run_sampler):
+    model = HarivoModel(
+        HarivoConfig(
+            motion=MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4),
+            mapping=MappingConfig(width=16, heads=4),
+            tokens=TokenConfig(context_dim=32),
+        )
+    )
+    assert model.mapping is not None
+    torch.nn.init.constant_(model.mapping.proj_out.bias, 0.5)
+    path = tmp_path / "stillmotion" / "whole.safetensors"
+    checkpoint.save(path, system="harivo", config=model.config.to_dict(), weights=model.state_dict())
+    motion, info = nodes.LoadMotionModel.execute("whole.safetensors").result
+    assert "HARIVO with a mapping network 16 wide and 3 tokens a frame for text 32 wide" in info
+    plain = run_sampler(tiny_sd, frames=4)
+
+    def run(**strengths):
+        (patched,) = nodes.ApplyMotionModel.execute(tiny_sd, motion, 4, 1.0, 0.0, 1.0, **strengths).result
+        return run_sampler(patched, frames=4)
+
+    assert torch.equal(run(mapping_strength=0.0, token_strength=0.0), plain)
+    results = [plain, run(token_strength=0.0), run(mapping_strength=0.0), run()]
+    assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_what_was_added_later_is_last_and_may_be_left_out(nodes):
+    """Graphs from before know the first seven; a required input that they lack would stop them."""
+    inputs = nodes.ApplyMotionModel.define_schema().inputs
+    assert [i.id for i in inputs[-3:]] == ["beta_schedule", "mapping_strength", "token_strength"]
+    assert [i.id for i in inputs if i.optional] == ["mapping_strength", "token_strength"]
 
 
 def test_every_input_says_what_it_is_and_few_are_seen_at_first(nodes):
