@@ -38,6 +38,7 @@ class DataTable:
     latents: str = ""  # folder of cached latents; made by the verb `latents`
     frames: int = 24  # of a clip
     drop: float = 0.1  # share of empty captions, for classifier-free guidance
+    still_weight: int = 1  # times a drawn clip at rest is taken in an epoch; others once. Ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,8 @@ class LossTable:
     queue: int = 1024
     dsm: str = "plain"  # "plain" (the paper's), or "boosted": min-SNR with `boost`, which suits the pocket model. Ours
     boost: float = 1.0
-    high_share: float = 0.0  # share of the samples that are drawn from the upper 400 timesteps only. Ours
+    high_share: float = 0.0  # share of the samples whose timestep is drawn from high_noise on. Ours
+    high_noise: int = 600  # timesteps from here on decide layout and motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ class Plan:
 
     def settings(self) -> dict[str, str]:
         """What a resumed run must find unchanged, beside the engine's own; files are known by their hashes."""
-        kept = {"base": ("kind", "half"), "data": ("frames", "drop"), "model": None, "loss": None}
+        kept = {"base": ("kind", "half"), "data": ("frames", "drop", "still_weight"), "model": None, "loss": None}
         chosen = {
             f"{table}.{name}": str(value)
             for table, names in kept.items()
@@ -216,6 +218,7 @@ def _check(plan: Plan, name: str) -> None:
             raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(known)}")
     least = {
         "data.frames": (plan.data.frames, 2),
+        "data.still_weight": (plan.data.still_weight, 1),
         "model.tokens": (plan.model.tokens, 0),
         "loss.reg": (plan.loss.reg, 0),
         "loss.trs": (plan.loss.trs, 0),

@@ -36,9 +36,6 @@ from .preview import Preview
 
 log = logging.getLogger(__name__)
 
-HIGH_NOISE = 600  # timesteps from here on decide layout and motion
-TERMS = ("dsm", "reg", "trs", "dc")
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -74,6 +71,8 @@ class HarivoTask(Task):
         start, end = motion.beta_start or plan.model.beta_start, motion.beta_end or plan.model.beta_end
         self.table = alpha_bars(motion.beta_schedule or "scaled_linear", start, end).float()
         self.base_hash = base.hash
+        still = plan.data.still_weight
+        self.order = [i for i in range(len(cache)) for _ in range(still if still > 1 and cache.at_rest(i) else 1)]
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         terms, figures = self.terms(samples)
@@ -93,7 +92,7 @@ class HarivoTask(Task):
             terms["dc"] = self._contrast(batch).mean()
         if self.weights["reg"]:
             terms["reg"] = self._regulariser(batch, eps).mean()
-        high = batch.t >= HIGH_NOISE
+        high = batch.t >= self.plan.loss.high_noise
         figures = {"eps": error.mean().detach()}
         return terms, figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
 
@@ -116,12 +115,12 @@ class HarivoTask(Task):
         """Everything random about the samples, keyed by their numbers."""
         f, plan = self.plan.data.frames, self.plan
         device = next(self.harivo.parameters()).device
-        rows = [row(plan.train.seed, k, len(self.cache)) for k in samples]
+        rows = [self.clip_of(k) for k in samples]
         t, noise, pairs, shown = [], [], [], []
         for k in samples:
             g = sample_generator(plan.train.seed, k)
             high = torch.rand((), generator=g) < plan.loss.high_share
-            t.append(torch.randint(HIGH_NOISE if high else 0, len(self.table), (), generator=g))
+            t.append(torch.randint(plan.loss.high_noise if high else 0, len(self.table), (), generator=g))
             noise.append(torch.randn(f, *self.cache.shape, generator=g))
             pairs.append(torch.randperm(f, generator=g)[:2])
             shown.append(torch.randperm(f, generator=g)[: plan.loss.reg_frames or f].sort().values)
@@ -140,11 +139,14 @@ class HarivoTask(Task):
             shown=torch.stack(shown).to(device),
         )
 
+    def clip_of(self, k: int) -> int:
+        return self.order[row(self.plan.train.seed, k, len(self.order))]
+
     def captions(self, samples: list[int]) -> list[str]:
         texts = []
         for k in samples:
             rng = random.Random(f"harivo/{self.plan.train.seed}/{k}")
-            caption = self.cache.caption(row(self.plan.train.seed, k, len(self.cache)), rng)
+            caption = self.cache.caption(self.clip_of(k), rng)
             texts.append("" if rng.random() < self.plan.data.drop else caption)
         return texts
 

@@ -151,6 +151,16 @@ def test_a_sample_is_a_pure_function_of_its_number(make, plan):
     assert make(plain).captions([0]) == [f"clip {int(task.draw([0]).rows)}"]
 
 
+def test_clips_at_rest_can_be_taken_more_often(make, plan, base):
+    task = make(replace(plan, data=replace(plan.data, still_weight=3)))
+    assert task.order == list(range(6))  # clips of video files are none of the drawn ones
+    drawn = Latents(torch.zeros(30, 4, 4, 8, 8), [0.0, 0.3, 0.6, 1.0], 0)
+    task = HarivoTask(base, task.harivo.config, task.plan, drawn)
+    taken = [task.clip_of(k) for k in range(len(task.order))]
+    task.handle.remove()
+    assert all(taken.count(i) == (3 if drawn.clip(i).motion == "still" else 1) for i in range(30))
+
+
 def test_noise_is_added_by_linear_betas(make, plan):
     batch = make(plan).draw(list(range(20)))
     x0 = (batch.x_t - (1 - batch.alpha_bar).view(-1, 1, 1, 1, 1).sqrt() * batch.noise) / batch.alpha_bar.view(

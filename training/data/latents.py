@@ -44,6 +44,10 @@ class Latents:
     def clip(self, i: int) -> sprites.Clip:
         return sprites.clip(self.seed, i)
 
+    def at_rest(self, i: int) -> bool:
+        """Whether a drawn clip is one of a sprite that does not move."""
+        return not self.told and self.clip(i).motion == "still"
+
     def caption(self, i: int, rng: random.Random) -> str:
         """One of the wordings of a drawn clip's caption, or the caption of a video file."""
         return self.told[i] if self.told else sprites.caption(self.clip(i), rng)
