@@ -1,4 +1,4 @@
-"""python -m stillmotion.training pocket STAGE | motion ... : see --help."""
+"""python -m stillmotion.training VERB: train, doctor, latents, export, pocket, motion; see --help."""
 
 import argparse
 import logging
@@ -15,6 +15,22 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
+    train = verbs.add_parser("train", help="train a HARIVO model as a config says; the same command resumes it")
+    train.add_argument("--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed")
+    doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
+    encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos, with the base's autoencoder")
+    encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
+    encode.add_argument("--clips", type=int, default=1000, help="drawn clips, where no videos are given")
+    encode.add_argument("--size", type=int, default=256, help="width and height in pixels")
+    encode.add_argument("--frames", type=int, default=24, help="frames of a clip")
+    encode.add_argument("--fps", type=float, default=6.0, help="frames a second of the clips, for videos")
+    for verb in (train, doctor, encode):
+        verb.add_argument("config", help="a TOML file, or harivo_pocket, harivo_sd15")
+        if verb is not encode:
+            verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
+    export = verbs.add_parser("export", help="the temporal layers of a motion or HARIVO file in another layout")
+    export.add_argument("file", type=Path)
+    export.add_argument("--layout", choices=("stillmotion", "animatediff", "diffusers"), required=True)
     pocket = verbs.add_parser("pocket", help="train the pocket Stable Diffusion, or one of its stages")
     pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "latents", "unet", "export"))
     pocket.add_argument("--start", type=Path, help="a folder like pocket/: take its networks, train its U-Net further")
@@ -25,9 +41,12 @@ def arguments() -> argparse.ArgumentParser:
     for verb in (pocket, motion):
         default = CONFIGS / ("pocket.toml" if verb is pocket else "motion_pocket.toml")
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
-        verb.add_argument("--out", type=Path, required=True, help="folder of the run: states, logs, weights")
-        verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the recipe")
+    for verb in (train, encode, export, pocket, motion):
+        verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
+    for verb in (train, pocket, motion):
         verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
+    for verb in (train, doctor, encode, pocket, motion):
+        verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
         )
@@ -76,12 +95,72 @@ def adopt(args: argparse.Namespace) -> None:
         stages.adopt(args.start)
 
 
-def main() -> int:
-    args = arguments().parse_args()
+def run_pocket(args: argparse.Namespace) -> None:
+    from .pocket.stages import Stages
+
+    tables = recipe(args.recipe, args.set)
+    Stages(args.out, tables, tokenizer_folder(args.tokenizer), start=args.start).run(args.stage)
+
+
+def run_motion(args: argparse.Namespace) -> None:
+    from .motion import train
+
+    tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
+    train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from .harivo import train
+
+    train(_plan(args), tokenizer_folder(args.tokenizer), allow=args.allow)
+
+
+def run_doctor(args: argparse.Namespace) -> None:
+    from .doctor import examine
+
+    examine(_plan(args), tokenizer_folder(args.tokenizer))
+
+
+def run_latents(args: argparse.Namespace) -> None:
+    from .data.prepare import encode
+
+    table, tokenizer = _plan(args).base, tokenizer_folder(args.tokenizer)
+    source = {"videos": args.videos, "clips": args.clips}
+    encode(table, tokenizer, args.out, size=args.size, frames=args.frames, fps=args.fps, **source)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    from .export import export
+
+    export(args.file, args.layout, args.out)
+
+
+def _plan(args: argparse.Namespace):
+    from . import config
+
+    latents = getattr(args, "latents", None)
+    changes = [*args.set, *([f"data.latents='{latents}'"] if latents else [])]
+    return config.read(config.find(args.config), changes, out=getattr(args, "out", None))
+
+
+VERBS = {
+    "train": run_train,
+    "doctor": run_doctor,
+    "latents": run_latents,
+    "export": run_export,
+    "pocket": run_pocket,
+    "motion": run_motion,
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    args = arguments().parse_args(words)
     begins = "RANK" not in os.environ  # else one of the processes that `spawn` made
     if begins and args.verb == "pocket" and args.start:
         adopt(args)
-    if begins and args.processes > 1:
+    if begins and args.verb == "train":
+        _check(args)
+    if begins and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
     logging.basicConfig(
         level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(asctime)s %(message)s"
@@ -91,17 +170,24 @@ def main() -> int:
     torch.manual_seed(0)  # the first weights; everything else is keyed by sample
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    tables = recipe(args.recipe, args.set)
-    tokenizer = tokenizer_folder(args.tokenizer)
-    if args.verb == "pocket":
-        from .pocket.stages import Stages
+    from .config import ConfigError
+    from .engine import ChangedRun
 
-        Stages(args.out, tables, tokenizer, start=args.start).run(args.stage)
-    else:
-        from .motion import train
-
-        train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+    try:
+        VERBS[args.verb](args)
+    except (ConfigError, ChangedRun) as error:
+        raise SystemExit(str(error)) from error
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be said of a config is said once, before processes are made."""
+    from .config import ConfigError
+
+    try:
+        _plan(args)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -61,6 +61,12 @@ class MotionTask(Task):
         self.order = [i for i in clips for _ in range(still_weight if latents.clip(i).motion == "still" else 1)]
         random.Random(seed).shuffle(self.order)
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
+        mix = {"boost": boost, "high_noise": high_noise, "high_share": high_share, "still_weight": still_weight}
+        self.made_of = {"base": weights_hash(pocket.unet), "data": latents.digest, "frames": str(frames)}
+        self.made_of |= {f"train.{name}": str(value) for name, value in mix.items()}
+
+    def identity(self) -> dict[str, str]:
+        return self.made_of
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.motion.parameters()).device

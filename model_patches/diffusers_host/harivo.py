@@ -31,6 +31,8 @@ class Maps:
     """"mean": the average map of the heads. "all": a map per head."""
     reduce: Reduce | None = None
     """reduce(map, layer, layers) is kept in a map's place, e.g. its share of a loss; layer counts from 1."""
+    stream: Callable[[Tensor, Tensor], Tensor] | None = None
+    """stream(Q, K) is kept in a map's place and the map never made: (b f, heads, queries, d), (b f, heads, keys, d)."""
 
     def __post_init__(self) -> None:
         if self.heads not in ("mean", "all"):
@@ -144,9 +146,12 @@ class Handle:
             if self.keep_maps is None:
                 return
             x = args[0] if args else kwargs["hidden_states"]
-            attended = attention_map(layer, x, self.keep_maps)
-            reduce = self.keep_maps.reduce
+            stream, reduce = self.keep_maps.stream, self.keep_maps.reduce
             # by number: gradient checkpointing comes by a second time
+            if stream is not None:
+                self.maps[number] = stream(*queries_and_keys(layer, x, self.keep_maps))
+                return
+            attended = attention_map(layer, x, self.keep_maps)
             self.maps[number] = attended if reduce is None else reduce(attended, number, layers)
 
         return hook
@@ -181,13 +186,19 @@ def self_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
     return [block.attn1 for block in blocks]
 
 
-def attention_map(layer: Any, x: Tensor, options: Maps) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) of a diffusers Attention. x: its input (B, pixels, c) -> (B, heads or 1, q, pixels)."""
+def queries_and_keys(layer: Any, x: Tensor, options: Maps) -> tuple[Tensor, Tensor]:
+    """Q of the chosen pixels, K of all. x: (B, pixels, c) -> (B, heads, queries, d), (B, heads, pixels, d)."""
     chosen = x
     if options.queries is not None and options.queries < x.shape[1]:
         places = torch.linspace(0, x.shape[1] - 1, options.queries, device=x.device).round().long()
         chosen = x[:, places]
     q, k = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (layer.to_q(chosen), layer.to_k(x)))
+    return q, k
+
+
+def attention_map(layer: Any, x: Tensor, options: Maps) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) of a diffusers Attention. x: its input (B, pixels, c) -> (B, heads or 1, q, pixels)."""
+    q, k = queries_and_keys(layer, x, options)
     if options.heads == "all":
         return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
     # one head after another: without gradients, only one map is held at a time

@@ -71,15 +71,23 @@ def load_pocket(path: Path | str) -> Pocket:
     """The three networks in fp32, frozen and in evaluation mode."""
     file = checkpoint.load(path, expect=SYSTEM)
     config = PocketConfig.from_dict(file.config)
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in stock_weights(file.weights).items()}
+    unet, vae, text = load_networks(stock_weights(file.weights), config)
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return Pocket(unet, vae, text, config)
+
+
+def load_networks(
+    weights: dict[str, Tensor], config: PocketConfig
+) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """U-Net, autoencoder and text encoder in fp32 from the weights of a Stable Diffusion checkpoint of these sizes."""
+    weights = {k: v.float() for k, v in weights.items() if not k.endswith("position_ids")}
     unet, vae, text = new_unet(config), new_vae(config), new_text_encoder(config)
     prefixes = unet_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention)
     unet.load_state_dict(rename(part(weights, UNET), prefixes))
     vae.load_state_dict(vae_to_diffusers(part(weights, VAE), len(config.vae_channels), config.vae_layers))
     text.load_state_dict(_own_names(text, part(weights, TEXT)))
-    for module in (unet, vae, text):
-        module.eval().requires_grad_(False)
-    return Pocket(unet, vae, text, config)
+    return unet, vae, text
 
 
 def _own_names(text: CLIPTextModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:

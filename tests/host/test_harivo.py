@@ -442,6 +442,35 @@ def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, optio
     assert (still - theirs).abs().max() > 0.01
 
 
+@torch.no_grad()
+def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
+    """The trainer's own forward, and its file in ComfyUI (G6 of tests/train/test_guarantees.py)."""
+    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
+    from stillmotion.model_patches.comfy_host.pocket import load_pocket
+    from stillmotion.training import bases, config, harivo
+    from stillmotion.training.data.latents import Latents
+
+    plan = config.read(config.CONFIGS / "harivo_pocket.toml", out=tmp_path)
+    base = bases.load(plan.base, comfyui_dir / "comfy" / "sd1_tokenizer")
+    cache = Latents(torch.randn(2, 16, 4, 16, 16).half(), [i / 15 for i in range(16)], 0)
+    task = harivo.HarivoTask(base, harivo.harivo_config(plan.model, base, plan.data.frames), plan, cache)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in task.harivo.state_dict().values():  # away from the start, and rounded as the file is
+        tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.03).copy_(tensor.half())
+    batch = task.draw([0, 1])
+    t = torch.full((2,), 300)
+    trained_eps = task.predict(batch.x_t, t, batch.context).flatten(0, 1)
+    harivo.write(task, {f"harivo.{n}": p for n, p in task.harivo.named_parameters()}, tmp_path / "h.safetensors")
+    task.handle.remove()
+
+    model, _clip, _vae = load_pocket(bases.POCKET / "pocket.safetensors")
+    patched = apply_motion(model, load_motion(tmp_path / "h.safetensors"), frames=16)
+    contexts, times = batch.context.repeat_interleave(16, 0), t.repeat_interleave(16)
+    ours = network_output(patched, batch.x_t.flatten(0, 1), times, contexts)
+    assert (ours - trained_eps).abs().max() < 1e-4
+    assert (base.unet(batch.x_t.flatten(0, 1), times, contexts).sample - trained_eps).abs().max() > 0.01
+
+
 def network_output(model, x, t, context):
     """The U-Net's output at the timestep t for its own, scaled input x, in a real call of the MODEL."""
     from comfy import model_management

@@ -205,6 +205,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
         assert before.keys() == after.keys()
         assert all(torch.equal(before[k], after[k]) for k in before)
 
+
 def test_clips_at_rest_are_taken_more_often_when_asked(small, vocabulary, shards):
     config = motion.MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=1, heads=4)
     data = latents.read(shards, small.vae)

@@ -1,13 +1,16 @@
-"""Latents of the pocket's clips, encoded once: file `latents.safetensors` with (n, t, 4, h, w) in half precision.
+"""Latents of clips, encoded once: shards `clips-NNNNNN.safetensors` with (n, t, 4, h, w) in half precision.
 
-Clip `i` of the cache is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and truth need no
-file. The hash of the autoencoder is in the header: latents of another autoencoder are refused, not used.
+Clip `i` of a cache of drawn clips is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and
+truth need no file; for clips of video files the captions are in the header. The hash of the autoencoder is there, too:
+latents of another autoencoder are refused, not used.
 """
 
 import hashlib
+import json
 import logging
 import os
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,32 +30,71 @@ class Latents:
     values: Tensor  # (n, t, 4, h, w), float16, standard deviation about 1
     times: list[float]
     seed: int
+    told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
+    digest: str = ""  # of the shards' content
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(4, h, w) of a frame."""
+        return (self.values.shape[2], self.values.shape[3], self.values.shape[4])
 
     def clip(self, i: int) -> sprites.Clip:
         return sprites.clip(self.seed, i)
+
+    def at_rest(self, i: int) -> bool:
+        """Whether a drawn clip is one of a sprite that does not move."""
+        return not self.told and self.clip(i).motion == "still"
+
+    def caption(self, i: int, rng: random.Random) -> str:
+        """One of the wordings of a drawn clip's caption, or the caption of a video file."""
+        return self.told[i] if self.told else sprites.caption(self.clip(i), rng)
+
+    def frames(self, i: int, count: int) -> Tensor:
+        """`count` frames of clip i, evenly spaced: (count, 4, h, w)."""
+        return self.values[i, :: len(self.times) // count][:count].float()
 
 
 def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(name.encode())
+        digest.update(content)
     return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
-def encode(vae, path: Path, *, first: int, count: int, times: list[float], seed: int, scale: float) -> None:
-    """Write the latents of clips first..first+count-1; `path` appears only when it is whole."""
-    device = next(vae.parameters()).device
+def encode(
+    vae, path: Path, *, first: int, count: int, times: list[float], seed: int, scale: float, size: int = 64
+) -> None:
+    """Write the latents of drawn clips first..first+count-1, `size` pixels wide."""
     values = []
     for i in range(first, first + count):
-        frames = sprites.render(sprites.clip(seed, i), times) * 2 - 1
-        values.append((vae.encode(frames.to(device)).latent_dist.mean * scale).half().cpu())
+        frames = sprites.render(sprites.clip(seed, i), times, size=size) * 2 - 1
+        values.append(encoded(vae, frames, scale))
         if (i - first + 1) % 200 == 0:
             log.info("encoded %d of %d clips", i - first + 1, count)
-    header = {"vae": weights_hash(vae), "seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
+    write(path, values, vae, {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))})
+
+
+@torch.no_grad()
+def encoded(vae, frames: Tensor, scale: float) -> Tensor:
+    """Frames in -1..1 (t, 3, H, W) -> latents (t, 4, h, w) in half precision, as the U-Net sees them."""
+    return (vae.encode(frames.to(next(vae.parameters()))).latent_dist.mean * scale).half().cpu()
+
+
+def as_json(captions: list[str]) -> str:
+    return json.dumps(captions, ensure_ascii=False)
+
+
+def write(path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str]) -> None:
+    """One shard, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"latents": torch.stack(values).contiguous()}, partial, header)
+    save_file({"latents": torch.stack(values).contiguous()}, partial, header | {"vae": weights_hash(vae)})
     os.replace(partial, path)
 
 
@@ -61,18 +103,23 @@ def read(folder: Path, vae: nn.Module) -> Latents:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents"
+            f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn clips, "
+            "pocket model), or python -m stillmotion.training latents"
         )
-    values, header = [], {}
+    values, told, header, digest, own = [], {}, {}, hashlib.sha256(), weights_hash(vae)
     for file in files:
         with safe_open(file, "pt") as f:
             header = f.metadata()
-            if header["vae"] != weights_hash(vae):
+            if header["vae"] != own:
                 raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
             values.append((int(header["first"]), f.get_tensor("latents")))
+            told[int(header["first"])] = json.loads(header.get("captions", "[]"))
+        digest.update(json.dumps(dict(sorted(header.items()))).encode())
+        digest.update(values[-1][1].contiguous().view(torch.uint8).numpy())
     values.sort(key=lambda pair: pair[0])
     starts = [first for first, _ in values]
     if starts != [sum(len(v) for _, v in values[:j]) for j in range(len(values))]:
         raise ValueError(f"the shards in {folder} have gaps: they begin at clips {starts}; encode again")
     times = [float(t) for t in header["times"].split(",")]
-    return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]))
+    captions = [caption for first in starts for caption in told[first]]
+    return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]), captions, digest.hexdigest()[:16])

@@ -1,0 +1,92 @@
+"""Cached latents of drawn clips and of video files, and what is refused."""
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from stillmotion.model_patches.diffusers_host.pocket import new_vae
+from stillmotion.model_patches.pocket import SCALE, PocketConfig
+from stillmotion.training.data import latents
+from stillmotion.training.data.videos import clips, encode_folder, square
+
+SMALL = PocketConfig(vae_channels=(32, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return new_vae(SMALL).eval().requires_grad_(False)
+
+
+def write_video(path, frames, fps, size=(48, 32)):
+    """Frame i is a grey of 8 i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height = size
+        for i in range(frames):
+            picture = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 8 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def greys(clip):
+    return ((clip.mean((1, 2, 3)) + 1) * 127.5 / 8).round().int().tolist()
+
+
+def test_a_video_is_cut_into_clips_at_the_rate_asked_for(tmp_path):
+    write_video(tmp_path / "a.mp4", 24, 12)
+    assert [greys(clip) for clip in clips(tmp_path / "a.mp4", frames=4, fps=6, size=16)] == [
+        [0, 2, 4, 6],
+        [8, 10, 12, 14],
+        [16, 18, 20, 22],
+    ]
+
+
+def test_the_middle_square_is_taken():
+    picture = torch.zeros(20, 40, 3, dtype=torch.uint8)
+    picture[:, 10:30] = 255
+    assert square(picture, 10).min() > 0.9
+    assert square(picture.transpose(0, 1), 10).shape == (3, 10, 10)
+
+
+def test_a_folder_of_videos_becomes_shards_with_their_captions(tmp_path, vae, caplog):
+    for name, frames in (("a", 24), ("b", 12), ("short", 4)):
+        write_video(tmp_path / f"{name}.mp4", frames, 12)
+        (tmp_path / f"{name}.txt").write_text(f"caption {name}\n")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "broken.txt").write_text("x")
+    options = {"frames": 4, "fps": 6, "size": 32, "scale": SCALE, "shard": 3}
+    assert encode_folder(vae, tmp_path, tmp_path / "latents", **options) == 4
+    assert "broken.mp4 cannot be read" in caplog.text
+    assert "short.mp4 is left out: 2 frames at 6 a second, a clip needs 4" in caplog.text
+    cache = latents.read(tmp_path / "latents", vae)
+    assert len(cache) == 4
+    assert cache.told == ["caption a"] * 3 + ["caption b"]
+    assert cache.shape == (4, 8, 8)
+    (clip,) = clips(tmp_path / "b.mp4", frames=4, fps=6, size=32)
+    torch.testing.assert_close(cache.frames(3, 4), latents.encoded(vae, clip, SCALE).float())
+
+
+def test_a_video_without_a_caption_is_named(tmp_path, vae):
+    options = {"frames": 4, "fps": 6, "size": 32, "scale": SCALE}
+    with pytest.raises(ValueError, match="there is no video"):
+        encode_folder(vae, tmp_path, tmp_path / "latents", **options)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(ValueError, match=r"1 videos have no caption, the first is a\.mp4"):
+        encode_folder(vae, tmp_path, tmp_path / "latents", **options)
+
+
+def test_the_digest_tells_whether_the_data_is_the_same(tmp_path, vae):
+    def made(folder, **changes):
+        path = tmp_path / folder / "clips-000000.safetensors"
+        latents.encode(vae, path, **{"first": 0, "count": 2, "times": [0.0, 1.0], "seed": 0, "scale": SCALE} | changes)
+        return latents.read(tmp_path / folder, vae).digest
+
+    assert made("a") == made("b") != made("c", seed=1)
+    assert made("d", times=[0.0, 0.5]) != made("a")
+
+
+def test_fewer_frames_are_spread_over_the_clip():
+    values = torch.arange(8.0).view(1, 8, 1, 1, 1).half()
+    assert latents.Latents(values, [i / 7 for i in range(8)], 0).frames(0, 4).flatten().tolist() == [0, 2, 4, 6]

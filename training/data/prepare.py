@@ -1,0 +1,43 @@
+"""The verb `latents`: clips encoded once by a base's autoencoder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...model_patches.pocket import SCALE
+from ..bases import load
+from ..config import BaseTable, ConfigError
+from . import latents, sprites
+
+log = logging.getLogger(__name__)
+SHARD = 250
+
+
+def encode(
+    table: BaseTable,
+    tokenizer: Path,
+    out: Path,
+    *,
+    size: int,
+    frames: int,
+    fps: float,
+    clips: int,
+    videos: Path | None = None,
+) -> None:
+    """Shards in `out`: of a folder of videos, or of drawn clips where none is given."""
+    if any(out.glob("*.safetensors")):
+        raise ConfigError(f"{out} holds latents already; choose an empty folder, or delete it")
+    vae: Any = load(table, tokenizer).vae
+    vae.to("cuda" if torch.cuda.is_available() else "cpu")
+    if videos:
+        from .videos import encode_folder
+
+        encode_folder(vae, videos, out, frames=frames, fps=fps, size=size, scale=SCALE, shard=SHARD)
+        return
+    times = sprites.frame_times(frames)
+    for first in range(0, clips, SHARD):
+        path, count = out / f"clips-{first:06d}.safetensors", min(SHARD, clips - first)
+        latents.encode(vae, path, first=first, count=count, times=times, seed=0, scale=SCALE, size=size)
+        log.info("%s: %d clips", path, count)

@@ -1,0 +1,79 @@
+"""Clips of video files: a folder of videos, each with its caption in a text file of the same name."""
+
+import logging
+from pathlib import Path
+
+import av
+import av.error
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import latents
+
+log = logging.getLogger(__name__)
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+
+
+def encode_folder(
+    vae, videos: Path, out: Path, *, frames: int, fps: float, size: int, scale: float, shard: int = 250
+) -> int:
+    """Latents of all clips of a folder, in shards; returns how many. A broken video is told and left out.
+
+    A video gives as many clips, one after another, as fit into it. ValueError when a caption is missing.
+    """
+    files = sorted(p for p in videos.iterdir() if p.suffix.lower() in SUFFIXES)
+    silent = [p.name for p in files if not p.with_suffix(".txt").is_file()]
+    if silent or not files:
+        what = f"{len(silent)} videos have no caption, the first is {silent[0]}" if silent else "there is no video"
+        raise ValueError(f"{videos}: {what}; put NAME.txt beside NAME{SUFFIXES[0]}")
+    header = {"seed": "0", "times": ",".join(str(i / fps) for i in range(frames))}
+    values: list[Tensor] = []
+    captions: list[str] = []
+    done = 0
+
+    def flush() -> None:
+        nonlocal done
+        told = header | {"first": str(done), "captions": latents.as_json(captions)}
+        latents.write(out / f"clips-{done:06d}.safetensors", values, vae, told)
+        done += len(values)
+        values.clear()
+        captions.clear()
+
+    for file in files:
+        caption = file.with_suffix(".txt").read_text(encoding="utf-8").strip()
+        for clip in clips(file, frames=frames, fps=fps, size=size):
+            values.append(latents.encoded(vae, clip, scale))
+            captions.append(caption)
+            if len(values) == shard:
+                flush()
+    if values:
+        flush()
+    log.info("%d clips of %d videos", done, len(files))
+    return done
+
+
+def clips(file: Path, *, frames: int, fps: float, size: int) -> list[Tensor]:
+    """Clips in -1..1, (frames, 3, size, size) each: the middle square, at the given rate by the frames' own times."""
+    taken: list[Tensor] = []
+    try:
+        with av.open(str(file)) as container:
+            for picture in container.decode(video=0):
+                if picture.time is not None and picture.time >= len(taken) / fps - 1e-6:
+                    taken.append(square(torch.from_numpy(picture.to_ndarray(format="rgb24")), size))
+    except av.error.FFmpegError as error:
+        log.warning("%s cannot be read (%s); it is left out", file.name, error)
+        return []
+    whole = len(taken) // frames
+    if not whole:
+        log.warning("%s is left out: %d frames at %g a second, a clip needs %d", file.name, len(taken), fps, frames)
+    return [torch.stack(taken[i * frames : (i + 1) * frames]) for i in range(whole)]
+
+
+def square(picture: Tensor, size: int) -> Tensor:
+    """(h, w, 3) bytes -> (3, size, size) in -1..1: the short side scaled to size, the middle cut out."""
+    h, w, _ = picture.shape
+    short = min(h, w)
+    top, left = (h - short) // 2, (w - short) // 2
+    cut = picture[top : top + short, left : left + short].permute(2, 0, 1).unsqueeze(0).float()
+    return F.interpolate(cut, size=(size, size), mode="bicubic", antialias=True)[0].clamp(0, 255) / 127.5 - 1

@@ -1,0 +1,91 @@
+"""Pictures while training: a few prompts, always the same noise, DDIM, a row of frames each, as PNG."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..model_patches.pocket import SCALE
+from .config import Plan
+from .engine import Average
+
+if TYPE_CHECKING:
+    from .harivo import HarivoTask
+
+log = logging.getLogger(__name__)
+
+
+class Preview:
+    """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
+
+    def __init__(self, task: "HarivoTask", vae, plan: Plan) -> None:
+        self.task, self.vae, self.plan = task, vae, plan
+
+    def __call__(self, step: int, average: Average) -> None:
+        table = self.plan.samples
+        if not table.every or not table.prompts or (step % table.every and step != self.plan.train.steps):
+            return
+        path = self.plan.train.out / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        with averaged(self.task, average):
+            latents = sample(self.task, list(table.prompts), steps=table.steps, guidance=table.guidance)
+        save_grid(decoded(self.vae, latents, table.columns), path)
+        log.info("%s", path)
+
+
+@contextlib.contextmanager
+def averaged(task: nn.Module, average: Average) -> Iterator[None]:
+    """The task with its averaged weights, and afterwards with its own."""
+    own = {n: p for n, p in task.named_parameters() if n in average}
+    kept = {n: p.detach().clone() for n, p in own.items()}
+    with torch.no_grad():
+        for name, param in own.items():
+            param.copy_(average[name])
+        try:
+            yield
+        finally:
+            for name, param in own.items():
+                param.copy_(kept[name])
+
+
+@torch.no_grad()
+def sample(
+    task: "HarivoTask", prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
+) -> Tensor:
+    """DDIM with classifier-free guidance through the trainer's own forward. -> (prompts, f, 4, h, w)."""
+    f = frames or task.plan.data.frames
+    device = next(task.harivo.parameters()).device
+    noise = torch.randn(f, *task.cache.shape, generator=torch.Generator().manual_seed(seed))
+    x = noise.repeat(len(prompts), 1, 1, 1, 1).to(device)
+    context = torch.cat([task.context([""] * len(prompts)), task.context(prompts)])
+    times = torch.linspace(len(task.table) - 1, 0, steps + 1).round().long()[:-1].tolist()
+    for t, after in zip(times, [*times[1:], None], strict=True):
+        plain, told = task.predict(torch.cat([x, x]), torch.full((2 * len(prompts),), t, device=device), context).chunk(
+            2
+        )
+        eps = plain + guidance * (told - plain)
+        level = task.table[t].item()
+        x_0 = (x - (1 - level) ** 0.5 * eps) / level**0.5
+        level = 1.0 if after is None else task.table[after].item()
+        x = level**0.5 * x_0 + (1 - level) ** 0.5 * eps
+    return x
+
+
+@torch.no_grad()
+def decoded(vae, latents: Tensor, columns: int) -> Tensor:
+    """(n, f, 4, h, w) -> pictures of at most `columns` evenly spread frames, (n, columns, 3, H, W) in 0..1."""
+    places = torch.linspace(0, latents.shape[1] - 1, min(columns, latents.shape[1])).round().long()
+    weight = next(vae.parameters())
+    rows = [vae.decode(clip[places].to(weight) / SCALE).sample.clamp(-1, 1) / 2 + 0.5 for clip in latents]
+    return torch.stack(rows).float().cpu()
+
+
+def save_grid(pictures: Tensor, path: Path) -> None:
+    """(rows, columns, 3, H, W) in 0..1 -> one PNG."""
+    grid = pictures.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (rows H, columns W, 3)
+    Image.fromarray((grid * 255).round().byte().numpy()).save(path)
