@@ -236,6 +236,52 @@ def _table_row(draw: ImageDraw.ImageDraw, top: int, row: Sequence[str], widths: 
         at += width
 
 
+def caption(text: str, width: int = 960) -> Image.Image:
+    """Small print, broken into lines between words."""
+    lines = [line for part in text.splitlines() for line in _broken(part, width - LEFT - RIGHT)]
+    image = Image.new("RGB", (width, 16 + 28 * len(lines)), WHITE)
+    for place, line in enumerate(lines):
+        ImageDraw.Draw(image).text((LEFT, 12 + 28 * place), line, PALE, font())
+    return image
+
+
+def _broken(text: str, width: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if length(longer) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def contact_sheet(
+    tiles: Sequence[Sequence[Image.Image]],  # rows of pictures
+    rows: Sequence[str],
+    columns: Sequence[str],  # the first stands above the names of the rows
+    *,
+    title: str,
+    text: str = "",
+) -> Image.Image:
+    """Pictures in rows and columns under a title and small print; each is drawn in whole pixels of its own."""
+    tile = max(48, min(160, 1400 // len(tiles[0])))
+    step, top = tile + 4, 104
+    sheet = Image.new("RGB", (max(960, LEFT + len(tiles[0]) * step), top + len(tiles) * step), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((LEFT, 12), title, INK, font(TITLE))
+    draw.text((LEFT, 44), text, PALE, font())
+    draw.text((LEFT - 10, top - 6), columns[0], INK, font(), anchor="rb")
+    for column, name in enumerate(columns[1:]):
+        draw.text((LEFT + column * step + tile // 2, top - 6), name, INK, font(), anchor="mb")
+    for row, (name, pictures) in enumerate(zip(rows, tiles, strict=True)):
+        draw.text((LEFT - 10, top + row * step + tile // 2), name, INK, font(), anchor="rm")
+        for column, picture in enumerate(pictures):
+            large = picture.resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(large, (LEFT + column * step, top + row * step))
+    return sheet
+
+
 def below(images: Sequence[Image.Image]) -> Image.Image:
     """Images one below the other, to the left, on white."""
     sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), WHITE)

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from .plots import INK, LEFT, PALE, TITLE, WHITE, Axis, Chart, below, beside, font, heat, line_chart, scale_bar, table
+from .clips import flicker, frame_difference
+from .plots import Axis, Chart, below, beside, caption, contact_sheet, heat, line_chart, scale_bar, table
 from .probes import Shift
 from .statistics import Normality
 
@@ -85,30 +86,34 @@ def draw_xt_slice(frames: Tensor, *, line: str = "row", position: float = 0.5) -
     return beside([frame.image, chart.image])
 
 
+def flicker_text(frames: Tensor) -> str:
+    """First and second difference over time, in words; frames: (f, 3, h, w)."""
+    if len(frames) < 3:
+        return f"{'one frame' if len(frames) == 1 else 'two frames'}: flicker needs three"
+    return (
+        f"{len(frames)} frames; mean absolute difference of adjacent frames {frame_difference(frames):.4f}, "
+        f"flicker (second difference) {flicker(frames):.4f}, for pixels in 0 to 1"
+    )
+
+
 def _inside(w: int, h: int) -> tuple[int, int]:
     """Size of a picture whose longer side is SIDE; a large one keeps its own pixels up to twice that."""
     scale = min(max(SIDE, max(w, h)), 2 * SIDE) / max(w, h)
     return max(1, round(w * scale)), max(1, round(h * scale))
 
 
-def draw_guidance(calls: Sequence[GuidedCall], title: str = "Mitigating gradient") -> Image.Image:
+def draw_guidance(calls: Sequence[GuidedCall], settings: str = "") -> Image.Image:
     """Its strength at each model call: the change of eps, the frame difference before and after, alpha as applied."""
     number = list(range(1, len(calls) + 1))
     ratio, alpha = [c.eps_ratio for c in calls], [c.alpha for c in calls]
-    before, after = [c.before for c in calls], [c.after for c in calls]
-    x = "model call"
+    difference = {"before": (number, [c.before for c in calls]), "after": (number, [c.after for c in calls])}
+    options = {"x": "model call", "zero": True, "height": 320}
     return below(
         [
-            line_chart({"": (number, ratio)}, title=title, x=x, y="|d eps| / |eps|", zero=True, height=320),
-            line_chart(
-                {"before": (number, before), "after": (number, after)},
-                title="Difference of adjacent frames",
-                x=x,
-                y="rms, latent units",
-                zero=True,
-                height=320,
-            ),
-            line_chart({"": (number, alpha)}, title="Strength after its limit", x=x, y="alpha", zero=True, height=320),
+            caption(settings),
+            line_chart({"": (number, ratio)}, title="Change of the noise prediction", y="|d eps| / |eps|", **options),
+            line_chart(difference, title="Difference of adjacent frames", y="rms, latent units", **options),
+            line_chart({"": (number, alpha)}, title="Strength, compensated and limited", y="alpha", **options),
         ]
     )
 
@@ -129,6 +134,15 @@ def normality_rows(found: dict[str, Normality]) -> list[list[str]]:
         counts, moments = (str(n.samples), str(n.elements)), (f"{n.mean:+.4f}", f"{n.deviation:.4f}")
         rows.append([name, *counts, *moments, correlation, f"{value} [{low}, {high}]"])
     return rows
+
+
+def normality_text(found: dict[str, Normality]) -> str:
+    """The table in text, columns under each other."""
+    rows = [list(NORMALITY_HEAD), *normality_rows(found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(NORMALITY_HEAD))]
+    first, *others = widths
+    lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
+    return "\n".join([*lines, NORMALITY_NOTE])
 
 
 def draw_normality(found: dict[str, Normality]) -> Image.Image:
@@ -158,30 +172,13 @@ def draw_token_attention(maps: Tensor, *, timestep: float, text: str = "") -> Im
     """
     maps = maps.float().cpu()
     f, n = maps.shape[:2]
-    sheet = _token_sheet(maps, f"Attention to the frame-wise tokens at t = {timestep:.0f}", text)
-    shares = {f"token {k + 1}": (list(range(f)), maps[:, k].mean((1, 2)).tolist()) for k in range(n)}
+    shown, high, tokens = _columns(f), maps.max().item(), [f"token {k + 1}" for k in range(n)]
+    tiles = [[heat(maps[frame, k].numpy(), high) for frame in shown] for k in range(n)]
+    title = f"Attention to the frame-wise tokens at t = {timestep:.0f}"
+    sheet = contact_sheet(tiles, tokens, ["frame", *map(str, shown)], title=title, text=text)
+    shares = {name: (list(range(f)), maps[:, k].mean((1, 2)).tolist()) for k, name in enumerate(tokens)}
     chart = line_chart(shares, title="Share of attention", x="frame", y="mean over pixels", zero=True, height=320)
-    bar = scale_bar("attention probability", maps.max().item(), width=max(720, sheet.width))
-    return below([sheet, bar, chart])
-
-
-def _token_sheet(maps: Tensor, title: str, text: str) -> Image.Image:
-    shown, high = _columns(len(maps)), maps.max().item()
-    tile = max(48, min(160, 1400 // len(shown)))
-    step, tokens = tile + 4, maps.shape[1]
-    sheet = Image.new("RGB", (max(960, LEFT + len(shown) * step), 104 + tokens * step), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((LEFT, 12), title, INK, font(TITLE))
-    draw.text((LEFT, 44), text, PALE, font())
-    for column, frame in enumerate(shown):
-        left = LEFT + column * step
-        draw.text((left + tile // 2, 98), f"{frame}", INK, font(), anchor="mb")
-        for token in range(tokens):
-            sheet.paste(heat(maps[frame, token].numpy(), high).resize((tile, tile)), (left, 104 + token * step))
-    draw.text((LEFT - 10, 98), "frame", INK, font(), anchor="rb")
-    for token in range(tokens):
-        draw.text((LEFT - 10, 104 + token * step + tile // 2), f"token {token + 1}", INK, font(), anchor="rm")
-    return sheet
+    return below([sheet, scale_bar("attention probability", high, width=sheet.width), chart])
 
 
 def _columns(frames: int, most: int = 16) -> list[int]:

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import guidance, motion, pocket
+from . import guidance, motion, pocket, views
 
 
 class StillMotionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*pocket.NODES, *motion.NODES, *guidance.NODES]
+        return [*pocket.NODES, *motion.NODES, *guidance.NODES, *views.NODES]

@@ -22,6 +22,7 @@ from stillmotion.evaluation.views import (
     draw_xt_slice,
     from_batch,
     normality_rows,
+    normality_text,
     xt_slice,
 )
 
@@ -143,6 +144,8 @@ def test_the_force_of_each_call_is_drawn():
     image, other = draw_guidance(calls), draw_guidance([*calls[:2], call(eps_ratio=0.2)])
     assert image.size == other.size
     assert image.tobytes() != other.tobytes()
+    assert image.height == plots.caption("").height + 3 * 320
+    image = image.crop((0, plots.caption("").height, 960, image.height))
     chart = Chart("", axis("", [1, 3]), axis("", [0.3, 0.1, 0.0], zero=True), height=320)
     for number, ratio in enumerate([0.3, 0.1, 0.0], 1):
         assert near(image, chart.point(number, ratio), COLOURS[0])
@@ -157,6 +160,18 @@ def test_the_table_of_noise_says_what_was_measured():
     assert rows[1][5] == "-"
     assert float(rows[0][6].split()[0]) == pytest.approx(100 * found["independent"].passed.value)
     assert draw_normality(found).width > 600
+    text = normality_text(found).splitlines()
+    assert len({len(line) for line in text[:3]}) == 1
+    assert text[1].split()[0] == "independent"
+
+
+def test_small_print_is_broken_between_words():
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen " * 2
+    short, long = plots.caption("one"), plots.caption(words)
+    assert long.height > short.height
+    assert long.width == short.width == 960
+    assert " ".join(plots._broken(words, 400)).split() == words.split()
+    assert all(plots.length(line) <= 400 for line in plots._broken(words, 400))
 
 
 def test_the_shift_of_a_known_mapping_is_found():
