@@ -5,18 +5,21 @@
 
 from comfy_api.latest import io, ui
 
+from ..evaluation.probes import mapping_shift
 from ..evaluation.statistics import normality
 from ..evaluation.views import (
     LINES,
     as_batch,
     draw_guidance,
+    draw_mapping_shift,
     draw_normality,
+    draw_token_attention,
     draw_xt_slice,
     flicker_text,
     from_batch,
     normality_text,
 )
-from ..model_patches.comfy_host.views import noise_clips
+from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention
 from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"
@@ -123,6 +126,11 @@ class NoiseNormality(View):
                     "Not used by latents with a frame axis of their own.",
                 ),
                 io.Noise.Input("noise", optional=True, tooltip="The noise to test, such as from RandomNoise."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="A model with a HARIVO mapping network at work: the same noise is also tested behind it.",
+                ),
             ],
             outputs=[
                 io.Image.Output(tooltip="The table."),
@@ -132,10 +140,89 @@ class NoiseNormality(View):
         )
 
     @classmethod
-    def execute(cls, latent, frames: int, noise=None) -> io.NodeOutput:
+    def execute(cls, latent, frames: int, noise=None, model=None) -> io.NodeOutput:
         name = "latent" if noise is None else "noise"
-        found = {name: normality(noise_clips(latent, noise, frames))}
+        clips = noise_clips(latent, noise, frames)
+        found = {name: normality(clips)}
+        if model is not None:
+            found["after the mapping"] = normality(mapped_noise(model, clips))
         return cls.shown(draw_normality(found), normality_text(found))
 
 
-NODES = [XTSlice, MitigatingGradientPlot, NoiseNormality]
+class MappingShift(View):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_MappingShift",
+            display_name="Mapping Shift",
+            category=VIEWS,
+            description="What HARIVO's mapping network does to mean and deviation of the noisy latent at every noise "
+            "level, and how large its change is. The image model is not run.",
+            search_aliases=["HARIVO", "mapping network", "figure A1"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with a HARIVO file applied, mapping above 0."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Clean latents of a video, such as a sampler's output or encoded frames; noise of every "
+                    "level is added to them.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    advanced=True,
+                    tooltip="Seed of the added noise.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="Mean, standard deviation and size of the change over the timestep t.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, latent, seed: int = 0) -> io.NodeOutput:
+        return cls.shown(draw_mapping_shift(mapping_shift(**mapping_probe(model, latent), seed=seed)))
+
+
+class FrameTokenAttention(View):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_FrameTokenAttention",
+            display_name="Frame Token Attention",
+            category=VIEWS,
+            description="Where in each frame HARIVO's frame-wise tokens are looked at. Runs the model once, on the "
+            "latent with noise added.",
+            search_aliases=["HARIVO", "attention map", "frame-wise tokens"],
+            inputs=[
+                io.Model.Input("model", tooltip="A model with a HARIVO file applied, tokens above 0."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the video."),
+                io.Latent.Input("latent", tooltip="The video, such as the sampler's output."),
+                io.Float.Input(
+                    "percent",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far in the schedule, as a fraction: 0 is pure noise, 1 the finished video.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    advanced=True,
+                    tooltip="Seed of the added noise.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="One row a token, one column a frame, and the tokens' shares per frame.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, positive, latent, percent: float, seed: int = 0) -> io.NodeOutput:
+        found = token_attention(model, positive, latent, percent=percent, seed=seed)
+        return cls.shown(draw_token_attention(found.maps, timestep=found.timestep))
+
+
+NODES = [XTSlice, MitigatingGradientPlot, NoiseNormality, MappingShift, FrameTokenAttention]
