@@ -1,14 +1,15 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Motion models of other
-people are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only reader alone.
+"harivo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Motion models
+of other people are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only reader
+alone.
 """
 
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,33 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import layouts
 from .core.config import MotionConfig
+from .core.temporal import MotionModel
+from .harivo.config import HarivoConfig
+from .harivo.model import HarivoModel
 from .layouts import CheckpointError
 
 FORMAT = "stillmotion/1"
 MOTION = "motion"
+HARIVO = "harivo"
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
-__all__ = ["FORMAT", "MOTION", "SUFFIXES", "Checkpoint", "CheckpointError", "describe", "header_json", "load", "save"]
+__all__ = [
+    "FORMAT",
+    "HARIVO",
+    "MOTION",
+    "SUFFIXES",
+    "Checkpoint",
+    "CheckpointError",
+    "describe",
+    "header_json",
+    "load",
+    "save",
+]
 
 
 @dataclass(frozen=True)
@@ -41,20 +57,23 @@ class Checkpoint:
     layout: str
 
 
-def load(path: Path | str, *, expect: str = MOTION) -> Checkpoint:
-    """Read a weight file that is an `expect` ("motion", "pocket").
+def load(path: Path | str, *, expect: str | Sequence[str] = MOTION) -> Checkpoint:
+    """Read a weight file that is an `expect` ("motion", "harivo", "pocket"), or one of several.
 
-    CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, or holds NaN or
-    infinite weights.
+    CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, lacks weights that
+    its config tells of, or holds NaN or infinite weights.
     """
     path = Path(path)
+    expect = (expect,) if isinstance(expect, str) else tuple(expect)
     header, tensors = _read(path)
     if header.get("format", "").startswith("stillmotion/"):
         found = _own(path, header, tensors, expect)
-    elif expect == MOTION:
+    elif MOTION in expect:
         found = _foreign_motion(path, header, tensors)
     else:
-        raise CheckpointError(f"{path.name} has no StillMotion header: a StillMotion {expect!r} file is needed here")
+        raise CheckpointError(
+            f"{path.name} has no StillMotion header: a StillMotion {_either(expect)} file is needed here"
+        )
     _check_finite(found.weights, path.name)
     return found
 
@@ -94,16 +113,24 @@ def header_json(header: Mapping[str, str], name: str) -> Any:
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """One line for the user on what a motion file was taken for."""
-    config = MotionConfig.from_dict(checkpoint.config)
+    """One line for the user on what a motion or HARIVO file was taken for."""
+    whole = HarivoConfig.from_dict(checkpoint.config) if checkpoint.system == HARIVO else None
+    config = whole.motion if whole else MotionConfig.from_dict(checkpoint.config)
     modules = sum(1 for k in checkpoint.weights if k.endswith(".temporal_transformer.norm.weight"))
     betas = f"{config.beta_schedule} betas" if config.beta_schedule else "betas of the base model"
     dtypes = {str(v.dtype).removeprefix("torch.") for v in checkpoint.weights.values()}
     return (
-        f"{checkpoint.layout}: {modules} modules for block channels {config.block_channels}, "
-        f"{'with' if config.mid_block else 'no'} middle block, up to {config.max_frames} frames, {betas}, "
-        f"{'/'.join(sorted(dtypes))}"
+        f"{checkpoint.layout}{f' HARIVO with {_parts(whole)}' if whole else ''}: {modules} modules for block channels "
+        f"{config.block_channels}, {'with' if config.mid_block else 'no'} middle block, up to {config.max_frames} "
+        f"frames, {betas}, {'/'.join(sorted(dtypes))}"
     )
+
+
+def _parts(config: HarivoConfig) -> str:
+    mapping = f"a mapping network {config.mapping.width} wide" if config.mapping else "no mapping network"
+    if config.tokens is None:
+        return f"{mapping} and no frame-wise tokens"
+    return f"{mapping} and {config.tokens.tokens} tokens a frame for text {config.tokens.context_dim} wide"
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -145,22 +172,54 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _own(path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: str) -> Checkpoint:
+def _own(path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: tuple[str, ...]) -> Checkpoint:
     if header["format"] != FORMAT:
         raise CheckpointError(
             f"{path.name} has the format {header['format']}, this StillMotion reads {FORMAT}: update it"
         )
     system = header.get("system", "")
-    if system != expect:
-        raise CheckpointError(f"{path.name} is a StillMotion {system!r} file: a {expect!r} file is needed here")
+    if system not in expect:
+        raise CheckpointError(f"{path.name} is a StillMotion {system!r} file: a {_either(expect)} file is needed here")
     try:
         config = json.loads(header["config"])
-        motion = MotionConfig.from_dict(config) if system == MOTION else None
+        model = MODELS[system](config) if system in MODELS else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name} has a header that cannot be used ({error}); get the file again") from error
-    if motion is not None:
-        layouts.check_weights(motion, tensors, path.name)
+    if model is not None:
+        _check_parts(model, tensors, path.name)
+        layouts.check_weights(model, tensors, path.name)
     return Checkpoint(system, config, tensors, header, FORMAT)
+
+
+def _either(systems: tuple[str, ...]) -> str:
+    return " or ".join(repr(system) for system in systems)
+
+
+def _motion_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return MotionModel(MotionConfig.from_dict(config))
+
+
+def _harivo_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return HarivoModel(HarivoConfig.from_dict(config))
+
+
+# What a file of each system must hold, without memory for its weights.
+MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {MOTION: _motion_model, HARIVO: _harivo_model}
+
+
+def _check_parts(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """A component that the config tells of and the file has no weight of is named as a whole."""
+    if not isinstance(model, HarivoModel):
+        return
+    given = {key.split(".")[0] for key in weights}
+    lost = [name for name, _ in model.named_children() if name not in given]
+    if lost:
+        raise CheckpointError(
+            f"{source} is a HARIVO file whose config tells of {', '.join(lost)}, but it has no such weights; it was "
+            "cut down or is of a run that failed, get the file again or export it again"
+        )
 
 
 def _foreign_motion(path: Path, header: dict[str, str], content: Mapping[str, Any]) -> Checkpoint:

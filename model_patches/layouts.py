@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .core.config import MotionConfig
 from .core.temporal import MotionModel
@@ -176,7 +176,8 @@ def motion_config(weights: Weights, source: str) -> dict[str, Any]:
         max_frames=tables[0].shape[1],
         **LINEAR_BETAS,
     )
-    check_weights(config, weights, source)
+    with torch.device("meta"):
+        check_weights(MotionModel(config), weights, source)
     return config.to_dict()
 
 
@@ -200,10 +201,9 @@ def animatediff_version(config: Mapping[str, Any]) -> str:
     return released.get((config["mid_block"], config["max_frames"]), f"of {config['max_frames']} frames")
 
 
-def check_weights(config: MotionConfig, weights: Weights, source: str) -> None:
-    """The weights are those of a motion model with this config: no key missing, none left over, every shape right."""
-    with torch.device("meta"):
-        needed = {k: tuple(v.shape) for k, v in MotionModel(config).state_dict().items()}
+def check_weights(model: nn.Module, weights: Weights, source: str) -> None:
+    """The weights are those of such a model: no key missing, none left over, every shape right."""
+    needed = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     missing = sorted(set(needed) - set(weights))
     surplus = sorted(set(weights) - set(needed))
     given = {k: tuple(v.shape) for k, v in weights.items()}

@@ -45,9 +45,9 @@ class LoadMotionModel(io.ComfyNode):
             node_id="StillMotion_LoadMotionModel",
             display_name="Load Motion Model",
             category=f"{CATEGORY}/loaders",
-            description="Reads a motion model: StillMotion's own files, AnimateDiff v1, v2 and v3 for SD 1.5, and "
-            "diffusers' motion adapters. The kind is told by the content.",
-            search_aliases=["AnimateDiff", "motion module", "motion adapter", "temporal layers"],
+            description="Reads a motion model: StillMotion's own files, HARIVO's with all their parts, AnimateDiff v1, "
+            "v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is told by the content.",
+            search_aliases=["AnimateDiff", "HARIVO", "motion module", "motion adapter", "temporal layers"],
             inputs=[
                 io.Combo.Input(
                     "motion_name",
@@ -101,7 +101,7 @@ class ApplyMotionModel(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Factor on what the motion model adds, no unit. 1 is as trained, 0 is off.",
+                    tooltip="Factor on what the temporal layers add, no unit. 1 is as trained, 0 is off.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -127,6 +127,28 @@ class ApplyMotionModel(io.ComfyNode):
                     tooltip="Noise levels of the sampling. from file: those the motion model was trained with. model: "
                     "those of the image model. linear is AnimateDiff's, scaled_linear is Stable Diffusion's.",
                 ),
+                io.Float.Input(
+                    "mapping_strength",
+                    optional=True,  # so that graphs from before it was added still run
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="HARIVO files: factor on what the mapping network adds to the noisy latent, no unit. 1 is "
+                    "as trained, 0 is off. Other files have none.",
+                ),
+                io.Float.Input(
+                    "token_strength",
+                    optional=True,  # so that graphs from before it was added still run
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="HARIVO files: strength of the text tokens of each frame, no unit. 1 is as trained, 0 is "
+                    "off. Other files have none.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
@@ -141,6 +163,8 @@ class ApplyMotionModel(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         beta_schedule: str = FROM_FILE,
+        mapping_strength: float = 1.0,
+        token_strength: float = 1.0,
     ) -> io.NodeOutput:
         patched = apply_motion(
             model,
@@ -150,6 +174,8 @@ class ApplyMotionModel(io.ComfyNode):
             start_percent=start_percent,
             end_percent=end_percent,
             beta_schedule=beta_schedule,
+            mapping=mapping_strength,
+            tokens=token_strength,
         )
         return io.NodeOutput(patched)
 

@@ -1,4 +1,4 @@
-"""A motion model on a ComfyUI MODEL, through ModelPatcher's public setters alone.
+"""A motion model, or a whole HARIVO model, on a ComfyUI MODEL, through ModelPatcher's public setters alone.
 
 The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them like
 any other. The modules run in handlers that ComfyUI calls in place of the spatial layers; these are plain functions
@@ -18,7 +18,6 @@ from typing import Any
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
@@ -28,13 +27,17 @@ from torch import Tensor, nn
 
 from .. import checkpoint
 from ..core.config import MotionConfig
-from ..core.levels import BETA_END, BETA_START, SCHEDULES, sigmas
 from ..core.slots import Slot
 from ..core.temporal import MotionModel, MotionModule, check_frames
+from ..harivo.config import HarivoConfig
+from ..harivo.model import HarivoModel
+from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
+from .sampling import BETA_END, BETA_START, SCHEDULES, set_betas
 from .unet import check_base, layers_by_slot
 
 log = logging.getLogger(__name__)
 
+READ = (checkpoint.MOTION, checkpoint.HARIVO)
 KEY = "stillmotion.motion"
 RUN = "stillmotion.motion.run"
 FROM_FILE, OF_MODEL = "from file", "model"
@@ -44,11 +47,13 @@ ModelPatcher = comfy.model_patcher.ModelPatcher
 
 @dataclass(frozen=True)
 class LoadedMotion:
-    """A motion file as ComfyUI holds it."""
+    """A motion or HARIVO file as ComfyUI holds it."""
 
     patcher: ModelPatcher
     config: MotionConfig
     info: str
+    harivo: HarivoConfig | None = None
+    """What a HARIVO file holds beside the temporal layers; None for a motion model."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ class Use:
     strength: float
     start_percent: float
     end_percent: float
+    mapping: float
+    tokens: float
 
     def active(self, sampling: Any, sigma: Tensor) -> bool:
         """Whether the step at this noise level is within start and end, counted as ComfyUI counts for conditions."""
-        if self.strength == 0:
-            return False
         if self.start_percent <= 0 and self.end_percent >= 1:
             return True
         level = float(sigma[0])
@@ -76,12 +81,14 @@ class Run:
 
     needed: set[Slot]
     reached: set[Slot] = field(default_factory=set)
+    tokens: PromptTokens = field(default_factory=PromptTokens)
 
 
 @dataclass(frozen=True)
 class Active:
     """One motion model in one call of the MODEL."""
 
+    model: nn.Module
     modules: dict[Slot, MotionModule]
     use: Use
     on: bool
@@ -99,14 +106,36 @@ class Call:
     slots: dict[int, Slot] = field(default_factory=dict)
     """id of a layer of the U-Net -> the slot behind it."""
 
+    def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What the U-Net gets instead of the scaled latent and the text: mapping networks and frame-wise tokens."""
+        run = PromptTokens() if self.run is None else self.run.tokens
+        tokens = []
+        for motion in self.motions:
+            model, use = motion.model, motion.use
+            if not motion.on or not isinstance(model, HarivoModel):
+                continue
+            frames = self.window or use.frames
+            x = mapped(model, x, frames, use.mapping)
+            if model.tokens is not None and use.tokens:
+                tokens.append(tokens_of_frames(model, context, frames, use.tokens, run))
+        return x, with_tokens(context, tokens)
 
-class HostedMotionModel(MotionModel):
-    """A MotionModel that tells ComfyUI the type of its weights."""
+
+class Typed(nn.Module):
+    """A module that tells ComfyUI the type of its weights."""
 
     dtype: torch.dtype
 
     def get_dtype(self) -> torch.dtype:
         return self.dtype
+
+
+class HostedMotionModel(Typed, MotionModel):
+    pass
+
+
+class HostedHarivoModel(Typed, HarivoModel):
+    pass
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -117,8 +146,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def load_motion(path: Path | str) -> LoadedMotion:
-    """Read a motion file. CheckpointError says what is wrong with any other file."""
-    motion = hold(checkpoint.load(path))
+    """Read a motion or HARIVO file. CheckpointError says what is wrong with any other file."""
+    motion = hold(checkpoint.load(path, expect=READ))
     motion.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, motion.info)
     return motion
@@ -126,17 +155,33 @@ def load_motion(path: Path | str) -> LoadedMotion:
 
 def hold(file: checkpoint.Checkpoint) -> LoadedMotion:
     """A motion model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
-    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), checkpoint.describe(file))
+    info = checkpoint.describe(file)
+    if file.system == checkpoint.HARIVO:
+        config = HarivoConfig.from_dict(file.config)
+        return LoadedMotion(_patcher(file), config.motion, info, config)
+    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), info)
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
-    return _patcher(checkpoint.load(path), disable_dynamic=disable_dynamic)
+    return _patcher(checkpoint.load(path, expect=READ), disable_dynamic=disable_dynamic)
+
+
+def _module(file: checkpoint.Checkpoint) -> HostedMotionModel | HostedHarivoModel:
+    if file.system == checkpoint.HARIVO:
+        config = HarivoConfig.from_dict(file.config)
+        return HostedHarivoModel(config, ops=comfy.ops.manual_cast, attention=attention)
+    return HostedMotionModel(MotionConfig.from_dict(file.config), ops=comfy.ops.manual_cast, attention=attention)
+
+
+def temporal(model: Any) -> MotionModel:
+    """The temporal layers of what a file holds."""
+    return model.temporal if isinstance(model, HarivoModel) else model
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:
     with torch.device("meta"):  # the file's tensors become the weights; nothing is allocated twice
-        motion = HostedMotionModel(MotionConfig.from_dict(file.config), ops=comfy.ops.manual_cast, attention=attention)
+        motion = _module(file)
     motion.load_state_dict(file.weights, strict=True, assign=True)
     motion.dtype = next(w.dtype for w in file.weights.values() if w.is_floating_point())
     motion.eval().requires_grad_(False)
@@ -156,23 +201,28 @@ def apply_motion(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     beta_schedule: str = FROM_FILE,
+    mapping: float = 1.0,
+    tokens: float = 1.0,
 ) -> ModelPatcher:
     """A clone of `model` in which every `frames` images of a batch are one clip: z <- z + strength * update(z).
 
     start_percent, end_percent: part of the sampling in which the motion model works, as for conditions in ComfyUI.
     beta_schedule: "from file" and "model" (leave the base's), or a schedule of `core.levels` on the file's two ends.
+    mapping, tokens: strengths of a HARIVO model's other parts, 0 = off; `strength` is that of its temporal layers.
     A second motion model on the same MODEL adds to the first. ValueError when the base does not fit.
     """
     if frames < 1:
         raise ValueError(f"motion model: frames is {frames}; give the number of frames of one clip, 2 or more")
     check_base(model, motion.config)
+    if motion.harivo is not None:
+        check_parts(model, motion.harivo)
     patched = model.clone()
     if frames == 1:
         log.warning("motion model: a clip of 1 frame has no motion; the model passes through unchanged")
         return patched
     _warn_of_competitors(model)
     patcher = motion.patcher.clone()
-    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent))
+    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens))
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -185,23 +235,16 @@ def apply_motion(
 
 
 def _set_betas(model: ModelPatcher, config: MotionConfig, beta_schedule: str) -> None:
-    """Give the model other noise levels; what it predicts (eps or v) stays."""
+    """Give the model the noise levels of the training, or those chosen."""
     name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
     if name in (None, OF_MODEL):
         return
-    sampling: Any = model.get_model_object("model_sampling")
-    if type(sampling).timestep is not comfy.model_sampling.ModelSamplingDiscrete.timestep:
+    if not set_betas(model, name, config.beta_start or BETA_START, config.beta_end or BETA_END):
         raise ValueError(
-            f"motion model: its noise schedule {name!r} cannot replace the {type(sampling).__name__} of this MODEL, "
-            f"which has no table of noise levels; set beta_schedule to {OF_MODEL!r}"
+            f"motion model: its noise schedule {name!r} cannot replace the "
+            f"{type(model.get_model_object('model_sampling')).__name__} of this MODEL, which has no table of noise "
+            f"levels; set beta_schedule to {OF_MODEL!r}"
         )
-    levels = sigmas(name, config.beta_start or BETA_START, config.beta_end or BETA_END)
-    if getattr(sampling, "zsnr", False):  # the last level has no signal left
-        levels = comfy.model_sampling.rescale_zero_terminal_snr_sigmas(levels)
-    changed: Any = type(sampling)(model.model.model_config)
-    changed.zsnr = getattr(sampling, "zsnr", False)
-    changed.set_sigmas(levels)
-    model.add_object_patch("model_sampling", changed)
 
 
 def _handlers(model: ModelPatcher) -> list[tuple[type, Callable]]:
@@ -220,7 +263,7 @@ def _warn_of_competitors(model: ModelPatcher) -> None:
             )
 
 
-def _motions(model: ModelPatcher) -> list[tuple[MotionModel, Use]]:
+def _motions(model: ModelPatcher) -> list[tuple[Any, Use]]:
     patchers: list[Any] = model.get_additional_models_with_key(KEY)
     return [(patcher.model, patcher.get_attachment(KEY)) for patcher in patchers]
 
@@ -232,8 +275,9 @@ def _outer_sample(
     guider = executor.class_obj
     motions = _motions(guider.model_patcher)
     for motion, use in motions:
-        _check_clip(noise.shape[0], use.frames, motion.config.max_frames, guider.model_options.get("context_handler"))
-    run = Run({slot for motion, _ in motions for slot in motion.modules_by_slot()})
+        longest = temporal(motion).config.max_frames
+        _check_clip(noise.shape[0], use.frames, longest, guider.model_options.get("context_handler"))
+    run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()})
     # the guider's options are its own copy, made for this run and dropped after it
     guider.model_options["transformer_options"][RUN] = run
     result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
@@ -284,7 +328,10 @@ def _apply_model(
     level = options.get("sigmas", t)
     chunks = max(1, len(options.get("cond_or_uncond", ())))
     options[KEY] = Call(
-        [Active(motion.modules_by_slot(), use, use.active(base.model_sampling, level)) for motion, use in motions],
+        [
+            Active(motion, temporal(motion).modules_by_slot(), use, use.active(base.model_sampling, level))
+            for motion, use in motions
+        ],
         options.get(RUN),
         x.shape[0] // chunks if "context_window" in options else None,
     )
@@ -301,9 +348,10 @@ def _diffusion_model(
     transformer_options: Any = None,
     **kwargs: Any,
 ) -> Tensor:
-    """One call of the U-Net: note the layers of this very instance."""
+    """One call of the U-Net: note the layers of this very instance, and give it what HARIVO makes of its inputs."""
     call = (transformer_options or {}).get(KEY)
     if call is not None:
+        x, context = call.enter(x, context)
         call.slots = {id(layer): slot for slot, layer in layers_by_slot(executor.class_obj).items()}
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
@@ -320,7 +368,7 @@ def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
             continue
         if call.run is not None:
             call.run.reached.add(slot)
-        if motion.on:
+        if motion.on and motion.use.strength:
             update = module.update(x, call.window or motion.use.frames)
             x = torch.add(x, update, alpha=motion.use.strength)
     return x

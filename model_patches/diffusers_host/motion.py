@@ -5,6 +5,7 @@ Shapes: b clips, f frames; the U-Net's batch is (b f, c, h, w), the frames of a 
 
 from typing import Any
 
+import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -15,13 +16,15 @@ from ..core.temporal import MotionModel, MotionModule, check_frames
 class Handle:
     """An attached motion model. Set `frames` before each forward of the U-Net; `remove()` gives the U-Net back.
 
-    With `frames = 1` the modules are passed by and the U-Net makes images as before. `calls` counts the calls of
-    modules in the last forward; a forward that missed one of them is an error (RuntimeError), not a still image.
+    With `frames = 1` or `strength = 0` the modules are passed by and the U-Net makes images as before; other strengths
+    are a factor on what they add. `calls` counts the calls of modules in the last forward; a forward that missed one of
+    them is an error (RuntimeError), not a still image.
     """
 
     def __init__(self, unet: UNet2DConditionModel, motion: MotionModel) -> None:
         self.motion = motion
         self.frames: int | None = None
+        self.strength = 1.0
         self.calls = 0
         self._modules = motion.modules_by_slot()
         self._hooks = [
@@ -46,12 +49,12 @@ class Handle:
     def _at(self, module: MotionModule) -> Any:
         def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
             self.calls += 1
-            frames = self.frames
-            if frames is None or frames == 1:
+            frames, strength = self.frames, self.strength
+            if frames is None or frames == 1 or strength == 0:
                 return None
-            if isinstance(output, tuple):  # a Transformer2DModel inside a block
-                return (module(output[0], frames), *output[1:])
-            return module(output, frames)
+            x = output[0] if isinstance(output, tuple) else output  # a tuple: a Transformer2DModel inside a block
+            x = module(x, frames) if strength == 1 else torch.add(x, module.update(x, frames), alpha=strength)
+            return (x, *output[1:]) if isinstance(output, tuple) else x
 
         return hook
 

@@ -12,7 +12,10 @@ PURE = {"torch"}
 # folder -> (foreign packages, own folders). A folder may always import itself; the longest matching folder rules.
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "": (set(), {"nodes"}),
-    "model_patches": ({"torch", "safetensors"}, {"model_patches", "model_patches/core"}),
+    "model_patches": (
+        {"torch", "safetensors"},
+        {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
+    ),
     "model_patches/core": (PURE, set()),
     **{f"model_patches/{paper}": (PURE, {"model_patches/core"}) for paper in PAPERS},
     "model_patches/comfy_host": (

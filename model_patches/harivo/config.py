@@ -1,0 +1,142 @@
+"""What a HARIVO model is built from: the record that code, files and training share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from ..core.config import MotionConfig
+from .mitigating import Config as GuidanceConfig
+
+KERNELS = (1, 3)
+
+
+def _known(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values`, none of them unknown: an unknown name is an error, not a setting silently dropped."""
+    names = [field.name for field in fields(cls)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{what}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}. A newer StillMotion may be "
+            "needed"
+        )
+    return dict(values)
+
+
+def _at_least_one(config: Any, what: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what}: {name} is {value!r}; it must be a whole number of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappingConfig:
+    """Sizes of the mapping network. The paper gives its outline; all of these are RECONSTRUCTED.
+
+    Raises ValueError when a size is below 1 or the heads do not divide the width.
+    """
+
+    channels: int = 4
+    """Channels of the latent."""
+    width: int = 128
+    """Channels inside, between the convolution and the last linear layer."""
+    heads: int = 8
+    max_frames: int = 32
+    """Rows of the positional table: the longest clip."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "mapping config", "channels", "width", "heads", "max_frames")
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(
+                f"mapping config: {self.heads} heads do not divide a width of {self.width}, or the width is odd; "
+                "choose an even width that is a multiple of the heads"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into a file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. ValueError for an unknown name."""
+        return cls(**_known(cls, values, "mapping config"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenConfig:
+    """Sizes of the frame-wise token generator. Stated: 3 tokens, 77 text tokens, 24 frames, 768 wide for SD 1.5.
+
+    RECONSTRUCTED: the number of (Linear, SiLU) pairs and the kernel of the convolution.
+    Raises ValueError when a size is below 1 or the kernel is neither 1 nor 3.
+    """
+
+    context_dim: int
+    """Width of the text tokens: 768 for SD 1.5."""
+    context_length: int = 77
+    """Text tokens of one prompt."""
+    tokens: int = 3
+    """The paper's n: tokens added to each frame."""
+    frames: int = 24
+    """The paper's f: frames that the convolution makes tokens for; other counts are interpolated."""
+    layers: int = 2
+    """The paper's k: pairs of Linear and SiLU."""
+    kernel: int = 1
+    """Of the convolution, which slides over the channels of a token. They have no order, so 1 is the default."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "token config", "context_dim", "context_length", "tokens", "frames", "layers")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"token config: kernel is {self.kernel!r}; choose 1 or 3")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into a file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. ValueError for an unknown name."""
+        return cls(**_known(cls, values, "token config"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarivoConfig:
+    """A whole HARIVO model. `mapping` and `tokens` are None where the model was trained without them.
+
+    Raises ValueError when the parts clash, or `guidance` names an unknown setting.
+    """
+
+    motion: MotionConfig
+    mapping: MappingConfig | None = None
+    tokens: TokenConfig | None = None
+    guidance: dict[str, Any] | None = None
+    """Settings of the mitigating gradient that the model was tuned with (`mitigating.Config`), None: none told."""
+
+    def __post_init__(self) -> None:
+        if self.guidance is not None:
+            GuidanceConfig(**_known(GuidanceConfig, self.guidance, "guidance of a HARIVO config"))
+        if self.mapping is not None and self.mapping.max_frames < self.motion.max_frames:
+            raise ValueError(
+                f"HARIVO config: the temporal layers know {self.motion.max_frames} frames, the mapping network only "
+                f"{self.mapping.max_frames}; give it as many"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they go into a file's header."""
+        return {
+            "motion": self.motion.to_dict(),
+            "mapping": self.mapping and self.mapping.to_dict(),
+            "tokens": self.tokens and self.tokens.to_dict(),
+            "guidance": self.guidance,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. ValueError for an unknown name, here or in a part."""
+        known = _known(cls, values, "HARIVO config")
+        if "motion" not in known:
+            raise ValueError("HARIVO config: it has no motion; give the sizes of the temporal layers there")
+        known["motion"] = MotionConfig.from_dict(known["motion"])
+        for name, part in (("mapping", MappingConfig), ("tokens", TokenConfig)):
+            if known.get(name) is not None:
+                known[name] = part.from_dict(known[name])
+        return cls(**known)
