@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..core.levels import alpha_bar_from_sigma
+from ..core.maps import column_maps
 from ..harivo.model import HarivoModel
 from .guidance import video_frames
 from .harivo import mapped
@@ -92,8 +93,8 @@ class Looks:
     text: int  # tokens of the prompt
     size: tuple[int, int]  # of the latent
     unet: Any = None
-    rows: slice = slice(0)  # of the batch: the first clip under the prompt
-    columns: slice = slice(0)  # of the context: the frame-wise tokens
+    rows: slice = field(default_factory=lambda: slice(0))  # of the batch: the first clip under the prompt
+    columns: slice = field(default_factory=lambda: slice(0))  # of the context: the frame-wise tokens
     maps: list[Tensor] = field(default_factory=list)  # per layer (f, n, h, w)
 
     def enter(self, executor: Any, x: Tensor, timesteps: Any, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -111,7 +112,8 @@ class Looks:
         if self.columns.start < self.columns.stop:
             h, w = options["activations_shape"][2:]
             layer = self._layer(*options["block"], options["block_index"])
-            maps = token_maps(layer, x[self.rows], context[self.rows], self.columns).unflatten(2, (h, w))
+            q, k = layer.to_q(x[self.rows]), layer.to_k(context[self.rows])
+            maps = column_maps(q, k, layer.heads, self.columns).unflatten(2, (h, w))
             self.maps.append(F.interpolate(maps, self.size, mode="bilinear", align_corners=False))
         return x, context, value
 
@@ -119,20 +121,6 @@ class Looks:
         blocks = {"input": self.unet.input_blocks, "output": self.unet.output_blocks}
         layers = blocks[kind][number] if kind in blocks else self.unet.middle_block
         return next(layer for layer in layers if isinstance(layer, SpatialTransformer)).transformer_blocks[index].attn2
-
-
-def token_maps(layer: Any, x: Tensor, context: Tensor, columns: slice) -> Tensor:
-    """softmax(q k / sqrt(d)) at these columns of the context, mean over heads: (f, pixels, c) -> (f, n, pixels).
-
-    One frame at a time: the whole is pixels x tokens x heads for each.
-    """
-    heads, found = layer.heads, []
-    for frame, words in zip(x.split(1), context.split(1), strict=True):
-        q = layer.to_q(frame).float().unflatten(2, (heads, -1)).transpose(1, 2)  # (1, heads, pixels, d)
-        k = layer.to_k(words).float().unflatten(2, (heads, -1)).transpose(1, 2)
-        weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
-        found.append(weights[..., columns].mean(1).transpose(1, 2).cpu())
-    return torch.cat(found)
 
 
 @dataclass(frozen=True)
