@@ -23,7 +23,7 @@ from ..evaluation.clips import ClipReading, read_clip
 from ..evaluation.judge import load_judge
 from ..model_patches.harivo.mitigating import Config
 from ..training.data import sprites
-from .pocket_host import JUDGE, MOTION, POCKET, PocketHost, held_out
+from .pocket_host import JUDGE, MOTION, POCKET, PocketHost
 from .report import finish
 
 ALPHAS = (0.0, 20.0, 40.0, 150.0, 200.0)
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         "guidance {guidance_seconds:.6f} s of a step of {step_seconds:.4f} s: {overhead:.4%}".format(**times),
         flush=True,
     )
-    clips = held_out(args.prompts, motions=tuple(sprites.DIRECTIONS))
+    clips = sprites.held_out(args.prompts, motions=tuple(sprites.DIRECTIONS))
     figures: dict[str, dict[str, float]] = {}
     for alpha, (prefix, options) in product(args.alphas, (("", {}), ("bare_", BARE))):
         config = Config(alpha=alpha, kernel=args.kernel, **options)

@@ -3,8 +3,9 @@
 Keys: `direction` (share of moving prompts whose sprite goes there; chance 0.25), `still_ratio` (displacement under
 "still" prompts over that under moving ones), `difference_ratio` (frame difference with the layers over that of the same
 model without them, same noise), `constancy` (share of clips that show one colour and one shape in all frames),
-`agreement` (mean share of frames like the clip's majority), `truth_direction` and `truth_constancy` (the same
-measurement on rendered clips), and what the frames obey.
+`agreement` (mean share of frames like the clip's majority), `difference` and `flicker` (mean absolute first and second
+difference over time), `pocket_fvd` (Frechet distance of the pocket's own video judge), and what the frames obey.
+`truth_...` are the same scores of rendered clips, `intervals` the 95 % bootstrap intervals over the clips.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.clips import ClipReading, read_clip
+from ..evaluation.clips import frame_difference
 from ..evaluation.judge import load_judge
-from ..evaluation.prompts import MOVING, direction_score, mean, obeyed, still_ratio
+from ..evaluation.score import MOVING, Sample, joined, score
+from ..evaluation.statistics import Interval
+from ..evaluation.video_judge import load_video_judge
+from ..training import scoring
 from ..training.data import sprites
-from .bench_pocket import wanted
-from .pocket_host import JUDGE, MOTION, POCKET, PocketHost, held_out
+from .pocket_host import JUDGE, MOTION, POCKET, VIDEO_JUDGE, PocketHost
 from .report import finish
 
 MOTIONS = ("right", "left", "up", "down", "still")
@@ -29,22 +32,28 @@ FRAMES = 16
 
 def measure(
     files: dict[str, Path], count: int, first: int, seed: int, without: int
-) -> tuple[list[ClipReading], list[float], list[ClipReading]]:
-    """Readings of the clips, frame differences of the first `without` on the plain model, readings of the truth."""
+) -> tuple[Sample, list[float], Sample]:
+    """The clips as the judges see them, frame differences of the first `without` on the plain model, and the truth."""
     torch.set_num_threads(1)
-    host, judge = PocketHost(files["pocket"]), load_judge(files["judge"])
-    model, readings, plain, truth = host.motion(files["motion"], frames=FRAMES), [], [], []
-    begun = time.monotonic()
-    for i, clip in enumerate(held_out(count, motions=MOTIONS, first=first)):
-        text = [sprites.caption(clip)]
-        frames = host.decode(host.sample(model, text, frames=FRAMES, seed=seed + first + i))
-        readings.append(read_clip(judge, frames))
-        truth.append(read_clip(judge, sprites.render(clip, sprites.frame_times(FRAMES))))
-        if i < without:
-            still = host.decode(host.sample(host.model, text, frames=FRAMES, seed=seed + first + i))
-            plain.append(read_clip(judge, still).difference)
-        print(f"clip {first + i + 1}: {time.monotonic() - begun:.0f} s", flush=True)
-    return readings, plain, truth
+    host, judge, (video_judge, _) = (
+        PocketHost(files["pocket"]),
+        load_judge(files["judge"]),
+        load_video_judge(VIDEO_JUDGE),
+    )
+    model, plain, begun = host.motion(files["motion"], frames=FRAMES), [], time.monotonic()
+    prompts = sprites.held_out(count, motions=MOTIONS, first=first)
+
+    def clips():
+        for i, prompt in enumerate(prompts):
+            text = [sprites.caption(prompt)]
+            yield host.decode(host.sample(model, text, frames=FRAMES, seed=seed + first + i))
+            if i < without:
+                still = host.decode(host.sample(host.model, text, frames=FRAMES, seed=seed + first + i))
+                plain.append(frame_difference(still))
+            print(f"clip {first + i + 1}: {time.monotonic() - begun:.0f} s", flush=True)
+
+    made = scoring.sample(clips(), prompts, judge, video_judge)
+    return made, plain, scoring.sample(scoring.rendered(prompts), prompts, judge, video_judge)
 
 
 def main() -> None:
@@ -62,31 +71,27 @@ def main() -> None:
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(measure, files, n, i, args.seed, -(-args.without // len(parts))) for n, i in parts]
         done = [job.result() for job in jobs]
-    readings = [r for part, _, _ in done for r in part]
-    truth = [r for _, _, part in done for r in part]
+    made, truth = joined([part for part, _, _ in done]), joined([part for _, _, part in done])
     plain = [d for _, part, _ in done for d in part]
-    paired = [r.difference for part, without, _ in done for r in part[: len(without)]]
-    clips = held_out(args.prompts, motions=MOTIONS)
-    figures = scores(clips, readings, truth) | {"difference_ratio": mean(paired) / mean(plain)}
-    finish("motion", {k: round(v, 4) for k, v in figures.items()} | {"prompts": len(clips)})
+    paired = [r.difference for part, without, _ in done for r in part.readings[: len(without)]]
+    real = scoring.reference(load_video_judge(VIDEO_JUDGE)[0], motions=MOTIONS, after=args.prompts)
+    print_directions(made)
+    figures = report(score(made, real), score(truth, real))
+    ratio = sum(paired) / len(paired) / (sum(plain) / len(plain)) if plain else float("nan")
+    finish("motion", {**figures, "difference_ratio": round(ratio, 4), "prompts": args.prompts})
 
 
-def scores(clips: list[sprites.Clip], readings: list[ClipReading], truth: list[ClipReading]) -> dict[str, float]:
-    motions, labels = [c.motion for c in clips], [wanted(c) for c in clips]
+def print_directions(made: Sample) -> None:
     for motion in MOVING:
-        went = [str(r.direction) for r, m in zip(readings, motions, strict=True) if m == motion]
+        went = [str(r.direction) for r, w in zip(made.readings, made.wanted, strict=True) if w.motion == motion]
         print(f"{motion:>6}: went " + ", ".join(f"{d} {went.count(d)}" for d in sorted(set(went))))
+
+
+def report(made: dict[str, Interval], truth: dict[str, Interval]) -> dict:
     return {
-        "direction": direction_score(readings, motions),
-        "still_ratio": still_ratio(readings, motions),
-        "constancy": mean([r.constant for r in readings]),
-        "agreement": mean([r.agreement for r in readings]),
-        "colour": obeyed([r.colours for r in readings], [w[0] for w in labels]),
-        "shape": obeyed([r.shapes for r in readings], [w[1] for w in labels]),
-        "background": obeyed([r.backgrounds for r in readings], [w[2] for w in labels]),
-        "truth_direction": direction_score(truth, motions),
-        "truth_still_ratio": still_ratio(truth, motions),
-        "truth_constancy": mean([r.constant for r in truth]),
+        **{name: round(found.value, 4) for name, found in made.items()},
+        "intervals": {name: [round(found.low, 4), round(found.high, 4)] for name, found in made.items()},
+        **{f"truth_{name}": round(found.value, 4) for name, found in truth.items()},
     }
 
 

@@ -12,21 +12,14 @@ import torch
 
 from ..evaluation.judge import LABELS, load_judge
 from ..training.data import sprites
-from .pocket_host import JUDGE, POCKET, PocketHost, held_out
+from ..training.pocket.judge import label_indices
+from .pocket_host import JUDGE, POCKET, PocketHost
 from .report import finish
-
-
-def wanted(clip: sprites.Clip) -> tuple[int, int, int]:
-    return (
-        list(sprites.COLOURS).index(clip.sprite.colour),
-        sprites.SHAPES.index(clip.sprite.shape),
-        list(sprites.BACKGROUNDS).index(clip.background),
-    )
 
 
 def accuracy(judge, pictures: torch.Tensor, clips: list[sprites.Clip]) -> dict[str, float]:
     verdict = judge(pictures)
-    truth = torch.tensor([wanted(c) for c in clips])
+    truth = torch.tensor([label_indices(c) for c in clips])
     return {name: (verdict.labels(name) == truth[:, i]).float().mean().item() for i, name in enumerate(LABELS)}
 
 
@@ -38,7 +31,7 @@ def main() -> None:
     for name, path in (("pocket", POCKET), ("judge", JUDGE)):
         parser.add_argument(f"--{name}", type=Path, default=path)
     args = parser.parse_args()
-    host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), held_out(args.prompts)
+    host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), sprites.held_out(args.prompts)
     real = torch.cat([sprites.render(c, [i % 16 / 15]) for i, c in enumerate(clips)])
     with torch.inference_mode():
         through = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..training.data import sprites
 from .bench_motion import FRAMES, MOTIONS
-from .pocket_host import PocketHost, held_out
+from .pocket_host import PocketHost
 from .report import ROOT, finish
 
 SHOWN, TILE, CAPTION = 8, 128, 22
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("docs/contact_sheet.jpg"))
     args = parser.parse_args()
-    host, clips = PocketHost(), held_out(args.prompts, motions=MOTIONS)
+    host, clips = PocketHost(), sprites.held_out(args.prompts, motions=MOTIONS)
     model = host.motion(frames=FRAMES)
     sheet = Image.new("RGB", (SHOWN * TILE, len(clips) * (TILE + CAPTION)), "white")
     for row, clip in enumerate(clips):

@@ -7,13 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..training.data import sprites
-
 ROOT = Path(__file__).resolve().parents[1]
 POCKET = ROOT / "pocket" / "pocket.safetensors"
 MOTION = ROOT / "pocket" / "motion.safetensors"
 JUDGE = ROOT / "pocket" / "judge.safetensors"
-EVALUATION = 99_000  # seed of the held-out prompts
+VIDEO_JUDGE = ROOT / "pocket" / "video_judge.safetensors"
 
 
 def start_comfyui() -> None:
@@ -29,17 +27,6 @@ def start_comfyui() -> None:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
-
-
-def held_out(count: int, *, motions: tuple[str, ...] = tuple(sprites.MOTIONS), first: int = 0) -> list[sprites.Clip]:
-    """Clips of one sprite in combinations that no training has seen, motions in turn."""
-    clips, k = [], 0
-    while len(clips) < first + count:
-        clip = sprites.clip(EVALUATION, k, held_out=True, second=False)
-        k += 1
-        if clip.motion == motions[len(clips) % len(motions)]:
-            clips.append(clip)
-    return clips[first:]
 
 
 class PocketHost:

@@ -1,21 +1,11 @@
 """The one line that ends every benchmark."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from ..evaluation.report import ROOT, commit
 
-
-def commit() -> str:
-    """The commit that was measured; "+" when the working tree had changes."""
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode:
-        return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
-    return head.stdout.strip() + ("+" if changed.strip() else "")
+__all__ = ["ROOT", "finish"]
 
 
 def finish(name: str, figures: dict) -> None:

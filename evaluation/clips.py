@@ -20,6 +20,7 @@ class ClipReading:
     backgrounds: list[int]
     displacement: tuple[float, float]  # last minus first visible centre; (nan, nan) when the sprite is not seen twice
     difference: float  # mean |frame[i+1] - frame[i]|
+    flicker: float  # mean |frame[i+1] - 2 frame[i] + frame[i-1]|
 
     @property
     def distance(self) -> float:
@@ -56,6 +57,7 @@ def read_clip(judge: Judge, frames: Tensor) -> ClipReading:  # frames: (f, 3, 64
         backgrounds=verdict.labels("background").tolist(),
         displacement=displacement(verdict.centres()),
         difference=frame_difference(frames),
+        flicker=flicker(frames),
     )
 
 
@@ -71,3 +73,11 @@ def displacement(centres: Tensor) -> tuple[float, float]:
 def frame_difference(frames: Tensor) -> float:
     """Mean absolute difference of adjacent frames; frames: (f, ...)."""
     return frames.diff(dim=0).abs().mean().item()
+
+
+def flicker(frames: Tensor) -> float:
+    """Mean absolute second difference over time: 0 for even change, large where a change is taken back at once.
+
+    frames: (f, ...); NaN below three frames, which have no second difference.
+    """
+    return frames.diff(n=2, dim=0).abs().mean().item() if len(frames) > 2 else float("nan")

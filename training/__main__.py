@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, latents, export, pocket, motion; see --help."""
+"""python -m stillmotion.training VERB: train, doctor, latents, export, view, pocket, motion; see --help."""
 
 import argparse
 import logging
@@ -32,12 +32,25 @@ def arguments() -> argparse.ArgumentParser:
     export.add_argument("file", type=Path)
     export.add_argument("--layout", choices=("stillmotion", "animatediff", "diffusers"), required=True)
     pocket = verbs.add_parser("pocket", help="train the pocket Stable Diffusion, or one of its stages")
-    pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "latents", "unet", "export"))
+    pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "video_judge", "latents", "unet", "export"))
     pocket.add_argument("--start", type=Path, help="a folder like pocket/: take its networks, train its U-Net further")
     motion = verbs.add_parser("motion", help="train temporal layers on the frozen pocket model")
     motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
     motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
+    view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
+    view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
+    view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
+    view.add_argument("--out", type=Path, required=True, help="the PNG file")
+    view.add_argument("--line", choices=("row", "column"), default="row", help="slice: direction of the line")
+    view.add_argument("--position", type=float, default=0.5, help="slice: where the line lies, 0 to 1")
+    view.add_argument("--prompt", help="tokens: the text (default: what the clip shows)")
+    view.add_argument("--timestep", type=int, default=500, help="tokens: noise level, 0 to 999")
+    view.add_argument("--frames", type=int, default=16, help="frames of a clip")
+    view.add_argument("--seed", type=int, default=0, help="of the noise; tokens: also which held-out clip is noised")
+    view.add_argument(
+        "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
+    )
     for verb in (pocket, motion):
         default = CONFIGS / ("pocket.toml" if verb is pocket else "motion_pocket.toml")
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
@@ -135,6 +148,15 @@ def run_export(args: argparse.Namespace) -> None:
     export(args.file, args.layout, args.out)
 
 
+def run_view(args: argparse.Namespace) -> None:
+    from .view import view
+
+    try:
+        view(args, tokenizer_folder(args.tokenizer) if args.what == "tokens" else None)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+
+
 def _plan(args: argparse.Namespace):
     from . import config
 
@@ -148,6 +170,7 @@ VERBS = {
     "doctor": run_doctor,
     "latents": run_latents,
     "export": run_export,
+    "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,
 }

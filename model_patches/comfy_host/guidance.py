@@ -107,18 +107,21 @@ class Readout:
         made = fingerprint(latent)
         return next((record for record in reversed(self.records) if record.result == made), None)
 
-    def describe(self, latent: Tensor) -> str:
-        """The table of the run that made `latent`, or of the latest run, or why there is none, in words."""
+    def find(self, latent: Tensor) -> tuple[Record | None, str]:
+        """The run that made `latent`, or the latest run, or None; and what there is to say of this choice."""
         if record := self.of(latent):
-            return record.table()
+            return record, ""
         if self.records:
-            return (
-                "This latent was changed after sampling; the latest run of this model was:\n" + self.records[-1].table()
-            )
-        return (
+            return self.records[-1], "This latent was changed after sampling; the latest run of this model was:\n"
+        return None, (
             "No run is on record: the latent was not sampled with this model, or came from the cache after the record "
             "was dropped. Change the seed and queue again."
         )
+
+    def describe(self, latent: Tensor) -> str:
+        """The table of `find`, in words."""
+        record, remark = self.find(latent)
+        return remark + record.table() if record else remark
 
 
 def fingerprint(latent: Tensor) -> str:
@@ -202,18 +205,18 @@ def noise_of(x: Tensor, x0: Tensor, level: Tensor, *, flow: bool) -> tuple[float
     return level.item(), (x.float() - x0.float()) / level
 
 
-def video_frames(latent: Tensor, frames: int) -> int:
+def video_frames(latent: Tensor, frames: int, who: str = "mitigating gradient") -> int:
     """Frames of one video. Raises ValueError when the latent is no video, or `frames` do not divide its batch."""
     if latent.ndim == 5:
         return latent.shape[2]
     if latent.ndim != 4:
         raise ValueError(
-            f"mitigating gradient: the latent has the shape {tuple(latent.shape)}; it needs the axes "
+            f"{who}: the latent has the shape {tuple(latent.shape)}; it needs the axes "
             "(batch, channels, height, width) or (batch, channels, frames, height, width), not several in a pack"
         )
     if latent.shape[0] % frames:
         raise ValueError(
-            f"mitigating gradient: the batch holds {latent.shape[0]} latents, which cannot be split into videos of "
+            f"{who}: the batch holds {latent.shape[0]} latents, which cannot be split into videos of "
             f"{frames} frames; set frames to the batch size, or to a divisor of it when the batch holds several videos"
         )
     return frames

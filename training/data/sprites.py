@@ -50,6 +50,7 @@ SIZES = {"small": ("small",), "medium": ("",), "big": ("big", "large")}
 RADIUS = {"small": (0.14, 0.155), "medium": (0.17, 0.19), "big": (0.205, 0.23)}  # in image widths
 PREFIXES = ("", "", "", "a picture of ", "a video of ")
 SECOND_OBJECT = 0.08  # share of clips with another, small, resting sprite
+EVALUATION = 99_000  # seed of the held-out prompts
 HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is kept for evaluation
 PUFFS = {"slow": 1, "normal": 2, "fast": 3}
 PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; the distances run back from the centre
@@ -97,6 +98,17 @@ def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> C
         drawn = _draw(rng, second)
         if drawn.held_out == held_out:
             return drawn
+
+
+def held_out(count: int, *, motions: tuple[str, ...] = tuple(MOTIONS), first: int = 0) -> list[Clip]:
+    """Prompts of the evaluation: clips of one sprite in combinations that no training has seen, motions in turn."""
+    clips, k = [], 0
+    while len(clips) < first + count:
+        drawn = clip(EVALUATION, k, held_out=True, second=False)
+        k += 1
+        if drawn.motion == motions[len(clips) % len(motions)]:
+            clips.append(drawn)
+    return clips[first:]
 
 
 def _draw(rng: random.Random, second: bool) -> Clip:

@@ -1,0 +1,109 @@
+"""The video judge of the pocket's world: it tells a clip's motion, speed, order and content, and its features give
+pocket FVD.
+
+It is trained on rendered ground truth alone, as the judge of single frames is. Half of its clips are played backwards,
+so that the trail behind a sprite says nothing of its motion: it has to look at the frames' order.
+Shapes: n clips, f frames, h = w = 64; images are RGB in 0..1.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SYSTEM = "video_judge"
+FRAMES = 16
+FEATURES = 64
+CLASSES = {"motion": 6, "speed": 3, "order": 2, "colour": 8, "shape": 8, "background": 6, "size": 3}
+
+
+class Spatial(nn.Module):
+    """A convolution within each frame: (n, f, c, h, w) -> (n, f, c', h', w')."""
+
+    def __init__(self, c_in: int, c_out: int, *, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, 1, bias=False)
+        self.norm = nn.GroupNorm(8, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.flatten(0, 1))).relu().unflatten(0, (len(x), -1))
+
+
+class Temporal(nn.Module):
+    """A convolution over three frames, pixel by pixel: (n, f, c, h, w) -> (n, f', c, h, w).
+
+    Written as a 3 x 1 convolution of f x (h w) images; torch's Conv3d is many times slower on a CPU.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, (3, 1), (stride, 1), (1, 0), bias=False)
+        self.norm = nn.GroupNorm(8, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x.transpose(1, 2).flatten(3))).relu()
+        return y.unflatten(3, x.shape[3:]).transpose(1, 2)
+
+
+class VideoJudge(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList(  # 64 -> 16 -> 8 pixels, 16 -> 8 -> 4 frames
+            [
+                nn.Sequential(Spatial(3, 48, kernel=6, stride=4), Temporal(48, 1)),
+                nn.Sequential(Spatial(48, 64, stride=2), Temporal(64, 2)),
+                nn.Sequential(Spatial(64, 96), Temporal(96, 2)),
+            ]
+        )
+        self.embed = nn.Linear(2 * (48 + 64 + 96), FEATURES)
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in CLASSES.items()})
+
+    def features(self, clips: Tensor) -> Tensor:
+        """(n, f, 3, 64, 64) -> (n, 64): the layer below the heads."""
+        x, pooled = clips * 2 - 1, []
+        for stage in self.trunk:  # edges, which make a shape, are seen at the first, motion at the last
+            x = stage(x)
+            pooled += [x.mean((1, 3, 4)), x.amax((1, 3, 4))]
+        return self.embed(torch.cat(pooled, 1))
+
+    def forward(self, clips: Tensor) -> dict[str, Tensor]:
+        """Logits of each label, (n, classes)."""
+        hidden = self.features(clips).relu()
+        return {name: head(hidden) for name, head in self.heads.items()}
+
+
+@torch.no_grad()
+def clip_features(judge: VideoJudge, clips: Iterable[Tensor]) -> Tensor:
+    """Features (n, 64) of clips (f, 3, 64, 64), one at a time: a clip is the unit of memory."""
+    rows = []
+    for clip in clips:
+        if clip.shape[0] != FRAMES or clip.shape[1:] != (3, 64, 64):
+            raise ValueError(
+                f"pocket FVD: a clip has the shape {tuple(clip.shape)}; its classifier was trained on "
+                f"({FRAMES}, 3, 64, 64), and features of other clips cannot be compared"
+            )
+        rows.append(judge.features(clip.unsqueeze(0))[0])
+    return torch.stack(rows)
+
+
+def save_video_judge(judge: VideoJudge, path: Path, accuracy: dict[str, float]) -> None:
+    """Half precision; `accuracy` (label -> share, on held-out rendered clips) goes into the header."""
+    weights = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
+    header = {"format": "stillmotion/1", "system": SYSTEM, "accuracy": json.dumps(accuracy)}
+    save_file(weights, path, header)
+
+
+def load_video_judge(path: Path) -> tuple[VideoJudge, dict[str, float]]:
+    """The judge and its accuracy on held-out rendered clips. ValueError when the file is something else."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        if header.get("system") != SYSTEM:
+            raise ValueError(f"{path} is no video judge but {header.get('system', 'a file without our header')!r}")
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  no mapping
+    judge = VideoJudge()
+    judge.load_state_dict(weights)
+    return judge.eval().requires_grad_(False), json.loads(header["accuracy"])

@@ -1,0 +1,115 @@
+"""Scores follow from what the judge reads, and their intervals from the clips."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stillmotion.evaluation.clips import ClipReading, flicker, frame_difference
+from stillmotion.evaluation.report import COLUMNS, markdown, origin
+from stillmotion.evaluation.score import Sample, Wanted, compare, joined, score
+from stillmotion.evaluation.statistics import Interval, moments
+
+RIGHT = Wanted(colour=1, shape=2, background=3, motion="right")
+STILL = replace(RIGHT, motion="still")
+GOOD = ClipReading([1] * 4, [2] * 4, [3] * 4, (0.4, 0.1), 0.02, 0.01)
+REST = replace(GOOD, displacement=(0.02, 0.0), difference=0.001)
+WRONG = ClipReading([1, 1, 0, 0], [2, 2, 2, 5], [3, 3, 3, 0], (0.0, -0.4), 0.06, 0.09)
+
+
+def scored(readings, wanted, **options):
+    return score(Sample(readings, wanted), **{"draws": 50, **options})
+
+
+def test_clips_that_do_what_they_should_are_perfect():
+    found = scored([GOOD, GOOD, REST], [RIGHT, RIGHT, STILL])
+    for name in ("direction", "colour", "shape", "background", "constancy", "agreement"):
+        assert found[name] == Interval(1, 1, 1)
+    assert found["still_ratio"].value == pytest.approx(0.02 / math.hypot(0.4, 0.1))
+
+
+def test_each_score_is_the_share_of_what_is_right():
+    found = scored([GOOD, WRONG], [RIGHT, RIGHT])
+    expected = {"direction": 0.5, "colour": 0.75, "shape": 0.875, "background": 0.875, "constancy": 0.5}
+    assert {name: found[name].value for name in expected} == expected
+    assert found["agreement"].value == pytest.approx((1 + 0.5) / 2)
+    assert found["flicker"].value == pytest.approx(0.05)
+    assert all(i.low <= i.value <= i.high for i in found.values() if i.value == i.value)
+
+
+def test_a_prompt_without_a_direction_does_not_count_for_it():
+    assert scored([WRONG, GOOD], [STILL, RIGHT])["direction"].value == 1
+    assert math.isnan(scored([GOOD], [STILL])["direction"].value)
+    unseen = replace(GOOD, displacement=(math.nan, math.nan))
+    assert scored([unseen, GOOD], [RIGHT, RIGHT])["direction"].value == 0.5
+
+
+def test_more_clips_make_the_interval_narrower():
+    few, many = (scored([GOOD, WRONG] * n, [RIGHT] * 2 * n, draws=200)["direction"] for n in (5, 80))
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_pairs_show_a_difference_that_the_two_intervals_hide():
+    """Half of the prompts are hard for both; on one in twelve of all the second model is better."""
+    wanted = [RIGHT] * 120
+    base = [GOOD] * 60 + [WRONG] * 60
+    better = [GOOD] * 70 + [WRONG] * 50
+    one, other = (scored(r, wanted, draws=300)["direction"] for r in (base, better))
+    gain = compare(Sample(better, wanted), Sample(base, wanted), draws=300)["direction"]
+    assert one.high > other.low
+    assert gain.value == pytest.approx(10 / 120)
+    assert gain.low > 0
+    with pytest.raises(ValueError, match="other prompts"):
+        compare(Sample(better, wanted), Sample(base[:2], [STILL, RIGHT]))
+
+
+def test_the_distance_is_small_for_features_of_the_same_kind_and_grows_with_a_shift():
+    g = torch.Generator().manual_seed(0)
+    real = moments(torch.randn(2000, 8, generator=g))
+    features = torch.randn(200, 8, generator=g)
+    sample = Sample([GOOD] * 200, [RIGHT] * 200, features)
+    same = score(sample, real, draws=40)["pocket_fvd"]
+    moved = score(replace(sample, features=features + 1), real, draws=40)["pocket_fvd"]
+    assert same.value < 0.2
+    assert moved.value == pytest.approx(8, rel=0.15)
+    assert moved.low <= moved.value <= moved.high
+    assert "pocket_fvd" not in score(Sample([GOOD], [RIGHT]), real, draws=2)
+
+
+def test_sets_that_were_scored_apart_are_one_set():
+    features = torch.arange(6.0).view(3, 2)
+    whole = Sample([GOOD, WRONG, REST], [RIGHT, RIGHT, STILL], features)
+    parts = [Sample(whole.readings[a:b], whole.wanted[a:b], features[a:b]) for a, b in ((0, 1), (1, 3))]
+    again = joined(parts)
+    assert (again.readings, again.wanted) == (whole.readings, whole.wanted)
+    assert torch.equal(again.features, features)
+    with pytest.raises(ValueError, match="one of each"):
+        Sample([GOOD], [RIGHT, STILL])
+
+
+def test_flicker_is_the_change_that_is_taken_back():
+    even = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 4, 4)
+    restless = torch.tensor([0.0, 1.0] * 4).view(8, 1, 1, 1).expand(8, 3, 4, 4)
+    assert frame_difference(even) == frame_difference(restless) == 1
+    assert flicker(even) == 0
+    assert flicker(restless) == 2
+    assert math.isnan(flicker(even[:2]))
+
+
+def test_the_table_has_a_row_per_model_and_leaves_empty_what_was_not_measured():
+    rows = {"baseline": scored([GOOD, WRONG], [RIGHT, RIGHT]), "paper": {"pocket_fvd": Interval(3.0, 2.0, 4.0)}}
+    lines = markdown(rows).splitlines()
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 2}
+    assert lines[0].startswith("| | pocket FVD | flicker |")
+    assert lines[2].startswith("| baseline | | ")
+    assert lines[3].startswith("| paper | 3.000 [2.000, 4.000] | |")
+    assert f"{rows['baseline']['colour']}" in lines[2]
+
+
+def test_the_origin_of_a_table_is_told():
+    line = origin(["python", "-m", "stillmotion.training", "ablate"], prompts=200, seeds=1)
+    assert "`python -m stillmotion.training ablate`" in line
+    assert line.endswith("; prompts 200; seeds 1.")
+    assert "commit " in line
