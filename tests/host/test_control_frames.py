@@ -48,7 +48,16 @@ def sample(comfy, tiny_sd):
     def run(conditions, frames=FRAMES, *, model=None, steps=2):
         noise = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(5))
         with torch.inference_mode():
-            arguments: Any = (model or tiny_sd, noise, steps, 2.0, "euler", "normal", *conditions, torch.zeros_like(noise))
+            arguments: Any = (
+                model or tiny_sd,
+                noise,
+                steps,
+                2.0,
+                "euler",
+                "normal",
+                *conditions,
+                torch.zeros_like(noise),
+            )
             return sampling.sample(*arguments, seed=0, disable_pbar=True)
 
     return run
