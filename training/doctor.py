@@ -75,7 +75,8 @@ def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
         lengths = gradients(task, task.weights[name] * term)
         figures |= {f"gradient_{name}_{part}": length for part, length in lengths.items()}
         shown = ", ".join(f"{part} {length:.3g}" for part, length in lengths.items())
-        log.info("%s: %.4g; weight %g; weighted gradient on %s", name, term, task.weights[name], shown)
+        value = figures[f"value_{name}"]
+        log.info("%s: %.4g; weight %g; weighted gradient on %s", name, value, task.weights[name], shown)
     return figures
 
 
