@@ -4,7 +4,7 @@ ComfyUI comes with PIL and has no plotting library. Every chart is an RGB `Image
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -163,7 +163,7 @@ class Chart:
 
 
 def line_chart(
-    lines: dict[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
     title: str,
     x: str,

@@ -1,5 +1,7 @@
 """The views of HARIVO's parts in ComfyUI: what they read is what the model does, and the model does not notice."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,11 +17,12 @@ SIZES = {"block_channels": (32, 64), "layers_per_block": 1, "heads": 4, "max_fra
 def trained(sizes=SIZES, context=CONTEXT, **changes):
     """A model as after a training."""
     torch.manual_seed(1)
-    parts = {
+    parts: dict[str, Any] = {
+        "motion": MotionConfig(**sizes),
         "mapping": MappingConfig(width=16, heads=4, max_frames=32),
         "tokens": TokenConfig(context_dim=context, frames=6),
     }
-    model = HarivoModel(HarivoConfig(**({"motion": MotionConfig(**sizes)} | parts | changes)))
+    model = HarivoModel(HarivoConfig(**parts | changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from stillmotion.evaluation.judge import load_judge, save_judge
+from stillmotion.evaluation.video_judge import VideoJudge
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
@@ -191,6 +192,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
         "vae": new_vae(config),
         "text": new_text_encoder(config, len(vocabulary.ids) + 1),
         "judge": new_judge(),
+        "video_judge": VideoJudge(),
         "unet": new_unet(config),
     }
     for stage, network in networks.items():
@@ -200,7 +202,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
     first.export()
     again = Stages(tmp_path / "b", {}, tokenizer)
     again.adopt(tmp_path / "a" / "pocket")
-    for stage in ("vae", "text", "judge"):
+    for stage in ("vae", "text", "judge", "video_judge"):
         before, after = load_file(first.done(stage)), load_file(again.done(stage))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[k], after[k]) for k in before)

@@ -1,6 +1,6 @@
 """The stages of the pocket model in their order, each in its own folder of a run:
 
-    vae -> text -> judge -> latents -> unet -> export
+    vae -> text -> judge -> video_judge -> latents -> unet -> export
 
 A stage writes `weights.safetensors` (the averaged weights) when it is done, resumes when it was stopped, and is passed
 over when it is done already.
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...evaluation.judge import Judge, save_judge
+from ...evaluation.video_judge import VideoJudge, load_video_judge, save_video_judge
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder, new_vae
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
@@ -27,6 +28,7 @@ from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask
 from .vae import VaeTask, normalise_latents
+from .video_judge import VideoJudgeTask, held_out_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Stages:
             "vae": self.vae,
             "text": self.text,
             "judge": self.judge,
+            "video_judge": self.video_judge,
             "latents": self.latents,
             "unet": self.unet,
             "export": self.export,
@@ -57,14 +60,19 @@ class Stages:
             stages[stage]()
 
     def adopt(self, folder: Path) -> None:
-        """Take the autoencoder, the text encoder and the judge of a folder like the bundled one as stages done."""
+        """Take the autoencoder, the text encoder and the judges of a folder like the bundled one as stages done."""
         pocket, ids = load_pocket(folder / "pocket.safetensors"), Vocabulary(self.tokenizer).ids
         other = next(i for i in range(CLIP_VOCABULARY) if i not in set(ids))
         text = pocket.text.state_dict()
         table = next(name for name in text if name.endswith("token_embedding.weight"))
         text[table] = text[table][[*ids, other]]
-        judge = load_file(folder / "judge.safetensors")
-        for stage, weights in (("vae", pocket.vae.state_dict()), ("text", text), ("judge", judge)):
+        networks = {
+            "vae": pocket.vae.state_dict(),
+            "text": text,
+            "judge": load_file(folder / "judge.safetensors"),
+            "video_judge": load_video_judge(folder / "video_judge.safetensors")[0].state_dict(),
+        }
+        for stage, weights in networks.items():
             self.done(stage).parent.mkdir(parents=True, exist_ok=True)
             write_weights({k: v.contiguous() for k, v in weights.items()}, self.done(stage))
 
@@ -83,6 +91,9 @@ class Stages:
 
     def judge(self) -> None:
         self._train("judge", JudgeTask(), "judge.")
+
+    def video_judge(self) -> None:
+        self._train("video_judge", VideoJudgeTask(), "judge.")
 
     def latents(self) -> None:
         """Shards are shared out among the processes; each appears when it is whole."""
@@ -105,7 +116,7 @@ class Stages:
         self._train("unet", task, "unet.")
 
     def export(self) -> None:
-        """pocket/pocket.safetensors and pocket/judge.safetensors below the run folder."""
+        """The files of the folder pocket/ that the stages make, below the run folder."""
         target = self.out / "pocket"
         target.mkdir(exist_ok=True)
         text, vocabulary = self.trained_text()
@@ -117,6 +128,9 @@ class Stages:
         judge = new_judge()
         judge.load_state_dict(load_file(self.done("judge")))
         save_judge(judge, target / "judge.safetensors")
+        video_judge = VideoJudge().eval()
+        video_judge.load_state_dict(load_file(self._need("video_judge")))
+        save_video_judge(video_judge, target / "video_judge.safetensors", held_out_accuracy(video_judge))
         log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
 
     def trained_vae(self):

@@ -83,6 +83,7 @@ def test_sets_that_were_scored_apart_are_one_set():
     parts = [Sample(whole.readings[a:b], whole.wanted[a:b], features[a:b]) for a, b in ((0, 1), (1, 3))]
     again = joined(parts)
     assert (again.readings, again.wanted) == (whole.readings, whole.wanted)
+    assert again.features is not None
     assert torch.equal(again.features, features)
     with pytest.raises(ValueError, match="one of each"):
         Sample([GOOD], [RIGHT, STILL])

@@ -1,8 +1,8 @@
 """Views show what is there: values sit where the axes say, in the colours that the legend says."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,13 +135,17 @@ def test_heat_goes_from_dark_to_bright():
     assert (np.diff(brightness) > 0).all()
 
 
-def call(**values):
-    return SimpleNamespace(**({"alpha": 10.0, "eps_ratio": 0.1, "before": 1.0, "after": 0.9} | values))
+@dataclass(frozen=True)
+class Call:
+    eps_ratio: float
+    alpha: float = 10.0
+    before: float = 1.0
+    after: float = 0.9
 
 
 def test_the_force_of_each_call_is_drawn():
-    calls = [call(eps_ratio=0.3), call(eps_ratio=0.1), call(eps_ratio=0.0, alpha=0.0)]
-    image, other = draw_guidance(calls), draw_guidance([*calls[:2], call(eps_ratio=0.2)])
+    calls = [Call(0.3), Call(0.1), Call(0.0, alpha=0.0)]
+    image, other = draw_guidance(calls), draw_guidance([*calls[:2], Call(0.2)])
     assert image.size == other.size
     assert image.tobytes() != other.tobytes()
     assert image.height == plots.caption("").height + 3 * 320
@@ -205,7 +209,7 @@ def test_the_map_of_a_token_is_where_its_row_and_column_say():
     image = np.asarray(draw_token_attention(maps, timestep=500)).astype(int).sum(-1)
     tile = 160 + 4
     inside = {(f, k): image[104 + k * tile + 80, plots.LEFT + f * tile + 80] for f in range(4) for k in range(3)}
-    assert max(inside, key=inside.get) == (2, 1)
+    assert max(inside, key=lambda place: inside[place]) == (2, 1)
     assert len({v for place, v in inside.items() if place != (2, 1)}) == 1
 
 
