@@ -29,13 +29,27 @@ COLUMNS = {
         "PrimitiveInt",
         "Note",
     ),
-    "Motion": ("StillMotion_ApplyMotionModel", "StillMotion_MitigatingGradient"),
+    "Motion": (
+        "StillMotion_ApplyMotionModel",
+        "StillMotion_ModelSamplingBetas",
+        "StillMotion_SteppedCFG",
+        "StillMotion_MitigatingGradient",
+    ),
     "Prompt": ("CLIPTextEncode", "EmptyLatentImage"),
     "Sampling": ("KSampler",),  # grows by the preview
     "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),  # grows by the video
     "Readout": ("StillMotion_GuidanceReadout",),
+    "Views": ("StillMotion_XTSlice", "StillMotion_MitigatingGradientPlot"),
+    "Noise": ("RandomNoise", "StillMotion_NoiseNormality"),
 }
-SIZES = {"CLIPTextEncode": [340, 140], "Note": [350, 190], "StillMotion_GuidanceReadout": [480, 470]}
+SIZES = {
+    "CLIPTextEncode": [340, 140],
+    "Note": [350, 190],
+    "StillMotion_GuidanceReadout": [480, 470],
+    "StillMotion_XTSlice": [480, 420],
+    "StillMotion_MitigatingGradientPlot": [480, 420],
+    "StillMotion_NoiseNormality": [480, 420],
+}
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,
 diamond, ring, heart) in eight colours
@@ -120,7 +134,7 @@ def graph_picture(editor: Editor) -> Image.Image:
 
 def result_picture(client: Client, name: str, folder: Path) -> Image.Image:
     """Four frames of what the workflow makes, first to last, in reading order."""
-    (item,) = client.run(workflow.load(name)).check().files()
+    (item,) = client.run(workflow.load(name)).check().results()
     with av.open(str(client.fetch(item, folder / item["filename"]))) as video:
         frames = [frame.to_image() for frame in video.decode(video=0)]
     sheet = Image.new("RGB", (512, 512))

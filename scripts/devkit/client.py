@@ -55,6 +55,10 @@ class Run:
         lists = [items for output in self.outputs.values() for items in output.values() if isinstance(items, list)]
         return [item for items in lists for item in items if isinstance(item, dict) and "filename" in item]
 
+    def results(self) -> list[dict]:
+        """The files that were saved; pictures that nodes show on themselves are temporary ones."""
+        return [item for item in self.files() if item.get("type") == "output"]
+
     def check(self) -> "Run":
         """Raise one clear sentence unless everything went well."""
         if self.dropped:

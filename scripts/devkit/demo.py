@@ -83,7 +83,7 @@ def _generate(server: Server, name: str, prompt: dict, output: Path) -> Path:
         progress.end()
     if run.status == "disconnected":
         raise Failed(f"ComfyUI ended in the middle of the run:\n{server.tail()}")
-    files = [item for item in run.check().files() if item.get("type") == "output"]
+    files = run.check().results()
     if not files:
         raise Failed("The workflow ended without an output file. Does it have a node such as Save Video?")
     seed = "".join(f"_seed{seed}" for seed in workflow.seeds(prompt)[:1])

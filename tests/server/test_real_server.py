@@ -33,7 +33,7 @@ def node_of(prompt: dict, class_type: str) -> dict:
 
 
 def only_video(client: Client, run, folder: Path) -> Path:
-    (item,) = run.check().files()
+    (item,) = run.check().results()
     return client.fetch(item, folder / item["filename"])
 
 
@@ -43,10 +43,14 @@ def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Call
     golden("object_info", {name: info for name, info in known.items() if name.startswith("StillMotion_")})
 
 
+# nothing that is bundled so far has what they work on: a trained HARIVO file, a ControlNet of the pocket
+WITHOUT_A_FILE = {"StillMotion_MappingShift", "StillMotion_FrameTokenAttention", "StillMotion_ControlNetFrames"}
+
+
 def test_every_node_is_shown_in_a_bundled_workflow(server: Server):
     used = {node["class_type"] for name in workflow.names() for node in workflow.load(name).values()}
     offered = {name for name in server.get("/object_info") if name.startswith("StillMotion_")}
-    assert offered <= used
+    assert offered - used == WITHOUT_A_FILE
 
 
 def test_the_workflows_are_offered_as_templates(server: Server):
