@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from .config import GROUPS, MotionConfig, check_channels
 from .slots import Slot, slots
 
-CPU_PART = 2**22  # numbers in the widest tensor of a feed-forward, 16 MB in fp32: larger ones cost page faults
+# Numbers in the widest tensor of a part: 10 MB in fp32. Larger ones cost page faults; smaller ones would read the
+# weights of SD 1.5's widest layers (8 x 1280 for 16 pixels of 16 frames) twice.
+CPU_PART = 256 * 8 * 1280
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -98,7 +100,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Eight times as wide inside. On a CPU a part of the tokens at a time, which its caches and heap take better."""
+    """Eight times as wide inside."""
 
     def __init__(self, channels: int, ops: Any) -> None:
         super().__init__()
@@ -106,10 +108,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
-        part = max(1, CPU_PART // (8 * x[0].numel()))
-        if x.device.type != "cpu" or len(x) <= part:
-            return self.net(x)
-        return torch.cat([self.net(tokens) for tokens in x.split(part)])
+        return self.net(x)
 
 
 class TransformerBlock(nn.Module):
@@ -151,13 +150,21 @@ class TemporalTransformer(nn.Module):
         clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
         return self.norm(clips).transpose(1, 2).flatten(0, 1)
 
+    def transformed(self, tokens: Tensor) -> Tensor:  # (B, f, c) -> same
+        """All blocks. Pixels do not mix here: a CPU takes a part of them at a time, for its caches' and heap's sake."""
+        part = max(1, CPU_PART // (8 * tokens[0].numel()))
+        if tokens.device.type != "cpu" or len(tokens) <= part:
+            for block in self.transformer_blocks:
+                tokens = block(tokens)
+            return tokens
+        return torch.cat([self.transformed(pixels) for pixels in tokens.split(part)])
+
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
         _, _, h, w = x.shape
         # contiguous: torch multiplies a transposed batch one matrix at a time
         z = self.proj_in(self.normed(x, frames).flatten(2).transpose(1, 2).contiguous())  # (b f, h w, c)
         tokens = z.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B, f, c)
-        for block in self.transformer_blocks:
-            tokens = block(tokens)
+        tokens = self.transformed(tokens)
         z = tokens.unflatten(0, (-1, h * w)).transpose(1, 2).flatten(0, 1)  # (b f, h w, c)
         return self.proj_out(z).transpose(1, 2).unflatten(2, (h, w))
 

@@ -88,7 +88,7 @@ def test_the_host_gives_layers_and_attention():
     assert seen == [((30, 4, 32), 4)] * 2  # 2 clips of 3 x 5 pixels
 
 
-def test_a_large_feed_forward_in_parts_is_the_same(monkeypatch):
+def test_many_pixels_in_parts_are_the_same(monkeypatch):
     module, x = trained(), frames_of()
     whole = module(x, 4)
     sizes = []
