@@ -44,7 +44,8 @@ def _harivo(model: ModelPatcher, part: str, what: str) -> tuple[ModelPatcher, Ha
     """The HARIVO model on a MODEL that has this part switched on. ValueError says what to do when there is none."""
     for patcher in model.get_additional_models_with_key(KEY):
         found, use = patcher.model, patcher.get_attachment(KEY)
-        if isinstance(found, HarivoModel) and getattr(found, part) is not None and getattr(use, part):
+        present = isinstance(found, HarivoModel) and getattr(found, part) is not None
+        if present and isinstance(use, Use) and getattr(use, part):
             return patcher, found, use
     raise ValueError(
         f"{what}: this MODEL has none at work; apply a HARIVO file that has one (Load Motion Model tells what a file "
@@ -111,7 +112,8 @@ class Looks:
         """attn2 patch: it reads, and hands on what it got."""
         if self.columns.start < self.columns.stop:
             h, w = options["activations_shape"][2:]
-            layer = self._layer(*options["block"], options["block_index"])
+            kind, number = options["block"]
+            layer = self._layer(kind, number, options["block_index"])
             q, k = layer.to_q(x[self.rows]), layer.to_k(context[self.rows])
             maps = column_maps(q, k, layer.heads, self.columns).unflatten(2, (h, w))
             self.maps.append(F.interpolate(maps, self.size, mode="bilinear", align_corners=False))
