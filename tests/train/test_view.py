@@ -12,7 +12,7 @@ from stillmotion.model_patches.diffusers_host.pocket import load_pocket
 from stillmotion.model_patches.diffusers_host.views import cross_attentions, token_attention
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
-from stillmotion.training.__main__ import arguments, run_view
+from stillmotion.training.__main__ import main
 from stillmotion.training.view import read_frames
 
 
@@ -40,7 +40,7 @@ def run(root, tmp_path):
             checkpoint.save(path, system="harivo", config=model.config.to_dict(), weights=model.state_dict())
             words = (words[0], str(path), *words[1:])
         out = tmp_path / "pictures" / "view.png"
-        assert run_view(arguments().parse_args(["view", *words, "--out", str(out)])) == 0
+        assert main(["view", *words, "--out", str(out)]) == 0
         with Image.open(out) as picture:
             return picture.copy()
 
