@@ -71,8 +71,7 @@ class HarivoTask(Task):
         start, end = motion.beta_start or plan.model.beta_start, motion.beta_end or plan.model.beta_end
         self.table = alpha_bars(motion.beta_schedule or "scaled_linear", start, end).float()
         self.base_hash = base.hash
-        still = plan.data.still_weight
-        self.order = [i for i in range(len(cache)) for _ in range(still if still > 1 and cache.at_rest(i) else 1)]
+        self.order = cache.taken(plan.data.still_weight)
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         terms, figures = self.terms(samples)

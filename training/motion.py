@@ -57,8 +57,7 @@ class MotionTask(Task):
         self.handle = attach(self.unet, self.motion)
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
         self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
-        clips = range(len(latents.values))
-        self.order = [i for i in clips for _ in range(still_weight if latents.clip(i).motion == "still" else 1)]
+        self.order = latents.taken(still_weight)
         random.Random(seed).shuffle(self.order)
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
         mix = {"boost": boost, "high_noise": high_noise, "high_share": high_share, "still_weight": still_weight}
@@ -96,11 +95,10 @@ class MotionTask(Task):
 
     def _draw(self, samples: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0, noise (n, f, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1, 1)."""
-        stride = len(self.latents.times) // self.frames
         x0, noise, t = [], [], []
         for k in samples:
             g = sample_generator(self.seed, k)
-            x0.append(self.latents.values[self.clip_of(k), ::stride][: self.frames].float())
+            x0.append(self.latents.frames(self.clip_of(k), self.frames))
             high = torch.rand((), generator=g) < self.high_share
             t.append(torch.randint(self.high_noise if high else 0, 1000, (), generator=g))
             noise.append(torch.randn(x0[-1].shape, generator=g))

@@ -106,3 +106,37 @@ def run_sampler(comfy: ModuleType):
             )
 
     return run
+
+
+@pytest.fixture
+def windowed(comfy: ModuleType):
+    """windowed(model, length) -> a clone that samples in context windows of so many frames."""
+
+    def patch(model, length, causal_window_fix=False):
+        from comfy import context_windows
+
+        handler = context_windows.IndexListContextHandler(
+            context_windows.get_matching_context_schedule("standard_static"),
+            context_windows.get_matching_fuse_method("pyramid"),
+            context_length=length,
+            context_overlap=1,
+            causal_window_fix=causal_window_fix,
+        )
+        model = model.clone()
+        model.model_options["context_handler"] = handler
+        return model
+
+    return patch
+
+
+@pytest.fixture
+def views(comfy, tmp_path):
+    """Our module; what its nodes show goes to a folder of the test's own."""
+    import folder_paths
+
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(tmp_path))
+    from stillmotion.nodes import views
+
+    yield views
+    folder_paths.set_temp_directory(before)

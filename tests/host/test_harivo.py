@@ -220,7 +220,7 @@ def test_several_videos_in_one_batch_equal_separate_runs(patched, sample):
         assert close(together[clip], sample(model, words(1), words(2), noise[clip]))
 
 
-def test_context_windows_are_the_clips(tiny_sd, patched, run_sampler):
+def test_context_windows_are_the_clips(tiny_sd, patched, run_sampler, windowed):
     one = run_sampler(patched(), frames=FRAMES)
     assert torch.equal(run_sampler(windowed(patched(), 4), frames=FRAMES), one)
     still = run_sampler(windowed(tiny_sd, 4), frames=10)
@@ -228,21 +228,6 @@ def test_context_windows_are_the_clips(tiny_sd, patched, run_sampler):
         moving = run_sampler(windowed(patched(frames=10, options=OFF | {part: 1.0}), 4), frames=10)
         assert not close(moving, still, 0.001)
     assert run_sampler(windowed(patched(frames=10), 4, causal_window_fix=True), frames=10).isfinite().all()
-
-
-def windowed(model, length, causal_window_fix=False):
-    from comfy import context_windows
-
-    handler = context_windows.IndexListContextHandler(
-        context_windows.get_matching_context_schedule("standard_static"),
-        context_windows.get_matching_fuse_method("pyramid"),
-        context_length=length,
-        context_overlap=1,
-        causal_window_fix=causal_window_fix,
-    )
-    model = model.clone()
-    model.model_options["context_handler"] = handler
-    return model
 
 
 def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too(comfy, tiny_sd, patched, sample):

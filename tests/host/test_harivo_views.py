@@ -30,19 +30,6 @@ def trained(sizes=SIZES, context=CONTEXT, **changes):
 
 
 @pytest.fixture
-def views(comfy, tmp_path):
-    """Our module; what its nodes show goes to a folder of the test's own."""
-    import folder_paths
-
-    before = folder_paths.get_temp_directory()
-    folder_paths.set_temp_directory(str(tmp_path))
-    from stillmotion.nodes import views
-
-    yield views
-    folder_paths.set_temp_directory(before)
-
-
-@pytest.fixture
 def apply(comfy, tiny_sd, tmp_path):
     """apply(harivo, model=tiny_sd, ...) -> a MODEL with it."""
     from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion

@@ -362,7 +362,7 @@ def random_controlnet():
     return comfy.controlnet.ControlNet(net, load_device=model_management.get_torch_device())
 
 
-def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler):
+def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler, windowed):
     """With windows of 4 on 4 frames nothing changes; on 10 frames each window is a clip."""
     one = run_sampler(patched(), frames=FRAMES)
     assert torch.equal(run_sampler(windowed(patched(), 4), frames=FRAMES), one)
@@ -372,22 +372,7 @@ def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler):
     assert run_sampler(windowed(patched(frames=10), 4, causal_window_fix=True), frames=10).isfinite().all()
 
 
-def windowed(model, length, causal_window_fix=False):
-    from comfy import context_windows
-
-    handler = context_windows.IndexListContextHandler(
-        context_windows.get_matching_context_schedule("standard_static"),
-        context_windows.get_matching_fuse_method("pyramid"),
-        context_length=length,
-        context_overlap=1,
-        causal_window_fix=causal_window_fix,
-    )
-    model = model.clone()
-    model.model_options["context_handler"] = handler
-    return model
-
-
-def test_windows_that_do_not_fit_are_named(patched, run_sampler):
+def test_windows_that_do_not_fit_are_named(patched, run_sampler, windowed):
     with pytest.raises(ValueError, match=r"slide over the whole batch of 12 images, frames is 4; set frames to 12"):
         run_sampler(windowed(patched(frames=4), 4), frames=12)
     with pytest.raises(ValueError, match=r"context windows of 9 frames were asked for.*at most 8"):

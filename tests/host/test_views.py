@@ -9,19 +9,6 @@ from stillmotion.model_patches.harivo.mitigating import Config
 
 
 @pytest.fixture
-def views(comfy, tmp_path):
-    """Our module; what its nodes show goes to a folder of the test's own."""
-    import folder_paths
-
-    before = folder_paths.get_temp_directory()
-    folder_paths.set_temp_directory(str(tmp_path))
-    from stillmotion.nodes import views
-
-    yield views
-    folder_paths.set_temp_directory(before)
-
-
-@pytest.fixture
 def random_noise(comfy):
     """random_noise(seed): ComfyUI's own NOISE."""
     importlib.import_module("nodes")

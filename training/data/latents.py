@@ -48,6 +48,11 @@ class Latents:
         """Whether a drawn clip is one of a sprite that does not move."""
         return not self.told and self.clip(i).motion == "still"
 
+    def taken(self, still_weight: int = 1) -> list[int]:
+        """The clips that an epoch takes: each once, drawn clips at rest `still_weight` times."""
+        clips = range(len(self.values))
+        return [i for i in clips for _ in range(still_weight if still_weight > 1 and self.at_rest(i) else 1)]
+
     def caption(self, i: int, rng: random.Random) -> str:
         """One of the wordings of a drawn clip's caption, or the caption of a video file."""
         return self.told[i] if self.told else sprites.caption(self.clip(i), rng)
