@@ -35,12 +35,24 @@ COLUMNS = {
         "StillMotion_SteppedCFG",
         "StillMotion_MitigatingGradient",
     ),
-    "Prompt": ("CLIPTextEncode", "EmptyLatentImage"),
-    "Sampling": ("KSampler",),  # grows by the preview
+    "Prompt": ("CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Noise": (
+        "RandomNoise",
+        "KSamplerSelect",
+        "StillMotion_ReuseAndDiffuse",
+        "CFGGuider",
+        "BasicScheduler",
+        "StillMotion_NoiseNormality",
+    ),
+    "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
     "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),  # grows by the video
     "Readout": ("StillMotion_GuidanceReadout",),
-    "Views": ("StillMotion_XTSlice", "StillMotion_MitigatingGradientPlot"),
-    "Noise": ("RandomNoise", "StillMotion_NoiseNormality"),
+    "Views": (
+        "StillMotion_XTSlice",
+        "StillMotion_MitigatingGradientPlot",
+        "StillMotion_MappingShift",
+        "StillMotion_FrameTokenAttention",
+    ),
 }
 SIZES = {
     "CLIPTextEncode": [340, 140],
@@ -49,6 +61,8 @@ SIZES = {
     "StillMotion_XTSlice": [480, 420],
     "StillMotion_MitigatingGradientPlot": [480, 420],
     "StillMotion_NoiseNormality": [480, 420],
+    "StillMotion_MappingShift": [480, 420],
+    "StillMotion_FrameTokenAttention": [480, 420],
 }
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,

@@ -15,7 +15,7 @@ are, so no scale is assumed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +44,14 @@ class Config:
     recycle: float = 4.0
     guidance: float = 0.4
     rule: Rule = "code"
+
+    def check(self, frames: int) -> None:
+        """ValueError when a clip of `frames` has less than `overlap`."""
+        if self.overlap > frames:
+            raise ValueError(
+                f"reuse: overlap is {self.overlap}, a clip has {frames} frames; at most all of them can continue the "
+                f"clip before, half of them ({frames // 2}) keeps new frames coming"
+            )
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -78,7 +86,7 @@ def next_noise(before: Tensor, fresh: Tensor, config: Config) -> Tensor:
             "video need the same number of frames and the same size"
         )
     frames = fresh.shape[1]
-    _check_overlap(config, frames)
+    config.check(frames)
     mirrored = before.flip(1).to(fresh)
     a = reused_share(config.recycle)
     mixed = a * mirrored + math.sqrt(1 - a * a) * fresh
@@ -111,9 +119,10 @@ class History:
     sigmas: tuple[float, ...]
     noise: Tensor  # (v, N, ...), unit variance
     states: dict[int, Tensor] = field(default_factory=dict)  # step -> (v, guided, ...)
+    step_noise: tuple[Tensor, ...] = ()  # what a stochastic sampler added, in its order; each (v, N, ...)
 
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.noise, *self.states.values()))
+        return sum(t.numel() * t.element_size() for t in (self.noise, *self.states.values(), *self.step_noise))
 
 
 class Recorder:
@@ -139,7 +148,7 @@ class Recorder:
     def step(self, k: int, z: Tensor) -> Tensor:
         """The input of step k: (v, N, ...) -> the same, the guided frames replaced. `z` itself is not written to."""
         frames = z.shape[1]
-        _check_overlap(self.config, frames)
+        self.config.check(frames)
         count = guided_frames(k, self.steps, self.config)
         if not count:
             return z
@@ -148,9 +157,9 @@ class Recorder:
         self.states[k] = z[:, frames - count :].detach().cpu().clone()
         return z
 
-    def history(self, noise: Tensor) -> History:
+    def history(self, noise: Tensor, step_noise: Sequence[Tensor] = ()) -> History:
         """For the next clip, once the last step is done. noise: this clip's own, (v, N, ...)."""
-        return History(self.sigmas, noise.detach().cpu(), self.states)
+        return History(self.sigmas, noise.detach().cpu(), self.states, tuple(step_noise))
 
     def _replayed(self, k: int, z: Tensor, count: int) -> Tensor:
         assert self.before is not None
@@ -164,14 +173,30 @@ class Recorder:
         return state.flip(1)[:, :count].to(z)
 
 
+class StepNoise:
+    """Noise of a stochastic sampler's steps, reused like the initial noise. Ours: the paper's sampler adds none.
+
+    Without this the steps of two clips part at once, however alike they began: replaying latents is then in vain.
+    draw(): unit noise (v, N, ...), new at each call; the calls of two clips are matched by their number.
+    """
+
+    def __init__(self, config: Config, draw: Callable[[], Tensor], before: History | None) -> None:
+        self.config, self.draw, self.before = config, draw, before
+        self.kept: list[Tensor] = []
+
+    def __call__(self) -> Tensor:
+        noise = self.draw()
+        if self.before is not None:
+            if len(self.kept) >= len(self.before.step_noise):
+                raise ValueError(
+                    f"reuse: the sampler draws noise more than the {len(self.before.step_noise)} times of the clip "
+                    "before; use one sampler and its settings for all clips of a video"
+                )
+            noise = next_noise(self.before.step_noise[len(self.kept)], noise, self.config)
+        self.kept.append(noise.detach().cpu())
+        return noise
+
+
 def _told(sigmas: Sequence[float]) -> str:
     ends = f" from {sigmas[0]:.4g} to {sigmas[-1]:.4g}" if sigmas else ""
     return f"{max(len(sigmas) - 1, 0)} steps{ends}"
-
-
-def _check_overlap(config: Config, frames: int) -> None:
-    if config.overlap > frames:
-        raise ValueError(
-            f"reuse: overlap is {config.overlap}, a clip has {frames} frames; at most all of them can continue the "
-            f"clip before, half of them ({frames // 2}) keeps new frames coming"
-        )
