@@ -13,7 +13,8 @@ from ..model_patches.comfy_host.motion import BETA_SCHEDULES, FROM_FILE, apply_m
 from .sockets import CATEGORY, MotionModel
 
 FOLDERS = ("stillmotion", "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
-BUNDLED = {f"pocket/{file}": Path(__file__).resolve().parents[1] / "pocket" / file for file in ("motion.safetensors",)}
+POCKET = Path(__file__).resolve().parents[1] / "pocket"
+BUNDLED = {f"pocket/{file}": POCKET / file for file in ("motion.safetensors", "harivo.safetensors")}
 
 for name in FOLDERS:
     folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
@@ -52,8 +53,8 @@ class LoadMotionModel(io.ComfyNode):
                 io.Combo.Input(
                     "motion_name",
                     options=motion_names(),
-                    tooltip="A file of models/animatediff_models or models/stillmotion, or the bundled motion model of "
-                    "the pocket Stable Diffusion.",
+                    tooltip="A file of models/animatediff_models or models/stillmotion, or a bundled one for the "
+                    "pocket Stable Diffusion.",
                 ),
             ],
             outputs=[
