@@ -34,7 +34,8 @@ class MotionTask(Task):
     """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
 
     A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
-    are and how they move. Clips at rest are taken `still_weight` times as often as the data have them.
+    are and how they move. `boost` weighs high noise on top (`loss_weight`): at 1 its gradient outweighs all others, at 0
+    shapes get their turn. Clips at rest are taken `still_weight` times as often as the data have them.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ def train(
     config = MotionConfig.from_dict(recipe["model"] | sizes)
     plan = dict(recipe["train"])
     frames = plan.pop("frames")
-    mix = {name: plan.pop(name) for name in ("high_noise", "high_share", "still_weight") if name in plan}
+    mix = {name: plan.pop(name) for name in ("boost", "high_noise", "high_share", "still_weight") if name in plan}
     data = latents.read(shards, base.vae)
     task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=plan.get("seed", 0), **mix)
     if start:
