@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, latents, export, view, pocket, motion; see --help."""
+"""python -m stillmotion.training VERB: train, doctor, latents, export, view, pocket, motion, lora, control; --help."""
 
 import argparse
 import logging
@@ -16,7 +16,6 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train a HARIVO model as a config says; the same command resumes it")
-    train.add_argument("--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos, with the base's autoencoder")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -38,6 +37,19 @@ def arguments() -> argparse.ArgumentParser:
     motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
     motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
+    lora = verbs.add_parser(
+        "lora", help="train a style LoRA of the frozen pocket model, on frames that it draws itself"
+    )
+    control = verbs.add_parser("control", help="train a ControlNet of the frozen pocket model that draws along edges")
+    control.add_argument(
+        "--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)"
+    )
+    for verb in (train, lora, control):
+        verb.add_argument(
+            "--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed"
+        )
+    for verb in (lora, control):
+        verb.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -51,14 +63,15 @@ def arguments() -> argparse.ArgumentParser:
     view.add_argument(
         "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
     )
-    for verb in (pocket, motion):
-        default = CONFIGS / ("pocket.toml" if verb is pocket else "motion_pocket.toml")
+    recipes = {pocket: "pocket", motion: "motion_pocket", lora: "lora_pocket", control: "control_pocket"}
+    for verb, name in recipes.items():
+        default = CONFIGS / f"{name}.toml"
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
-    for verb in (train, encode, export, pocket, motion):
+    for verb in (train, encode, export, *recipes):
         verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
-    for verb in (train, pocket, motion):
+    for verb in (train, *recipes):
         verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
-    for verb in (train, doctor, encode, pocket, motion):
+    for verb in (train, doctor, encode, *recipes):
         verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
@@ -108,6 +121,13 @@ def adopt(args: argparse.Namespace) -> None:
         stages.adopt(args.start)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """The LoRA's frames, once, before processes are made."""
+    from .pocket.lora import encode
+
+    encode(args.out, recipe(args.recipe, args.set)["lora"], args.pocket)
+
+
 def run_pocket(args: argparse.Namespace) -> None:
     from .pocket.stages import Stages
 
@@ -120,6 +140,20 @@ def run_motion(args: argparse.Namespace) -> None:
 
     tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
     train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+
+
+def run_lora(args: argparse.Namespace) -> None:
+    from .pocket.lora import train
+
+    tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
+    train(args.out, tables, tokenizer, pocket=args.pocket, allow=args.allow)
+
+
+def run_control(args: argparse.Namespace) -> None:
+    from .pocket.control import train
+
+    tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
+    train(args.out, tables, tokenizer, shards=args.latents, pocket=args.pocket, allow=args.allow)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -173,6 +207,8 @@ VERBS = {
     "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,
+    "lora": run_lora,
+    "control": run_control,
 }
 
 
@@ -183,6 +219,8 @@ def main(words: list[str] | None = None) -> int:
         adopt(args)
     if begins and args.verb == "train":
         _check(args)
+    if begins and args.verb == "lora":
+        draw(args)
     if begins and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
     logging.basicConfig(
