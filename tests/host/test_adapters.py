@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,7 @@ def test_the_stock_node_offers_the_lora_and_finds_every_key(comfy, host, caplog)
     from stillmotion.nodes import pocket  # noqa: F401  it registers the folder
 
     assert LORA.name in stock.LoraLoaderModelOnly.INPUT_TYPES()["required"]["lora_name"][0]
+    model: Any
     (model,) = stock.LoraLoaderModelOnly().load_lora_model_only(host.model, LORA.name, 1.0)
     keys = [key for key in host.model.model.state_dict() if key.startswith("diffusion_model.")]
     assert len(model.patches) > 20

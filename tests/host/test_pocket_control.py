@@ -1,5 +1,7 @@
 """One ControlNet file of the pocket, two hosts; and the edges it was trained on are those that ComfyUI's node draws."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -42,6 +44,7 @@ def test_both_hosts_give_the_same_residuals(comfy, control_file):
     from stillmotion.model_patches.comfy_host.pocket import load_pocket_control
 
     x, t, context, hint = inputs()
+    net: Any
     net, theirs = load_pocket_control(control_file).control_model, diffusers_pocket.load_control(control_file)
     with torch.inference_mode():
         ours = net(x=x, hint=hint, timesteps=t, context=context)
@@ -56,6 +59,7 @@ def test_both_hosts_give_the_same_eps_under_the_bundled_files(comfy, root):
     """ComfyUI's ControlNet object as a sampler calls it: the hint resized, the residuals handed to the U-Net."""
     from stillmotion.model_patches.comfy_host.pocket import load_pocket, load_pocket_control
 
+    model: Any
     model, _, _ = load_pocket(root / "pocket" / "pocket.safetensors")
     pocket = diffusers_pocket.load_pocket(root / "pocket" / "pocket.safetensors")
     path = root / "pocket" / "control_edges.safetensors"
@@ -82,7 +86,8 @@ def test_the_edges_of_the_training_are_the_canny_nodes(comfy):
     from comfy_extras import nodes_canny
 
     frames = torch.cat([sprites.render(sprites.clip(2, k), [0.5]) for k in range(4)])
-    (drawn,) = nodes_canny.Canny.execute(frames.permute(0, 2, 3, 1), 0.1, 0.2).result
+    node: Any = nodes_canny.Canny
+    (drawn,) = node.execute(frames.permute(0, 2, 3, 1), 0.1, 0.2).result
     assert torch.equal(drawn.permute(0, 3, 1, 2), edges(frames, 0.1, 0.2))
 
 
