@@ -115,7 +115,7 @@ class Clips:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=48, help="single pictures")
-    parser.add_argument("--clips", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=4)
     args = parser.parse_args()
     host, judge, begun = PocketHost(), load_judge(JUDGE), time.monotonic()
     moving = sprites.held_out(args.clips, motions=("right", "left", "up", "down"))
