@@ -6,6 +6,7 @@
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.control import limit_to_frames, parse_frames
+from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, ReuseNoise, ReuseSampler
 from ..model_patches.comfy_host.sampling import BETA_END, BETA_START, SCHEDULES, apply_betas
 from ..model_patches.comfy_host.stepped import EARLY, LATE, SWITCH, SteppedScale, apply_stepped_cfg
 from .sockets import CATEGORY
@@ -149,4 +150,90 @@ class ControlNetFrames(io.ComfyNode):
         return io.NodeOutput(*limit_to_frames((positive, negative), chosen, frames))
 
 
-NODES = [SteppedCFG, ModelSamplingBetas, ControlNetFrames]
+class ReuseAndDiffuse(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_ReuseAndDiffuse",
+            display_name="Reuse and Diffuse",
+            category=f"{CATEGORY}/sampling",
+            description="A long video as clips that continue each other (VidRD): each begins with noise and latents of "
+            "the one before, in reverse. Needs no training. For SamplerCustomAdvanced; the latent batch is the whole "
+            "video, the motion model's frames are those of one clip.",
+            search_aliases=["VidRD", "long video", "frame noise reuse", "staged guidance", "FreeNoise"],
+            inputs=[
+                io.Noise.Input("noise", tooltip="Such as RandomNoise: new noise for all frames."),
+                io.Sampler.Input("sampler", tooltip="Such as KSamplerSelect: euler, ddim, dpmpp_2m, uni_pc, heun, ..."),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Frames of one clip. The batch size of the latent is a multiple of it.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=4,
+                    min=0,
+                    max=4096,
+                    tooltip="M: frames at the beginning of a clip that continue the one before; at most half of a "
+                    "clip keeps new frames coming.",
+                ),
+                io.Float.Input(
+                    "recycle",
+                    default=4.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="alpha: how much of a clip's other noise is old, no unit. 0 is all new, 4 is 97 %.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="beta: fraction of the steps in which the first frame is put where the clip before had it; "
+                    "less for the frames after it. 1 repeats them in reverse.",
+                ),
+                io.Combo.Input(
+                    "rule",
+                    options=list(RULES),
+                    default=RULES[0],
+                    advanced=True,
+                    tooltip="code: as the authors' code counts the guided steps. paper: as Eq. 8 is printed, one more.",
+                ),
+                io.Boolean.Input(
+                    "reuse_step_noise",
+                    default=False,
+                    advanced=True,
+                    tooltip="Ancestral and SDE samplers: reuse the noise that they add at each step, too. Keeps it in "
+                    "memory: one latent of a clip for each step.",
+                ),
+            ],
+            outputs=[
+                io.Noise.Output("NOISE", tooltip="For SamplerCustomAdvanced."),
+                io.Sampler.Output("SAMPLER", tooltip="For SamplerCustomAdvanced. It samples clip by clip."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        noise,
+        sampler,
+        frames: int,
+        overlap: int,
+        recycle: float,
+        guidance: float,
+        rule: str = RULES[0],
+        reuse_step_noise: bool = False,
+    ) -> io.NodeOutput:
+        config = ReuseConfig(overlap=overlap, recycle=recycle, guidance=guidance, rule=rule)
+        config.check(frames)
+        return io.NodeOutput(
+            ReuseNoise(noise, frames, config), ReuseSampler(sampler, frames, config, step_noise=reuse_step_noise)
+        )
+
+
+NODES = [SteppedCFG, ModelSamplingBetas, ControlNetFrames, ReuseAndDiffuse]

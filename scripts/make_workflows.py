@@ -36,14 +36,26 @@ COLUMNS = {
         "StillMotion_SteppedCFG",
         "StillMotion_MitigatingGradient",
     ),
-    "Prompt": ("CLIPTextEncode", "EmptyLatentImage"),
+    "Prompt": ("CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
     "Control": ("StillMotion_LoadPocketControlNet", "ControlNetApplyAdvanced", "StillMotion_ControlNetFrames"),
-    "Sampling": ("KSampler",),  # grows by the preview
+    "Noise": (
+        "RandomNoise",
+        "KSamplerSelect",
+        "StillMotion_ReuseAndDiffuse",
+        "CFGGuider",
+        "BasicScheduler",
+        "StillMotion_NoiseNormality",
+    ),
+    "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
     "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),  # grows by the video
     "Readout": ("StillMotion_GuidanceReadout",),
-    "Views": ("StillMotion_XTSlice", "StillMotion_MitigatingGradientPlot"),
-    "Noise": ("RandomNoise", "StillMotion_NoiseNormality"),
+    "Views": (
+        "StillMotion_XTSlice",
+        "StillMotion_MitigatingGradientPlot",
+        "StillMotion_MappingShift",
+        "StillMotion_FrameTokenAttention",
+    ),
 }
 SIZES = {
     "CLIPTextEncode": [340, 140],
@@ -52,6 +64,8 @@ SIZES = {
     "StillMotion_XTSlice": [480, 420],
     "StillMotion_MitigatingGradientPlot": [480, 420],
     "StillMotion_NoiseNormality": [480, 420],
+    "StillMotion_MappingShift": [480, 420],
+    "StillMotion_FrameTokenAttention": [480, 420],
 }
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,

@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, latents, export, view, pocket, motion, lora, control; --help."""
+"""python -m stillmotion.training VERB: train, doctor, ablate, latents, export, view, pocket, motion, lora, control."""
 
 import argparse
 import logging
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ def arguments() -> argparse.ArgumentParser:
         )
     for verb in (lora, control):
         verb.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
+    ablate = verbs.add_parser(
+        "ablate", help="train and score a method's parts, one after the other, on the pocket model"
+    )
+    ablate.add_argument("system", choices=("harivo",))
+    ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
+    ablate.add_argument("--latents", type=Path, help="folder of latents (default: drawn clips are encoded first)")
+    ablate.add_argument("--rows", default="all", help="rows by name, separated by commas (default: all)")
+    ablate.add_argument("--seeds", type=int, default=1, help="trainings of each row, seeds from 0 on")
+    ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
+    for name, what in (("steps", "of each training"), ("prompts", "that are scored"), ("sampling", "DDIM steps")):
+        ablate.add_argument(f"--{name}", type=int, help=what)
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -67,11 +79,11 @@ def arguments() -> argparse.ArgumentParser:
     for verb, name in recipes.items():
         default = CONFIGS / f"{name}.toml"
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
-    for verb in (train, encode, export, *recipes):
+    for verb in (train, encode, export, ablate, *recipes):
         verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
-    for verb in (train, *recipes):
+    for verb in (train, ablate, *recipes):
         verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
-    for verb in (train, doctor, encode, *recipes):
+    for verb in (train, doctor, encode, ablate, *recipes):
         verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
@@ -182,6 +194,26 @@ def run_export(args: argparse.Namespace) -> None:
     export(args.file, args.layout, args.out)
 
 
+def run_ablate(args: argparse.Namespace) -> None:
+    from . import ablate
+
+    budget = ablate.QUICK if args.quick else ablate.Budget()
+    given = {name: getattr(args, name) for name in ("steps", "prompts", "sampling")}
+    ablate.ablate(
+        ablate.Options(
+            out=args.out,
+            tokenizer=tokenizer_folder(args.tokenizer),
+            budget=replace(budget, **{name: value for name, value in given.items() if value}),
+            latents=args.latents,
+            rows=ablate.chosen(args.rows),
+            seeds=tuple(range(args.seeds)),
+            split=args.split,
+            processes=args.processes,
+            changes=tuple(args.set),
+        )
+    )
+
+
 def run_view(args: argparse.Namespace) -> None:
     from .view import view
 
@@ -204,6 +236,7 @@ VERBS = {
     "doctor": run_doctor,
     "latents": run_latents,
     "export": run_export,
+    "ablate": run_ablate,
     "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,
@@ -221,7 +254,7 @@ def main(words: list[str] | None = None) -> int:
         _check(args)
     if begins and args.verb == "lora":
         draw(args)
-    if begins and getattr(args, "processes", 1) > 1:
+    if begins and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
     logging.basicConfig(
         level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(asctime)s %(message)s"

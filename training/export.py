@@ -1,17 +1,16 @@
 """The temporal layers of a motion or HARIVO file in other people's layouts, bit for bit."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_motion_model import MotionAdapter
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..model_patches import checkpoint, layouts
 from ..model_patches.core.config import MotionConfig
 from .config import ConfigError
+from .files import write_tensors
 
 log = logging.getLogger(__name__)
 LAYOUTS = ("stillmotion", "animatediff", "diffusers")
@@ -53,10 +52,7 @@ def temporal_of(file: checkpoint.Checkpoint) -> tuple[MotionConfig, dict[str, Te
 def _animatediff(weights: dict[str, Tensor], out: Path) -> None:
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out {out}: an AnimateDiff file is one .safetensors")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    save_file({k: v.contiguous() for k, v in weights.items()}, partial, {"format": "pt"})
-    os.replace(partial, out)
+    write_tensors(weights, out, {"format": "pt"})
 
 
 def _diffusers(config: MotionConfig, weights: dict[str, Tensor], out: Path) -> None:

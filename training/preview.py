@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..model_patches.pocket import SCALE
 from .config import Plan
+from .ddim import ddim
 from .engine import Average
 
 if TYPE_CHECKING:
@@ -53,27 +54,16 @@ def averaged(task: nn.Module, average: Average) -> Iterator[None]:
                 param.copy_(kept[name])
 
 
-@torch.no_grad()
 def sample(
     task: "HarivoTask", prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
 ) -> Tensor:
-    """DDIM with classifier-free guidance through the trainer's own forward. -> (prompts, f, 4, h, w)."""
+    """Clips of the trainer's own forward. -> (prompts, f, 4, h, w)."""
     f = frames or task.plan.data.frames
     device = next(task.harivo.parameters()).device
     noise = torch.randn(f, *task.cache.shape, generator=torch.Generator().manual_seed(seed))
     x = noise.repeat(len(prompts), 1, 1, 1, 1).to(device)
-    context = torch.cat([task.context([""] * len(prompts)), task.context(prompts)])
-    times = torch.linspace(len(task.table) - 1, 0, steps + 1).round().long()[:-1].tolist()
-    for t, after in zip(times, [*times[1:], None], strict=True):
-        plain, told = task.predict(torch.cat([x, x]), torch.full((2 * len(prompts),), t, device=device), context).chunk(
-            2
-        )
-        eps = plain + guidance * (told - plain)
-        level = task.table[t].item()
-        x_0 = (x - (1 - level) ** 0.5 * eps) / level**0.5
-        level = 1.0 if after is None else task.table[after].item()
-        x = level**0.5 * x_0 + (1 - level) ** 0.5 * eps
-    return x
+    context, empty = task.context(prompts), task.context([""] * len(prompts))
+    return ddim(task.predict, x, context, empty, task.table, steps=steps, guidance=guidance)
 
 
 @torch.no_grad()

@@ -74,6 +74,6 @@ def test_no_nodes_lie_over_each_other(editor_file, name: str):
 
 def test_no_seed_changes_by_itself(editor_file):
     for name in NAMES:
-        samplers = [node for node in editor_file(name)["nodes"] if node["type"] == "KSampler"]
-        assert samplers
-        assert all(node["widgets_values"][1] == "fixed" for node in samplers), name
+        seeded = [node for node in editor_file(name)["nodes"] if node["type"] in ("KSampler", "RandomNoise")]
+        assert seeded
+        assert all(node["widgets_values"][1] == "fixed" for node in seeded), name

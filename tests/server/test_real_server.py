@@ -72,6 +72,20 @@ def test_a_workflow_makes_a_playable_video(client: Client, tmp_path: Path, name:
     assert {picture.shape for picture in pictures} == {(512, 512, 3)}
 
 
+def test_clips_that_continue_each_other_become_one_video(client: Client, tmp_path: Path):
+    prompt = workflow.adapt(workflow.load("vidrd_reuse_pocket"), frames=4)
+    node_of(prompt, "BasicScheduler")["inputs"]["steps"] = 4
+    run = client.run(prompt)
+    assert len(decoded(only_video(client, run, tmp_path))) == 3 * 4
+    (sampler,) = [n for n, node in prompt.items() if node["class_type"] == "SamplerCustomAdvanced"]
+    told = [data for data in run.data("progress") if data["node"] == sampler]
+    assert max(data["value"] / data["max"] for data in told) == 1
+    node_of(prompt, "KSamplerSelect")["inputs"]["sampler_name"] = "euler_ancestral"
+    refused = client.run(prompt)
+    assert refused.error
+    assert "adds new noise at every step" in refused.error["exception_message"]
+
+
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(client: Client, tmp_path: Path):
     files = []
     for number, seed in enumerate((3, 4, 3)):  # the middle run makes ComfyUI forget the cached first

@@ -14,8 +14,9 @@ from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
 from stillmotion.training.engine import Run, fit
+from stillmotion.training.files import write_tensors
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
-from stillmotion.training.pocket.stages import Stages, write_weights
+from stillmotion.training.pocket.stages import Stages
 from stillmotion.training.pocket.text import TextTask
 from stillmotion.training.pocket.unet import UnetTask, loss_weight
 from stillmotion.training.pocket.vae import SCALE, VaeTask, normalise_latents
@@ -171,7 +172,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
     for stage, network in networks.items():
         first.done(stage).parent.mkdir(parents=True)
         rounded = {k: v.half().float().contiguous() for k, v in network.state_dict().items()}
-        write_weights(rounded, first.done(stage))
+        write_tensors(rounded, first.done(stage))
     first.export()
     again = Stages(tmp_path / "b", {}, tokenizer)
     again.adopt(tmp_path / "a" / "pocket")

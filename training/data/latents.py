@@ -8,16 +8,15 @@ latents of another autoencoder are refused, not used.
 import hashlib
 import json
 import logging
-import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import write_tensors
 from . import sprites
 
 log = logging.getLogger(__name__)
@@ -107,10 +106,7 @@ def as_json(captions: list[str]) -> str:
 
 def write(path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str]) -> None:
     """One shard, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"latents": torch.stack(values).contiguous()}, partial, header | {"vae": weights_hash(vae)})
-    os.replace(partial, path)
+    write_tensors({"latents": torch.stack(values)}, path, header | {"vae": weights_hash(vae)})
 
 
 def read(folder: Path, vae: nn.Module) -> Latents:

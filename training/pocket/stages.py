@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...evaluation.judge import Judge, save_judge
@@ -24,6 +24,7 @@ from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
 from ..engine import Run, Task, fit
+from ..files import write_tensors
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask
@@ -73,8 +74,7 @@ class Stages:
             "video_judge": load_video_judge(folder / "video_judge.safetensors")[0].state_dict(),
         }
         for stage, weights in networks.items():
-            self.done(stage).parent.mkdir(parents=True, exist_ok=True)
-            write_weights({k: v.contiguous() for k, v in weights.items()}, self.done(stage))
+            write_tensors(weights, self.done(stage))
 
     def done(self, stage: str) -> Path:
         return self.out / stage / ("done" if stage == "latents" else "weights.safetensors")
@@ -166,7 +166,7 @@ class Stages:
             named = {k.removeprefix(part): v for k, v in task.state_dict().items() if k.startswith(part)}
             # rounded as the exported file is, so that later stages and users see the very same networks
             weights = {k: v.half().float() if v.is_floating_point() else v for k, v in named.items()}
-            write_weights(weights, self.done(stage))
+            write_tensors(weights, self.done(stage))
 
     @torch.no_grad()
     def _preview(self) -> dict[str, Any]:
@@ -179,12 +179,6 @@ class Stages:
         ones = torch.ones(len(rows), 1)
         fit_ = torch.linalg.lstsq(torch.cat([rows, ones], 1), small.permute(0, 2, 3, 1).flatten(0, 2)).solution
         return {"factors": fit_[:-1].tolist(), "bias": fit_[-1].tolist()}
-
-
-def write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(weights, partial)
-    os.replace(partial, path)
 
 
 def _picture(k: int) -> Tensor:

@@ -1,0 +1,244 @@
+"""python -m stillmotion.training ablate harivo: what each part of HARIVO does, on the pocket model.
+
+The rows of the paper's ablation, each with what the rows before it have: every one is trained anew from the same motion
+file, with the same budget, samples and seeds, then draws the same prompts from the same noise. Scores are those of
+`evaluation.score`, with intervals, beside the row before and beside the baseline in pairs.
+
+OUT/<row>-<seed>/ holds a run of the trainer, OUT/clips/<row>-<seed>/ the clips. A stopped ablation goes on where it
+was.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from ..evaluation import report, views
+from ..evaluation.judge import Judge, load_judge
+from ..evaluation.plots import contact_sheet
+from ..evaluation.score import Sample, compare, joined, score
+from ..evaluation.statistics import Interval
+from ..evaluation.video_judge import load_video_judge
+from ..model_patches.harivo import mitigating
+from . import config, scoring
+from .bases import POCKET
+from .config import BaseTable, ConfigError
+from .drawing import FRAMES, MOTIONS, Job, draw_all, drawn
+
+log = logging.getLogger(__name__)
+
+CONFIG = "harivo_pocket"
+CHUNK = 5  # clips of one job
+SPLITS = {"test": 0, "validation": 5000}  # the first held-out prompt; weights of losses are chosen on "validation"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is switched off in training, and the scale of the mitigating gradient in sampling."""
+
+    key: str
+    name: str
+    without: tuple[str, ...] = ()
+    alpha: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The key of the row whose weights are used."""
+        return "tokens" if self.alpha else self.key
+
+
+REG, TRS, DC = "loss.reg=0", "loss.trs=0", "loss.dc=0"
+MAPPING, TOKENS = "model.mapping=false", "model.tokens=0"
+ROWS = (
+    Row("baseline", "baseline", (MAPPING, TOKENS, REG, TRS, DC)),
+    Row("trs", "+ L_TRS", (MAPPING, TOKENS, REG, DC)),
+    Row("dc", "+ L_DC", (MAPPING, TOKENS, REG)),
+    Row("mapping", "+ mapping, L_reg", (TOKENS,)),
+    Row("tokens", "+ tokens"),
+    Row("mg", "+ MG", alpha=mitigating.Config().alpha),
+)
+# Table 1 and A2 of arXiv 2410.07763: FVD on UCF101; share of yes of people asked for content, action, smoothness and
+# looks, averaged. The order of the first two losses in the second is not certain.
+PAPER = {
+    "baseline": (1934.72, 0.2525),
+    "trs": (None, 0.615),
+    "dc": (1099.33, 0.68),
+    "mapping": (1001.41, 0.715),
+    "tokens": (922.67, 0.765),
+    "mg": (787.87, 0.805),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything; `quick` is the smaller one."""
+
+    steps: int = 400  # of each training
+    clips: int = 3000  # encoded for it, where no latents are given
+    prompts: int = 200
+    sampling: int = 25  # DDIM steps
+
+
+QUICK = Budget(steps=40, clips=250, prompts=20, sampling=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command was asked for."""
+
+    out: Path
+    tokenizer: Path
+    budget: Budget
+    config: str = CONFIG
+    latents: Path | None = None
+    rows: tuple[Row, ...] = ROWS
+    seeds: tuple[int, ...] = (0,)
+    split: str = "test"
+    processes: int = 1
+    changes: tuple[str, ...] = ()
+
+
+def chosen(keys: str) -> tuple[Row, ...]:
+    """Rows by their keys, "all" or "baseline,trs,...". ConfigError names a key that is none."""
+    known = {row.key: row for row in ROWS}
+    names = list(known) if keys == "all" else [key.strip() for key in keys.split(",")]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--rows: there is no row {name!r}; the rows are {', '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
+def ablate(options: Options) -> dict:
+    """Train, draw, score, write `out/ablation.md`, `.json` and `slices.png`; returns what the JSON holds."""
+    config.read(config.find(options.config), options.changes)  # its errors come before anything is computed
+    latents = options.latents or encoded(options)
+    models = {row.model for row in options.rows}
+    for seed in options.seeds:
+        for row in (row for row in ROWS if row.key in models):
+            train(options, row, seed, latents)
+    wanted = [job for seed in options.seeds for row in options.rows for job in jobs(options, row, seed)]
+    draw_all(wanted, options.processes)
+    made = {row.key: sampled(options, row) for row in options.rows}
+    first = options.budget.prompts + SPLITS[options.split]
+    real = scoring.reference(load_video_judge(POCKET / "video_judge.safetensors")[0], motions=MOTIONS, after=first)
+    return write(options, made, real)
+
+
+def encoded(options: Options) -> Path:
+    from .data.prepare import encode
+
+    folder = options.out / "latents"
+    if not (folder / "done").exists():
+        for partial in folder.glob("*.safetensors"):  # of a stopped run: encoding takes a minute, and starts anew
+            partial.unlink()
+        encode(BaseTable(), options.tokenizer, folder, size=64, frames=FRAMES, fps=0, clips=options.budget.clips)
+        (folder / "done").touch()
+    return folder
+
+
+def train(options: Options, row: Row, seed: int, latents: Path) -> None:
+    """A run of the trainer, which resumes one that was stopped and refuses one of other settings."""
+    changes = {"train.steps": options.budget.steps, "train.seed": seed, "samples.every": 0}
+    sets = [*options.changes, *(f"{name}={value}" for name, value in changes.items()), *row.without]
+    log.info("row %s, seed %d: training", row.name, seed)
+    command = [sys.executable, "-m", __package__ or "", "train", options.config, "--latents", str(latents)]
+    command += ["--out", str(options.out / f"{row.key}-{seed}"), "--processes", str(options.processes)]
+    done = subprocess.run([*command, *(word for change in sets for word in ("--set", change))], check=False)
+    if done.returncode:
+        raise ConfigError(f"the training of row {row.name} ended with status {done.returncode}; see its messages above")
+
+
+def jobs(options: Options, row: Row, seed: int) -> list[Job]:
+    begin, count = SPLITS[options.split], options.budget.prompts
+    folder = options.out / "clips" / f"{row.key}-{seed}"
+    return [
+        Job(
+            model=options.out / f"{row.model}-{seed}" / "harivo.safetensors",
+            file=folder / f"{options.split}-{first:05d}.safetensors",
+            alpha=row.alpha,
+            seed=seed,
+            steps=options.budget.sampling,
+            first=first,
+            count=min(CHUNK, begin + count - first),
+            tokenizer=options.tokenizer,
+        )
+        for first in range(begin, begin + count, CHUNK)
+    ]
+
+
+def sampled(options: Options, row: Row) -> Sample:
+    """What the judges see in a row's clips of all seeds."""
+    judge = load_judge(POCKET / "judge.safetensors")
+    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    parts = []
+    for seed in options.seeds:
+        found = jobs(options, row, seed)
+        prompts = [prompt for job in found for prompt in job.prompts()]
+        parts.append(scoring.sample(drawn(found), prompts, judge, video_judge))
+    return joined(parts)
+
+
+def write(options: Options, made: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:
+    """The table, beside the paper's, and the changes against the first row, in `out`."""
+    names = {row.key: row.name for row in options.rows}
+    scores = {key: score(sample, real) for key, sample in made.items()}
+    base, *others = made
+    changes = {key: compare(made[key], made[base], real) for key in others}
+    settings = {"seeds": len(options.seeds), "split": options.split, **asdict(options.budget)}
+    told = {"rows": {names[key]: _figures(found) for key, found in scores.items()}, **settings}
+    told["minus_first"] = {names[key]: _figures(found) for key, found in changes.items()}
+    text = [report.origin(_command(), **settings), "", report.markdown(_named(names, scores))]
+    text += ["", f"Minus {names[base]}, in pairs:", "", report.markdown(_named(names, changes))]
+    text += ["", "The paper:", "", paper_table(options.rows)]
+    (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    slices(options).save(options.out / "slices.png")
+    log.info("%s", "\n".join(text))
+    return told
+
+
+def _named(names: dict[str, str], rows: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Interval]]:
+    return {names[key]: found for key, found in rows.items()}
+
+
+def _figures(found: dict[str, Interval]) -> dict[str, list[float]]:
+    return {name: [round(v, 5) for v in (i.value, i.low, i.high)] for name, i in found.items()}
+
+
+def paper_table(rows: tuple[Row, ...]) -> str:
+    """What the paper prints for these rows, on other data, of another size: directions can be compared, figures not."""
+    lines = ["| | FVD, UCF101 | yes of people |", "| --- | --- | --- |"]
+    for row in rows:
+        fvd, yes = PAPER[row.key]
+        lines.append(f"| {row.name} | {'' if fvd is None else fvd} | {yes} |")
+    return "\n".join(lines)
+
+
+def slices(options: Options) -> Image.Image:
+    """A line of pixels over time, through the sprite, for the first prompts: a row of pictures for each row."""
+    judge = load_judge(POCKET / "judge.safetensors")
+    tiles, prompts = [], jobs(options, options.rows[0], options.seeds[0])[0].prompts()
+    for row in options.rows:
+        clips = drawn(jobs(options, row, options.seeds[0])[:1])
+        tiles.append([_slice(clip, prompt.motion, judge) for clip, prompt in zip(clips, prompts, strict=True)])
+    heads = ["", *(f"{p.sprite.colour} {p.sprite.shape} {p.motion}" for p in prompts)]
+    title, text = "x-t slices through the sprite", "a line of pixels (across); time runs downwards"
+    return contact_sheet(tiles, [row.name for row in options.rows], heads, title=title, text=text)
+
+
+def _slice(clip: Tensor, motion: str, judge: Judge) -> Image.Image:
+    """Along the motion: a row of pixels, or a column for up and down, both drawn with time downwards."""
+    upright = motion in ("up", "down")
+    centres = judge(clip).centres()
+    middle = centres[:, 0 if upright else 1].nanmean().nan_to_num(0.5).item()
+    line = views.xt_slice(clip, line="column" if upright else "row", position=middle)
+    return views.as_picture(line.transpose(1, 2) if upright else line)
+
+
+def _command() -> list[str]:
+    return ["python3 scripts/dev.py train", *sys.argv[1:]]

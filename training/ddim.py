@@ -1,0 +1,38 @@
+"""DDIM with classifier-free guidance through a host: pictures while training, and the clips of an ablation."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> eps
+Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> x_0
+
+
+@torch.no_grad()
+def ddim(
+    predict: Predict,
+    noise: Tensor,  # (b, f, 4, h, w)
+    context: Tensor,  # (b, 77, d), of the prompts
+    empty: Tensor,  # like context, of the empty prompt
+    alpha_bar: Tensor,  # (T,)
+    *,
+    steps: int,
+    guidance: float,
+    guide: Guide | None = None,  # moves the predicted x_0 of every step; eps follows
+) -> Tensor:
+    """x_0 (b, f, 4, h, w). DDIM with eta = 0 (arXiv 2010.02502, Eq. 12), eps = eps_0 + guidance (eps_y - eps_0)."""
+    x, both = noise, torch.cat([empty, context])
+    times = torch.linspace(len(alpha_bar) - 1, 0, steps + 1).round().long()[:-1].tolist()
+    for t, after in zip(times, [*times[1:], None], strict=True):
+        at = torch.full((len(both),), t, device=x.device)
+        plain, told = predict(torch.cat([x, x]), at, both).chunk(2)
+        eps = plain + guidance * (told - plain)
+        level = alpha_bar[t].item()
+        x_0 = (x - (1 - level) ** 0.5 * eps) / level**0.5
+        if guide is not None:
+            x_0 = guide(x_0, eps, ((1 - level) / level) ** 0.5)
+            eps = (x - level**0.5 * x_0) / (1 - level) ** 0.5
+        level = 1.0 if after is None else alpha_bar[after].item()
+        x = level**0.5 * x_0 + (1 - level) ** 0.5 * eps
+    return x

@@ -1,0 +1,141 @@
+"""Clips of a trained HARIVO model on the pocket, drawn once, kept as files, shared out among processes."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..model_patches.core.levels import alpha_bars
+from ..model_patches.diffusers_host.harivo import attach
+from ..model_patches.harivo import mitigating
+from ..model_patches.pocket import SCALE
+from . import bases
+from .config import BaseTable
+from .data import sprites
+from .ddim import Guide, ddim
+from .engine import sample_generator
+from .files import write_tensors
+from .view import load_harivo
+
+log = logging.getLogger(__name__)
+
+FRAMES = 16
+MOTIONS = ("right", "left", "up", "down", "still")
+GUIDANCE = 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A few clips of one model, drawn by one process and kept as one file."""
+
+    model: Path
+    file: Path
+    alpha: float  # of the mitigating gradient, 0: none
+    seed: int
+    steps: int  # of DDIM
+    first: int  # held-out prompt
+    count: int
+    tokenizer: Path
+
+    def prompts(self) -> list[sprites.Clip]:
+        return sprites.held_out(self.count, motions=MOTIONS, first=self.first)
+
+    def made_of(self) -> str:
+        """A digest of what decides the clips: they are drawn again when any of it has changed."""
+        settings = [self.alpha, self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
+        return hashlib.sha256(json.dumps([fingerprint(self.model), *settings]).encode()).hexdigest()
+
+    def done(self) -> bool:
+        if not self.file.exists():
+            return False
+        with safe_open(self.file, "pt") as file:
+            return (file.metadata() or {}).get("made_of") == self.made_of()
+
+
+def fingerprint(path: Path) -> str:
+    """Of a file's config and weights: the same weights written again may be other bytes."""
+    digest = hashlib.sha256()
+    with safe_open(path, "pt") as file:
+        digest.update((file.metadata() or {}).get("config", "").encode())
+        for name in sorted(file.keys()):
+            digest.update(name.encode() + file.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def draw_all(jobs: Iterable[Job], processes: int) -> None:
+    """Every file that is not there yet."""
+    left, begun = [job for job in jobs if not job.done()], monotonic()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for number, future in enumerate(as_completed([pool.submit(draw, job) for job in left]), 1):
+            future.result()
+            eta = (monotonic() - begun) / number * (len(left) - number)
+            log.info("clips: %d of %d files  ETA %.0f min", number, len(left), eta / 60)
+
+
+def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
+    """Each clip (f, 3, 64, 64) in 0..1, in the order of the prompts."""
+    for job in jobs:
+        with safe_open(job.file, "pt") as file:
+            yield from file.get_tensor("clips").float() / 255
+
+
+@torch.no_grad()
+def draw(job: Job) -> None:
+    """The clips of a job as bytes (n, f, 3, 64, 64), in its file."""
+    torch.set_num_threads(1)
+    model = _model(job.model, job.tokenizer)
+    clips = []
+    for number, prompt in enumerate(job.prompts(), job.first):
+        noise = torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(job.seed, number))
+        told, empty = model.words(sprites.caption(prompt)), model.words("")
+        moved = guide(job.alpha) if job.alpha else None
+        x = ddim(model.predict, noise, told, empty, model.levels, steps=job.steps, guidance=GUIDANCE, guide=moved)
+        clips.append((model.pictures(x[0]) * 255).round().byte())
+    write_tensors({"clips": torch.stack(clips)}, job.file, {"made_of": job.made_of()})
+
+
+def guide(alpha: float) -> Guide:
+    """The mitigating gradient on clips (b, f, 4, h, w)."""
+    settings = mitigating.Config(alpha=alpha)
+
+    def moved(x_0: Tensor, eps: Tensor, sigma: float) -> Tensor:
+        frames = x_0.shape[1]
+        return mitigating.mitigate(x_0.flatten(0, 1), eps.flatten(0, 1), sigma, settings, frames=frames)[0].view_as(x_0)
+
+    return moved
+
+
+class PocketModel:
+    """The pocket with a trained HARIVO model in it."""
+
+    def __init__(self, path: Path, tokenizer: Path) -> None:
+        self.base, model = bases.load(BaseTable(), tokenizer), load_harivo(path)
+        self.handle = attach(self.base.unet, model)
+        self.levels = alpha_bars(model.config.motion.beta_schedule or "scaled_linear").float()
+
+    def words(self, text: str) -> Tensor:
+        return self.base.text(self.base.ids([text])).last_hidden_state
+
+    def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        f = self.handle.frames = x_t.shape[1]
+        times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
+        return self.base.unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(f, 4, 16, 16) -> (f, 3, 64, 64) in 0..1."""
+        vae: Any = self.base.vae
+        return vae.decode(latents / SCALE).sample.clamp(-1, 1) / 2 + 0.5
+
+
+_model = lru_cache(maxsize=1)(PocketModel)
