@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 POCKET = ROOT / "pocket" / "pocket.safetensors"
 MOTION = ROOT / "pocket" / "motion.safetensors"
 JUDGE = ROOT / "pocket" / "judge.safetensors"
+LORA = ROOT / "pocket" / "loras" / "pocket_glow.safetensors"
+CONTROL = ROOT / "pocket" / "control_edges.safetensors"
 VIDEO_JUDGE = ROOT / "pocket" / "video_judge.safetensors"
 
 
@@ -44,6 +46,27 @@ class PocketHost:
 
         return apply_motion(self.model, load_motion(path), frames=frames, **options)
 
+    def lora(self, path: Path = LORA, *, model=None, strength: float = 1.0):
+        """The model, or `model`, with a LoRA, as ComfyUI's loader puts it on."""
+        import comfy.sd
+        from safetensors.torch import load_file
+
+        return comfy.sd.load_lora_for_models(model or self.model, None, load_file(path), strength, 0.0)[0]
+
+    def control(self, hints: Tensor, frames: str = "all", *, path: Path = CONTROL, count: int = 1):
+        """What Apply ControlNet and ControlNet Frames (of `count` frames) do to two conditions: hints (n, 3, h, w)."""
+        from ..model_patches.comfy_host.control import limit_to_frames, parse_frames
+        from ..model_patches.comfy_host.pocket import load_pocket_control
+
+        net = load_pocket_control(path).copy().set_cond_hint(hints)
+        options = {"control": net, "control_apply_to_uncond": False}
+
+        def apply(*conditions):
+            controlled = tuple([[words, others | options] for words, others in c] for c in conditions)
+            return controlled if frames == "all" else limit_to_frames(controlled, parse_frames(frames, count), count)
+
+        return apply
+
     def condition(self, texts: list[str], frames: int = 1):
         """ComfyUI's conditioning with one text per clip, repeated over its frames."""
         rows = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(t))[0] for t in texts]
@@ -62,13 +85,16 @@ class PocketHost:
         cfg: float = 7.5,
         sampler: str = "ddim",
         scheduler: str = "normal",
+        control=None,
     ) -> Tensor:
-        """Latents (texts * frames, 4, 16, 16): DDIM, 25 steps, CFG 7.5 unless told otherwise."""
+        """Latents (texts * frames, 4, 16, 16): DDIM, 25 steps, CFG 7.5 unless told otherwise. `control`: see there."""
         import comfy.sample
 
         empty = torch.zeros(len(texts) * frames, 4, 16, 16)
         noise = comfy.sample.prepare_noise(empty, seed)
         positive, negative = self.condition(texts, frames), self.condition([""], 1)
+        if control is not None:
+            positive, negative = control(positive, negative)
         return comfy.sample.sample(
             model, noise, steps, cfg, sampler, scheduler, positive, negative, empty, disable_pbar=True, seed=seed
         )

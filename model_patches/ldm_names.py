@@ -1,7 +1,7 @@
 """The two names of every Stable Diffusion weight: latent-diffusion's (files, ComfyUI) and diffusers'.
 
-Pure functions over names, for U-Nets and autoencoders of any depth with the same number of layers in each block. Only
-attention in the autoencoder differs in shape: 1x1 convolutions there, linear layers in diffusers.
+Pure functions over names, for U-Nets, their ControlNets and autoencoders of any depth with the same number of layers in
+each block. Only attention in the autoencoder differs in shape: 1x1 convolutions there, linear layers in diffusers.
 """
 
 from collections.abc import Iterable
@@ -78,6 +78,16 @@ def vae_prefixes(blocks: int, layers: int) -> dict[str, str]:
 def _vae_resnet(ldm: str, diffusers: str) -> dict[str, str]:
     same = {f"{ldm}.{part}": f"{diffusers}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")}
     return same | {f"{ldm}.nin_shortcut": f"{diffusers}.conv_shortcut"}
+
+
+def control_prefixes(blocks: int, layers: int, attention: tuple[bool, ...]) -> dict[str, str]:
+    """latent-diffusion prefix -> diffusers prefix, for the ControlNet of such a U-Net."""
+    names = unet_prefixes(blocks, layers, attention)
+    for i in range(blocks * (layers + 1)):  # conv_in, every layer, every downsampler
+        names[f"zero_convs.{i}.0"] = f"controlnet_down_blocks.{i}"
+    names["middle_block_out.0"] = "controlnet_mid_block"
+    hint = ["conv_in", *(f"blocks.{i}" for i in range(6)), "conv_out"]
+    return names | {f"input_hint_block.{2 * i}": f"controlnet_cond_embedding.{name}" for i, name in enumerate(hint)}
 
 
 def rename(weights: dict[str, Tensor], prefixes: dict[str, str]) -> dict[str, Tensor]:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ldm_names import inverse, rename, unet_prefixes, vae_to_ldm
+from .ldm_names import control_prefixes, inverse, rename, unet_prefixes, vae_to_ldm
 
 SYSTEM = "pocket"
+CONTROL_SYSTEM = "pocket_control"  # a ControlNet of it, whose header tells the pocket's sizes
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+CONTROL = "control_model."
 TOKEN_TABLE = TEXT + "text_model.embeddings.token_embedding.weight"
 TOKEN_IDS = "token_ids"
 CLIP_VOCABULARY = 49408
@@ -81,3 +83,9 @@ def compact(
     weights |= {TEXT + prefix + k: v for k, v in text.items() if not k.endswith("position_ids")}
     halves = {k: v.detach().half().contiguous().cpu() for k, v in weights.items()}
     return halves | {TOKEN_IDS: torch.tensor(ids, dtype=torch.int32)}
+
+
+def compact_control(config: PocketConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's weights (half precision) in latent-diffusion's names from those of diffusers' ControlNetModel."""
+    names = inverse(control_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention))
+    return {CONTROL + k: v.detach().half().contiguous().cpu() for k, v in rename(weights, names).items()}

@@ -1,16 +1,20 @@
-"""The bundled pocket model."""
+"""The bundled pocket model, its ControlNet, and its LoRAs in the lists of ComfyUI's own LoRA nodes."""
 
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
 from pathlib import Path
 
+import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.pocket import load_pocket
+from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control
 from .sockets import CATEGORY
 
-POCKET = Path(__file__).resolve().parents[1] / "pocket" / "pocket.safetensors"
+BUNDLE = Path(__file__).resolve().parents[1] / "pocket"
+POCKET, CONTROL = BUNDLE / "pocket.safetensors", BUNDLE / "control_edges.safetensors"
+
+folder_paths.add_model_folder_path("loras", str(BUNDLE / "loras"))
 
 
 class LoadPocket(io.ComfyNode):
@@ -28,12 +32,39 @@ class LoadPocket(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> tuple[int, int]:
-        status = POCKET.stat()
-        return status.st_mtime_ns, status.st_size
+        return _fingerprint(POCKET)
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_pocket(POCKET))
 
 
-NODES = [LoadPocket]
+class LoadPocketControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_LoadPocketControlNet",
+            display_name="Load Pocket ControlNet",
+            category=f"{CATEGORY}/loaders",
+            description="The edge ControlNet of the pocket Stable Diffusion: its sprites keep to white edges on black, "
+            "as the Canny node draws them. For Apply ControlNet; ControlNet Frames limits it to a few frames.",
+            search_aliases=["canny", "edges", "ControlNet"],
+            inputs=[],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls) -> tuple[int, int]:
+        return _fingerprint(CONTROL)
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(load_pocket_control(CONTROL))
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+NODES = [LoadPocket, LoadPocketControlNet]

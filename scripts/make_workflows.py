@@ -26,6 +26,7 @@ COLUMNS = {
         "CheckpointLoaderSimple",
         "StillMotion_LoadPocket",
         "StillMotion_LoadMotionModel",
+        "LoraLoaderModelOnly",
         "PrimitiveInt",
         "Note",
     ),
@@ -36,6 +37,8 @@ COLUMNS = {
         "StillMotion_MitigatingGradient",
     ),
     "Prompt": ("CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
+    "Control": ("StillMotion_LoadPocketControlNet", "ControlNetApplyAdvanced", "StillMotion_ControlNetFrames"),
     "Noise": (
         "RandomNoise",
         "KSamplerSelect",

@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, latents, export, ablate, view, pocket, motion; see --help."""
+"""python -m stillmotion.training VERB: train, doctor, ablate, latents, export, view, pocket, motion, lora, control."""
 
 import argparse
 import logging
@@ -17,7 +17,6 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train a HARIVO model as a config says; the same command resumes it")
-    train.add_argument("--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos, with the base's autoencoder")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -39,6 +38,19 @@ def arguments() -> argparse.ArgumentParser:
     motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
     motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
+    lora = verbs.add_parser(
+        "lora", help="train a style LoRA of the frozen pocket model, on frames that it draws itself"
+    )
+    control = verbs.add_parser("control", help="train a ControlNet of the frozen pocket model that draws along edges")
+    control.add_argument(
+        "--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)"
+    )
+    for verb in (train, lora, control):
+        verb.add_argument(
+            "--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed"
+        )
+    for verb in (lora, control):
+        verb.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
@@ -63,14 +75,15 @@ def arguments() -> argparse.ArgumentParser:
     view.add_argument(
         "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
     )
-    for verb in (pocket, motion):
-        default = CONFIGS / ("pocket.toml" if verb is pocket else "motion_pocket.toml")
+    recipes = {pocket: "pocket", motion: "motion_pocket", lora: "lora_pocket", control: "control_pocket"}
+    for verb, name in recipes.items():
+        default = CONFIGS / f"{name}.toml"
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
-    for verb in (train, encode, export, ablate, pocket, motion):
+    for verb in (train, encode, export, ablate, *recipes):
         verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
-    for verb in (train, ablate, pocket, motion):
+    for verb in (train, ablate, *recipes):
         verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
-    for verb in (train, doctor, encode, ablate, pocket, motion):
+    for verb in (train, doctor, encode, ablate, *recipes):
         verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
@@ -120,6 +133,13 @@ def adopt(args: argparse.Namespace) -> None:
         stages.adopt(args.start)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """The LoRA's frames, once, before processes are made."""
+    from .pocket.lora import encode
+
+    encode(args.out, recipe(args.recipe, args.set)["lora"], args.pocket)
+
+
 def run_pocket(args: argparse.Namespace) -> None:
     from .pocket.stages import Stages
 
@@ -132,6 +152,20 @@ def run_motion(args: argparse.Namespace) -> None:
 
     tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
     train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+
+
+def run_lora(args: argparse.Namespace) -> None:
+    from .pocket.lora import train
+
+    tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
+    train(args.out, tables, tokenizer, pocket=args.pocket, allow=args.allow)
+
+
+def run_control(args: argparse.Namespace) -> None:
+    from .pocket.control import train
+
+    tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
+    train(args.out, tables, tokenizer, shards=args.latents, pocket=args.pocket, allow=args.allow)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -206,6 +240,8 @@ VERBS = {
     "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,
+    "lora": run_lora,
+    "control": run_control,
 }
 
 
@@ -216,6 +252,8 @@ def main(words: list[str] | None = None) -> int:
         adopt(args)
     if begins and args.verb == "train":
         _check(args)
+    if begins and args.verb == "lora":
+        draw(args)
     if begins and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
     logging.basicConfig(

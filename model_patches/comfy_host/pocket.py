@@ -1,4 +1,4 @@
-"""The pocket Stable Diffusion as ComfyUI's own MODEL, CLIP and VAE.
+"""The pocket Stable Diffusion as ComfyUI's own MODEL, CLIP and VAE, and its ControlNet.
 
 ComfyUI tells a checkpoint by the sizes of SD1.5 and its kin, and has no public way to add a family; so the pocket is
 put together here from the classes that its own loader uses, with the sizes which the file's header gives.
@@ -7,9 +7,12 @@ put together here from the classes that its own loader uses, with the sizes whic
 from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 from comfy import sd1_clip
@@ -17,7 +20,7 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor
 
 from .. import checkpoint
-from ..pocket import SCALE, SYSTEM, TEXT, UNET, VAE, PocketConfig, part, stock_weights
+from ..pocket import CONTROL, CONTROL_SYSTEM, SCALE, SYSTEM, TEXT, UNET, VAE, PocketConfig, part, stock_weights
 
 
 class PocketLatents(comfy.latent_formats.SD15):
@@ -39,6 +42,26 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
     model = _model(config, file.header, part(weights, UNET))
     model.cached_patcher_init = (_reload_model, (str(path),))
     return model, _clip(config, part(weights, TEXT)), _vae(config, part(weights, VAE))
+
+
+def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
+    """CONTROL_NET of a pocket ControlNet file. CheckpointError names what is wrong with another file."""
+    file = checkpoint.load(path, expect=CONTROL_SYSTEM)
+    management, config, weights = (
+        comfy.model_management,
+        PocketConfig.from_dict(file.config),
+        part(file.weights, CONTROL),
+    )
+    known = comfy.supported_models.SD15.supported_inference_dtypes
+    device = management.get_torch_device()
+    dtype = management.unet_dtype(model_params=sum(w.numel() for w in weights.values()), supported_dtypes=known)
+    cast = management.unet_manual_cast(dtype, device, known)
+    sizes: dict[str, Any] = _unet_config(config) | {"num_heads": config.heads, "num_head_channels": -1}
+    place = {"dtype": dtype, "device": management.unet_offload_device()}
+    operations = comfy.ops.pick_operations(dtype, cast)
+    net = comfy.cldm.cldm.ControlNet(**sizes, **place, hint_channels=3, operations=operations)
+    net.load_state_dict(weights)
+    return comfy.controlnet.ControlNet(net, load_device=device, manual_cast_dtype=cast)
 
 
 def _reload_model(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -5,13 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .. import checkpoint
-from ..ldm_names import rename, unet_prefixes, vae_to_diffusers
-from ..pocket import CLIP_VOCABULARY, SCALE, SYSTEM, TEXT, UNET, VAE, PocketConfig, part, stock_weights
+from ..ldm_names import control_prefixes, rename, unet_prefixes, vae_to_diffusers
+from ..pocket import (
+    CLIP_VOCABULARY,
+    CONTROL,
+    CONTROL_SYSTEM,
+    SCALE,
+    SYSTEM,
+    TEXT,
+    UNET,
+    VAE,
+    PocketConfig,
+    part,
+    stock_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,16 @@ def load_pocket(path: Path | str) -> Pocket:
     for module in (unet, vae, text):
         module.eval().requires_grad_(False)
     return Pocket(unet, vae, text, config)
+
+
+def load_control(path: Path | str) -> ControlNetModel:
+    """The ControlNet of a file in fp32, frozen and in evaluation mode. Its hints are 8 times as wide as the latents."""
+    file = checkpoint.load(path, expect=CONTROL_SYSTEM)
+    config = PocketConfig.from_dict(file.config)
+    control = ControlNetModel.from_unet(new_unet(config), load_weights_from_unet=False)
+    names = control_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention)
+    control.load_state_dict(rename({k: v.float() for k, v in part(file.weights, CONTROL).items()}, names))
+    return control.eval().requires_grad_(False)
 
 
 def load_networks(

@@ -16,7 +16,11 @@ from devkit.server import Server
 
 pytestmark = pytest.mark.server
 
-POCKET = ["text_to_video_pocket", "text_to_video_mitigating_gradient_pocket"]
+POCKET = [
+    "text_to_video_pocket",
+    "text_to_video_mitigating_gradient_pocket",
+    "controlled_text_to_video_pocket",
+]
 SD15 = ["text_to_video_sd15", "text_to_video_mitigating_gradient_sd15"]
 
 
@@ -43,8 +47,8 @@ def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Call
     golden("object_info", {name: info for name, info in known.items() if name.startswith("StillMotion_")})
 
 
-# nothing that is bundled so far has what they work on: a trained HARIVO file, a ControlNet of the pocket
-WITHOUT_A_FILE = {"StillMotion_MappingShift", "StillMotion_FrameTokenAttention", "StillMotion_ControlNetFrames"}
+# nothing that is bundled so far has what they work on: a trained HARIVO file
+WITHOUT_A_FILE = {"StillMotion_MappingShift", "StillMotion_FrameTokenAttention"}
 
 
 def test_every_node_is_shown_in_a_bundled_workflow(server: Server):

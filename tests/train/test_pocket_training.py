@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from stillmotion.evaluation.judge import load_judge, save_judge
 from stillmotion.evaluation.video_judge import VideoJudge
 from stillmotion.model_patches import checkpoint
-from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae
+from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
@@ -17,36 +17,9 @@ from stillmotion.training.engine import Run, fit
 from stillmotion.training.files import write_tensors
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
 from stillmotion.training.pocket.stages import Stages
-from stillmotion.training.pocket.text import TextTask, Vocabulary
+from stillmotion.training.pocket.text import TextTask
 from stillmotion.training.pocket.unet import UnetTask, loss_weight
 from stillmotion.training.pocket.vae import SCALE, VaeTask, normalise_latents
-
-SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
-
-
-@pytest.fixture(scope="module")
-def vocabulary(comfyui_dir):
-    return Vocabulary(comfyui_dir / "comfy" / "sd1_tokenizer")
-
-
-@pytest.fixture(scope="module")
-def small():
-    """The three networks, tiny, with random weights."""
-    torch.manual_seed(0)
-    unet, vae, text = new_unet(SMALL), new_vae(SMALL), new_text_encoder(SMALL)
-    for module in (unet, vae, text):
-        module.eval().requires_grad_(False)
-    return Pocket(unet, vae, text, SMALL)
-
-
-@pytest.fixture(scope="module")
-def shards(small, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("latents")
-    for first, count in ((0, 3), (3, 2)):
-        path = folder / f"clips-{first:06d}.safetensors"
-        times = sprites.frame_times(4)
-        latents.encode(small.vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
-    return folder
 
 
 def falls(task, tmp_path, steps=12, batch=4):
@@ -69,9 +42,9 @@ def test_crops_show_the_sprite():
 
 
 @torch.no_grad()
-def test_normalised_latents_have_unit_spread_and_the_decoder_does_not_notice():
+def test_normalised_latents_have_unit_spread_and_the_decoder_does_not_notice(small):
     torch.manual_seed(1)
-    vae = new_vae(SMALL).eval()
+    vae = new_vae(small.config).eval()
     pictures = torch.stack([sprites.render(sprites.clip(0, k), [0.5])[0] for k in range(8)]) * 2 - 1
     z: Any = vae.encode(pictures, return_dict=False)[0]
     before: Any = vae.decode(z.mean, return_dict=False)[0]
@@ -126,10 +99,10 @@ def test_cached_latents_are_those_of_their_clips(small, shards):
     torch.testing.assert_close(cache.values[4].float(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_latents_of_another_autoencoder_are_refused(shards):
+def test_latents_of_another_autoencoder_are_refused(small, shards):
     torch.manual_seed(9)
     with pytest.raises(ValueError, match="another autoencoder"):
-        latents.read(shards, new_vae(SMALL))
+        latents.read(shards, new_vae(small.config))
 
 
 def test_a_missing_shard_is_noticed(small, shards, tmp_path):
@@ -153,7 +126,7 @@ def test_the_weight_of_a_noise_level_is_min_snr_with_a_boost():
 
 def test_motion_training_learns_and_leaves_the_base_untouched(small, vocabulary, shards, tmp_path):
     config = motion.MotionConfig(
-        block_channels=SMALL.unet_channels,
+        block_channels=small.config.unet_channels,
         layers_per_block=1,
         mid_block=True,
         heads=4,
@@ -210,7 +183,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
 
 
 def test_clips_at_rest_are_taken_more_often_when_asked(small, vocabulary, shards):
-    config = motion.MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=1, heads=4)
+    config = motion.MotionConfig(block_channels=small.config.unet_channels, layers_per_block=1, heads=4)
     data = latents.read(shards, small.vae)
     still = [i for i in range(len(data.values)) if data.clip(i).motion == "still"]
     task = motion.MotionTask(small, vocabulary, config, data, frames=4, still_weight=3)

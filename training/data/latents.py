@@ -72,16 +72,26 @@ def weights_hash(module: nn.Module) -> str:
 
 @torch.no_grad()
 def encode(
-    vae, path: Path, *, first: int, count: int, times: list[float], seed: int, scale: float, size: int = 64
+    vae,
+    path: Path,
+    *,
+    first: int,
+    count: int,
+    times: list[float],
+    seed: int,
+    scale: float,
+    size: int = 64,
+    style: str = "plain",
 ) -> None:
-    """Write the latents of drawn clips first..first+count-1, `size` pixels wide."""
+    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in a style of `sprites`."""
     values = []
     for i in range(first, first + count):
-        frames = sprites.render(sprites.clip(seed, i), times, size=size) * 2 - 1
+        frames = sprites.render(sprites.clip(seed, i), times, size=size, style=style) * 2 - 1
         values.append(encoded(vae, frames, scale))
         if (i - first + 1) % 200 == 0:
             log.info("encoded %d of %d clips", i - first + 1, count)
-    write(path, values, vae, {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))})
+    header = {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
+    write(path, values, vae, header | ({} if style == "plain" else {"style": style}))
 
 
 @torch.no_grad()

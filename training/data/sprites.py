@@ -54,6 +54,8 @@ EVALUATION = 99_000  # seed of the held-out prompts
 HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is kept for evaluation
 PUFFS = {"slow": 1, "normal": 2, "fast": 3}
 PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; the distances run back from the centre
+STYLES = ("plain", "glow")  # glow: the sprite lights the background around it with its colour
+GLOW, GLOW_REACH = 0.55, 0.8  # share of the light at the outline; distance in sprite radii at which a third is left
 
 
 @dataclass(frozen=True)
@@ -197,15 +199,20 @@ def frame_times(frames: int) -> list[float]:
     return [i / (frames - 1) for i in range(frames)] if frames > 1 else [0.0]
 
 
-def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True) -> Tensor:
-    """Frames at the given clip times: (f, 3, h, w) in 0..1."""
+def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True, style: str = "plain") -> Tensor:
+    """Frames at the given clip times: (f, 3, h, w) in 0..1. ValueError for a style that is not one of STYLES."""
+    if style not in STYLES:
+        raise ValueError(f"there is no style {style!r}; use one of {', '.join(STYLES)}")
+    places = [position(clip, t) for t in times]
     frames = _background(clip, size).expand(len(times), -1, -1, -1)
     if clip.second:
         sprite, place = clip.second
         frames = _paint(frames, sprite, [place] * len(times))
+    if style == "glow":
+        frames = _light_up(frames, clip.sprite, places)
     if cue and clip.motion != "still":
         frames = _paint_trail(frames, clip, times)
-    return _paint(frames, clip.sprite, [position(clip, t) for t in times]).clamp(0, 1)
+    return _paint(frames, clip.sprite, places).clamp(0, 1)
 
 
 def sprite_mask(clip: Clip, times: list[float], *, size: int = 64) -> Tensor:
@@ -227,11 +234,22 @@ def _axes(size: int) -> tuple[Tensor, Tensor]:
     return v.view(1, 1, 1, size), v.view(1, 1, size, 1)
 
 
-def _coverage(sprite: Sprite, places: list[tuple[float, float]], size: int) -> Tensor:
+def _distance(sprite: Sprite, places: list[tuple[float, float]], size: int) -> Tensor:
+    """(f, 1, h, w) in radii of the sprite, negative inside."""
     gx, gy = _axes(size)
     px, py = torch.tensor(places).view(-1, 2, 1, 1, 1).unbind(1)
-    distance = signed_distance(sprite.shape, (gx - px) / sprite.radius, (gy - py) / sprite.radius)
-    return (0.5 - distance * sprite.radius * size).clamp(0, 1)
+    return signed_distance(sprite.shape, (gx - px) / sprite.radius, (gy - py) / sprite.radius)
+
+
+def _coverage(sprite: Sprite, places: list[tuple[float, float]], size: int) -> Tensor:
+    return (0.5 - _distance(sprite, places, size) * sprite.radius * size).clamp(0, 1)
+
+
+def _light_up(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]]) -> Tensor:
+    """The glow around a sprite: its colour laid over what is there, less and less with the distance."""
+    distance = _distance(sprite, places, frames.shape[-1]).clamp(min=0)
+    share = GLOW * torch.exp(-distance / GLOW_REACH)
+    return frames * (1 - share) + torch.tensor(COLOURS[sprite.colour]).view(1, 3, 1, 1) * share
 
 
 def _paint(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]], opacity: float = 1.0) -> Tensor:

@@ -38,19 +38,14 @@ class UnetTask(Task):
         self.unet = new_unet(PocketConfig())
         self.text = text.eval().requires_grad_(False)
         self.vocabulary, self.latents, self.seed, self.boost = vocabulary, latents, seed, boost
-        self.tables = torch.stack([alpha_bars("scaled_linear").float(), alpha_bars("linear").float()])
+        self.tables = tables()
 
     def captions(self, samples: list[int]) -> list[str]:
-        texts = []
-        for k in samples:
-            rng = random.Random(f"unet/{self.seed}/{k}")
-            caption = sprites.caption(self.latents.clip(k % len(self.latents.values)), rng)
-            texts.append("" if rng.random() < DROP else caption)
-        return texts
+        return captions(self.latents, self.seed, samples)
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.unet.parameters()).device
-        x0, noise, t, alpha_bar = self._draw(samples)
+        x0, noise, t, alpha_bar = noised_frames(self.latents, self.tables, self.seed, samples)
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         with torch.no_grad():
             context = self.text(self.vocabulary.rows(self.captions(samples)).to(device)).last_hidden_state
@@ -59,17 +54,41 @@ class UnetTask(Task):
         weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost).to(device)
         return {"loss": (weight * error).mean(), "eps": error.mean().detach()}
 
-    def _draw(self, samples: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x0, noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1)."""
-        n, frames = self.latents.values.shape[:2]
-        x0, noise, t, alpha_bar = [], [], [], []
-        for k in samples:
-            g = sample_generator(self.seed, k)
-            frame = int(torch.randint(frames, (), generator=g))
-            step = torch.randint(1000, (), generator=g)
-            linear = int(torch.rand((), generator=g) < LINEAR_SHARE)
-            x0.append(self.latents.values[k % n, frame].float())
-            noise.append(torch.randn(x0[-1].shape, generator=g))
-            t.append(step)
-            alpha_bar.append(self.tables[linear, step])
-        return torch.stack(x0), torch.stack(noise), torch.stack(t), torch.stack(alpha_bar).view(-1, 1, 1, 1)
+
+def tables() -> Tensor:
+    """alpha_bar of the timesteps under both beta schedules: (2, 1000), the image model's own first."""
+    return torch.stack([alpha_bars("scaled_linear").float(), alpha_bars("linear").float()])
+
+
+def captions(latents: Latents, seed: int, samples: list[int]) -> list[str]:
+    """A wording of each sample's caption, or nothing for a share `DROP` of them."""
+    texts = []
+    for k in samples:
+        rng = random.Random(f"unet/{seed}/{k}")
+        caption = sprites.caption(latents.clip(k % len(latents.values)), rng)
+        texts.append("" if rng.random() < DROP else caption)
+    return texts
+
+
+def place(latents: Latents, seed: int, k: int) -> tuple[int, int]:
+    """Clip and frame of sample k."""
+    n, frames = latents.values.shape[:2]
+    return k % n, int(torch.randint(frames, (), generator=sample_generator(seed, k)))
+
+
+def noised_frames(
+    latents: Latents, tables: Tensor, seed: int, samples: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x0, noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1)."""
+    n, frames = latents.values.shape[:2]
+    x0, noise, t, alpha_bar = [], [], [], []
+    for k in samples:
+        g = sample_generator(seed, k)
+        frame = int(torch.randint(frames, (), generator=g))  # as in `place`
+        step = torch.randint(1000, (), generator=g)
+        linear = int(torch.rand((), generator=g) < LINEAR_SHARE)
+        x0.append(latents.values[k % n, frame].float())
+        noise.append(torch.randn(x0[-1].shape, generator=g))
+        t.append(step)
+        alpha_bar.append(tables[linear, step])
+    return torch.stack(x0), torch.stack(noise), torch.stack(t), torch.stack(alpha_bar).view(-1, 1, 1, 1)

@@ -1,0 +1,37 @@
+"""A tiny pocket model with random weights, and latents of its own."""
+
+import pytest
+import torch
+
+from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae
+from stillmotion.model_patches.pocket import SCALE, PocketConfig
+from stillmotion.training.data import latents, sprites
+from stillmotion.training.pocket.text import Vocabulary
+
+SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(comfyui_dir):
+    return Vocabulary(comfyui_dir / "comfy" / "sd1_tokenizer")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The three networks."""
+    torch.manual_seed(0)
+    unet, vae, text = new_unet(SMALL), new_vae(SMALL), new_text_encoder(SMALL)
+    for module in (unet, vae, text):
+        module.eval().requires_grad_(False)
+    return Pocket(unet, vae, text, SMALL)
+
+
+@pytest.fixture(scope="module")
+def shards(small, tmp_path_factory):
+    """Five clips of four frames in two files."""
+    folder = tmp_path_factory.mktemp("latents")
+    for first, count in ((0, 3), (3, 2)):
+        path = folder / f"clips-{first:06d}.safetensors"
+        times = sprites.frame_times(4)
+        latents.encode(small.vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
+    return folder
