@@ -6,7 +6,7 @@
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.control import limit_to_frames, parse_frames
-from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, ReuseNoise, ReuseSampler
+from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, ReuseNoise, ReuseSampler, Rule
 from ..model_patches.comfy_host.sampling import BETA_END, BETA_START, SCHEDULES, apply_betas
 from ..model_patches.comfy_host.stepped import EARLY, LATE, SWITCH, SteppedScale, apply_stepped_cfg
 from .sockets import CATEGORY
@@ -226,7 +226,7 @@ class ReuseAndDiffuse(io.ComfyNode):
         overlap: int,
         recycle: float,
         guidance: float,
-        rule: str = RULES[0],
+        rule: Rule = RULES[0],
         reuse_step_noise: bool = False,
     ) -> io.NodeOutput:
         config = ReuseConfig(overlap=overlap, recycle=recycle, guidance=guidance, rule=rule)

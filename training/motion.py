@@ -34,8 +34,8 @@ class MotionTask(Task):
     """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
 
     A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
-    are and how they move. `boost` weighs high noise on top (`loss_weight`): at 1 its gradient outweighs all others, at 0
-    shapes get their turn. Clips at rest are taken `still_weight` times as often as the data have them.
+    are and how they move. `boost` weighs high noise on top (`loss_weight`): at 1 its gradient outweighs all others, at
+    0 shapes get their turn. Clips at rest are taken `still_weight` times as often as the data have them.
     """
 
     def __init__(

@@ -20,10 +20,10 @@ import torch
 from comfy.k_diffusion.sampling import default_noise_sampler
 from torch import Tensor
 
-from ..vidrd.reuse import RULES, History, Recorder, StepNoise, next_noise
+from ..vidrd.reuse import RULES, History, Recorder, Rule, StepNoise, next_noise
 from ..vidrd.reuse import Config as ReuseConfig
 
-__all__ = ["KINDS", "RULES", "ReuseConfig", "ReuseNoise", "ReuseSampler", "kind_of"]
+__all__ = ["KINDS", "RULES", "ReuseConfig", "ReuseNoise", "ReuseSampler", "Rule", "kind_of"]
 
 CLOSE = 1e-3  # relative; UniPC converts noise levels to and fro
 UNIPC_END = 0.001  # where it goes instead of 0
