@@ -35,7 +35,6 @@ def arguments() -> argparse.ArgumentParser:
     pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "video_judge", "latents", "unet", "export"))
     pocket.add_argument("--start", type=Path, help="a folder like pocket/: take its networks, train its U-Net further")
     motion = verbs.add_parser("motion", help="train temporal layers on the frozen pocket model")
-    motion.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
     motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
     lora = verbs.add_parser(
@@ -45,11 +44,11 @@ def arguments() -> argparse.ArgumentParser:
     control.add_argument(
         "--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)"
     )
-    for verb in (train, lora, control):
+    for verb in (train, motion, lora, control):
         verb.add_argument(
             "--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed"
         )
-    for verb in (lora, control):
+    for verb in (motion, lora, control):
         verb.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
@@ -151,7 +150,7 @@ def run_motion(args: argparse.Namespace) -> None:
     from .motion import train
 
     tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
-    train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents)
+    train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents, allow=args.allow)
 
 
 def run_lora(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ each frame where its sprite stands, and no motion can be agreed on.
 
 import logging
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def train(
     shards: Path,
     pocket: Path | None = None,
     start: Path | None = None,
+    allow: Collection[str] = (),
 ) -> Path:
     """Train as the recipe says and write `out/motion.safetensors`; the frozen base is compared bit for bit."""
     base = load_pocket(pocket or BUNDLED)
@@ -129,7 +131,7 @@ def train(
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
     run = Run(out=out, **plan)
-    average = fit(task, run)
+    average = fit(task, run, allow=allow)
     if weights_hash(base.unet) != frozen:
         raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
     task.load_state_dict(average, strict=False)

@@ -13,7 +13,7 @@ from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, ne
 from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
-from stillmotion.training.engine import Run, fit
+from stillmotion.training.engine import ChangedRun, Run, fit
 from stillmotion.training.files import write_tensors
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
 from stillmotion.training.pocket.stages import Stages
@@ -155,6 +155,10 @@ def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path,
         file = checkpoint.load(path)
         assert file.header["step"] == "2"
         assert file.config["block_channels"] == [32, 64]
+    recipe["train"] |= {"boost": 0.0}
+    with pytest.raises(ChangedRun, match=r"train\.boost was 1\.0, is now 0\.0"):
+        motion.train(tmp_path / "out", recipe, tokenizer, pocket=base, shards=shards)
+    motion.train(tmp_path / "out", recipe, tokenizer, pocket=base, shards=shards, allow=["train.boost"])
 
 
 def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_dir):
