@@ -9,7 +9,7 @@ from devkit.editor import Editor
 pytestmark = pytest.mark.browser
 
 NAMES = workflow.names()
-POCKET = [name for name in NAMES if name.endswith("_pocket")]
+POCKET = [name for name in NAMES if not name.endswith("_sd15")]
 
 
 def typed(values: list) -> list:
