@@ -266,19 +266,19 @@ def contact_sheet(
 ) -> Image.Image:
     """Pictures in rows and columns under a title and small print; each is drawn in whole pixels of its own."""
     tile = max(48, min(160, 1400 // len(tiles[0])))
-    step, top = tile + 4, 104
-    sheet = Image.new("RGB", (max(960, LEFT + len(tiles[0]) * step), top + len(tiles) * step), WHITE)
+    step, top, left = tile + 4, 104, max([LEFT, *(int(length(name)) + 20 for name in rows)])
+    sheet = Image.new("RGB", (max(960, left + len(tiles[0]) * step), top + len(tiles) * step), WHITE)
     draw = ImageDraw.Draw(sheet)
-    draw.text((LEFT, 12), title, INK, font(TITLE))
-    draw.text((LEFT, 44), text, PALE, font())
-    draw.text((LEFT - 10, top - 6), columns[0], INK, font(), anchor="rb")
+    draw.text((left, 12), title, INK, font(TITLE))
+    draw.text((left, 44), text, PALE, font())
+    draw.text((left - 10, top - 6), columns[0], INK, font(), anchor="rb")
     for column, name in enumerate(columns[1:]):
-        draw.text((LEFT + column * step + tile // 2, top - 6), name, INK, font(), anchor="mb")
+        draw.text((left + column * step + tile // 2, top - 6), name, INK, font(), anchor="mb")
     for row, (name, pictures) in enumerate(zip(rows, tiles, strict=True)):
-        draw.text((LEFT - 10, top + row * step + tile // 2), name, INK, font(), anchor="rm")
+        draw.text((left - 10, top + row * step + tile // 2), name, INK, font(), anchor="rm")
         for column, picture in enumerate(pictures):
             large = picture.resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(large, (LEFT + column * step, top + row * step))
+            sheet.paste(large, (left + column * step, top + row * step))
     return sheet
 
 

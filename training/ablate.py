@@ -225,13 +225,13 @@ def slices(options: Options) -> Image.Image:
     tiles, prompts = [], jobs(options, options.rows[0], options.seeds[0])[0].prompts()
     for row in options.rows:
         clips = drawn(jobs(options, row, options.seeds[0])[:1])
-        tiles.append([_slice(clip, prompt.motion, judge) for clip, prompt in zip(clips, prompts, strict=True)])
+        tiles.append([through_sprite(clip, prompt.motion, judge) for clip, prompt in zip(clips, prompts, strict=True)])
     heads = ["", *(f"{p.sprite.colour} {p.sprite.shape} {p.motion}" for p in prompts)]
     title, text = "x-t slices through the sprite", "a line of pixels (across); time runs downwards"
     return contact_sheet(tiles, [row.name for row in options.rows], heads, title=title, text=text)
 
 
-def _slice(clip: Tensor, motion: str, judge: Judge) -> Image.Image:
+def through_sprite(clip: Tensor, motion: str, judge: Judge) -> Image.Image:
     """Along the motion: a row of pixels, or a column for up and down, both drawn with time downwards."""
     upright = motion in ("up", "down")
     centres = judge(clip).centres()

@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stillmotion.evaluation import plots
-from stillmotion.evaluation.plots import COLOURS, Chart, axis, decades, heat, line_chart, round_steps
+from stillmotion.evaluation.plots import COLOURS, Chart, axis, contact_sheet, decades, heat, line_chart, round_steps
 from stillmotion.evaluation.probes import mapping_shift
 from stillmotion.evaluation.statistics import normality
 from stillmotion.evaluation.views import (
@@ -216,3 +217,12 @@ def test_the_map_of_a_token_is_where_its_row_and_column_say():
 def test_a_long_clip_shows_its_first_and_last_frame():
     image = draw_token_attention(torch.rand(33, 3, 4, 4), timestep=10)
     assert image.width < 2000
+
+
+def test_long_names_of_rows_are_whole():
+    """Drawn to the left of the pictures, and not beyond the edge."""
+    tiles = [[Image.new("RGB", (4, 4), "white")]]
+    sheet = contact_sheet(tiles, ["the mapping network, with its loss"], ["", "a"], title="t")
+    dark = np.asarray(sheet.convert("L"))[130:] < 128
+    assert dark.any()
+    assert not dark[:, 0].any()
