@@ -23,11 +23,9 @@ from ..evaluation.statistics import Interval
 from ..evaluation.video_judge import load_video_judge
 from ..training import scoring
 from ..training.data import sprites
+from ..training.drawing import FRAMES, MOTIONS
 from .pocket_host import JUDGE, MOTION, POCKET, VIDEO_JUDGE, PocketHost
 from .report import finish
-
-MOTIONS = ("right", "left", "up", "down", "still")
-FRAMES = 16
 
 
 def measure(

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..training.data import sprites
-from .bench_motion import FRAMES, MOTIONS
+from ..training.drawing import FRAMES, MOTIONS
 from .pocket_host import PocketHost
 from .report import ROOT, finish
 
@@ -30,7 +30,7 @@ def main() -> None:
     for row, clip in enumerate(clips):
         text = sprites.caption(clip)
         draw_row(sheet, row, text, host.decode(host.sample(model, [text], frames=FRAMES, seed=row)))
-    target = args.output if args.output.is_absolute() else ROOT / args.output
+    target = ROOT / args.output  # a path of its own root stays as it is
     sheet.save(target, quality=88)
     print(target)
     finish("sheet", {"prompts": len(clips)})

@@ -17,7 +17,7 @@ from ..evaluation.plots import contact_sheet
 from ..model_patches.harivo.mitigating import Config
 from ..training.ablate import through_sprite
 from ..training.data import sprites
-from .bench_motion import FRAMES, MOTIONS
+from ..training.drawing import FRAMES, MOTIONS
 from .pocket_host import JUDGE, POCKET, PocketHost
 from .report import ROOT, finish
 
@@ -55,7 +55,7 @@ def main() -> None:
     heads = ["", *(f"{clip.sprite.shape}, {clip.motion}" for clip in clips)]
     text = "a line of pixels through the sprite (across), over time (downwards)"
     sheet = contact_sheet(tiles, list(ROWS), heads, title="Parts of HARIVO, x-t slices", text=text)
-    target = args.output if args.output.is_absolute() else ROOT / args.output
+    target = ROOT / args.output  # a path of its own root stays as it is
     sheet.save(target, quality=88)
     print(target)
     finish("slices", {"difference": figures, "prompts": len(clips)})

@@ -18,6 +18,7 @@ from .config import BUNDLED, RANDOM, BaseTable, ConfigError
 from .data.latents import weights_hash
 
 POCKET = Path(__file__).resolve().parents[1] / "pocket"
+BUNDLED_POCKET = POCKET / "pocket.safetensors"
 TOKENS, END = 77, 49407
 # The sizes of Stable Diffusion 1.5, in the words of the pocket's config.
 SD15 = PocketConfig(
@@ -74,7 +75,7 @@ def clip_ids(tokenizer: Path) -> Callable[[Sequence[str]], Tensor]:
 def _pocket(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
     if weights == RANDOM:
         return _random(PocketConfig())
-    pocket = load_pocket(POCKET / "pocket.safetensors" if weights == BUNDLED else weights)
+    pocket = load_pocket(BUNDLED_POCKET if weights == BUNDLED else weights)
     return pocket.unet, pocket.vae, pocket.text, pocket.config
 
 

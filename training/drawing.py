@@ -10,27 +10,25 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..model_patches.core.levels import alpha_bars
+from ..evaluation.video_judge import FRAMES
 from ..model_patches.diffusers_host.harivo import attach
 from ..model_patches.harivo import mitigating
-from ..model_patches.pocket import SCALE
 from . import bases
 from .config import BaseTable
 from .data import sprites
 from .ddim import Guide, ddim
 from .engine import sample_generator
 from .files import write_tensors
-from .view import load_harivo
+from .preview import decoded
+from .view import levels_of, load_harivo
 
 log = logging.getLogger(__name__)
 
-FRAMES = 16
 MOTIONS = ("right", "left", "up", "down", "still")
 GUIDANCE = 7.5
 
@@ -95,13 +93,14 @@ def draw(job: Job) -> None:
     """The clips of a job as bytes (n, f, 3, 64, 64), in its file."""
     torch.set_num_threads(1)
     model = _model(job.model, job.tokenizer)
-    clips = []
+    clips, empty, moved = [], model.words(""), guide(job.alpha) if job.alpha else None
     for number, prompt in enumerate(job.prompts(), job.first):
         noise = torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(job.seed, number))
-        told, empty = model.words(sprites.caption(prompt)), model.words("")
-        moved = guide(job.alpha) if job.alpha else None
-        x = ddim(model.predict, noise, told, empty, model.levels, steps=job.steps, guidance=GUIDANCE, guide=moved)
-        clips.append((model.pictures(x[0]) * 255).round().byte())
+        told = model.words(sprites.caption(prompt))
+        x = ddim(
+            model.handle.predict, noise, told, empty, model.levels, steps=job.steps, guidance=GUIDANCE, guide=moved
+        )
+        clips.append((decoded(model.base.vae, x, FRAMES)[0] * 255).round().byte())
     write_tensors({"clips": torch.stack(clips)}, job.file, {"made_of": job.made_of()})
 
 
@@ -121,21 +120,10 @@ class PocketModel:
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base, model = bases.load(BaseTable(), tokenizer), load_harivo(path)
-        self.handle = attach(self.base.unet, model)
-        self.levels = alpha_bars(model.config.motion.beta_schedule or "scaled_linear").float()
+        self.handle, self.levels = attach(self.base.unet, model), levels_of(model)
 
     def words(self, text: str) -> Tensor:
         return self.base.text(self.base.ids([text])).last_hidden_state
-
-    def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        f = self.handle.frames = x_t.shape[1]
-        times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
-        return self.base.unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
-
-    def pictures(self, latents: Tensor) -> Tensor:
-        """(f, 4, 16, 16) -> (f, 3, 64, 64) in 0..1."""
-        vae: Any = self.base.vae
-        return vae.decode(latents / SCALE).sample.clamp(-1, 1) / 2 + 0.5
 
 
 _model = lru_cache(maxsize=1)(PocketModel)

@@ -9,6 +9,7 @@ differs by the order of sums only. Processes are joined by DistributedDataParall
 import contextlib
 import hashlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -100,6 +101,11 @@ def gathered(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)  # sample s * world + r is number s of process r
+
+
+def first_process() -> bool:
+    """Whether this is the only process of a run, or the one of them that writes."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def fit(

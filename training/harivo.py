@@ -7,8 +7,6 @@ not exist: these are the rows of the paper's ablation.
 """
 
 import logging
-import os
-import random
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from .config import BUNDLED, ConfigError, ModelTable, Plan
 from .data import latents
 from .data.latents import Latents, weights_hash
 from .data.order import row
-from .engine import Average, Task, fit, gathered, sample_generator
+from .engine import Average, Task, first_process, fit, gathered, sample_generator
 from .pocket.unet import loss_weight
 from .preview import Preview
 
@@ -142,12 +140,8 @@ class HarivoTask(Task):
         return self.order[row(self.plan.train.seed, k, len(self.order))]
 
     def captions(self, samples: list[int]) -> list[str]:
-        texts = []
-        for k in samples:
-            rng = random.Random(f"harivo/{self.plan.train.seed}/{k}")
-            caption = self.cache.caption(self.clip_of(k), rng)
-            texts.append("" if rng.random() < self.plan.data.drop else caption)
-        return texts
+        seed, drop = self.plan.train.seed, self.plan.data.drop
+        return [self.cache.wording(self.clip_of(k), f"harivo/{seed}/{k}", drop) for k in samples]
 
     @torch.no_grad()
     def context(self, captions: list[str]) -> Tensor:  # -> (b, 77, d)
@@ -156,9 +150,7 @@ class HarivoTask(Task):
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
-        f = self.handle.frames = x_t.shape[1]
-        times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
-        return self.unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
+        return self.handle.predict(x_t, t, context)
 
     def _video(self, batch: Batch) -> Tensor:
         """V(x_t, t, y), and on the way what the losses look at. -> (b, f, 4, h, w)."""
@@ -286,7 +278,7 @@ def train(plan: Plan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
     if weights_hash(base.unet) != frozen:
         raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
     path = plan.train.out / "harivo.safetensors"
-    if int(os.environ.get("RANK", 0)) == 0:
+    if first_process():
         write(task, average, path)
     return path
 

@@ -20,15 +20,14 @@ from ..model_patches.core.levels import alpha_bars
 from ..model_patches.core.temporal import MotionModel
 from ..model_patches.diffusers_host.motion import attach
 from ..model_patches.diffusers_host.pocket import Pocket, load_pocket
-from .data import latents, sprites
+from .bases import BUNDLED_POCKET
+from .data import latents
 from .data.latents import Latents, weights_hash
 from .engine import Run, Task, fit, sample_generator
 from .pocket.text import Vocabulary
 from .pocket.unet import DROP, loss_weight
 
 log = logging.getLogger(__name__)
-
-BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "pocket.safetensors"
 
 
 class MotionTask(Task):
@@ -88,12 +87,7 @@ class MotionTask(Task):
         return self.order[sample % len(self.order)]
 
     def captions(self, samples: list[int]) -> list[str]:
-        texts = []
-        for k in samples:
-            rng = random.Random(f"motion/{self.seed}/{k}")
-            caption = sprites.caption(self.latents.clip(self.clip_of(k)), rng)
-            texts.append("" if rng.random() < DROP else caption)
-        return texts
+        return [self.latents.wording(self.clip_of(k), f"motion/{self.seed}/{k}", DROP) for k in samples]
 
     def _draw(self, samples: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x0, noise (n, f, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1, 1)."""
@@ -119,7 +113,7 @@ def train(
     allow: Collection[str] = (),
 ) -> Path:
     """Train as the recipe says and write `out/motion.safetensors`; the frozen base is compared bit for bit."""
-    base = load_pocket(pocket or BUNDLED)
+    base = load_pocket(pocket or BUNDLED_POCKET)
     frozen = weights_hash(base.unet)
     sizes = {"block_channels": base.config.unet_channels, "layers_per_block": base.config.unet_layers}
     config = MotionConfig.from_dict(recipe["model"] | sizes)

@@ -26,12 +26,12 @@ from ..model_patches.diffusers_host.views import token_attention
 from ..model_patches.harivo.config import HarivoConfig
 from ..model_patches.harivo.model import HarivoModel
 from ..model_patches.pocket import SCALE
+from .bases import BUNDLED_POCKET
 from .data import sprites
 from .pocket.text import Vocabulary
 
 log = logging.getLogger(__name__)
 
-POCKET = Path(__file__).resolve().parents[1] / "pocket" / "pocket.safetensors"
 PICTURES = (".gif", ".webp", ".png", ".apng")
 NOISE_CLIPS = 200
 
@@ -66,8 +66,8 @@ def _noise(args: argparse.Namespace, _: object) -> Image.Image:
 
 @torch.no_grad()
 def _mapping(args: argparse.Namespace, _: object) -> Image.Image:
-    model, pocket = load_harivo(args.file), load_pocket(POCKET)
-    mapping, levels = _part(model, "mapping", args.file), _levels(model)
+    model, pocket = load_harivo(args.file), load_pocket(BUNDLED_POCKET)
+    mapping, levels = _part(model, "mapping", args.file), levels_of(model)
     latents = torch.cat([_latents(pocket, clip, args.frames) for clip in sprites.held_out(4)])
     steps = range(0, len(levels), 40)
     shifts = mapping_shift(mapping, latents, args.frames, alpha_bars=levels, timesteps=steps, seed=args.seed)
@@ -78,11 +78,11 @@ def _mapping(args: argparse.Namespace, _: object) -> Image.Image:
 def _tokens(args: argparse.Namespace, tokenizer: Path | None) -> Image.Image:
     if tokenizer is None:
         raise ValueError("view tokens: give the folder of CLIP's vocabulary")
-    model, pocket = load_harivo(args.file), load_pocket(POCKET)
+    model, pocket = load_harivo(args.file), load_pocket(BUNDLED_POCKET)
     _part(model, "tokens", args.file)
     handle, g = attach(pocket.unet, model), torch.Generator().manual_seed(args.seed)
     handle.frames = args.frames
-    (clip,), level = sprites.held_out(1, first=args.seed), _levels(model)[args.timestep]
+    (clip,), level = sprites.held_out(1, first=args.seed), levels_of(model)[args.timestep]
     x0, text = _latents(pocket, clip, args.frames), args.prompt or sprites.caption(clip)
     x = level.sqrt() * x0 + (1 - level).sqrt() * torch.randn(x0.shape, generator=g)
     context = pocket.text(Vocabulary(tokenizer).stock([text])).last_hidden_state
@@ -114,7 +114,8 @@ def _part(model: HarivoModel, name: str, path: Path):
     return part
 
 
-def _levels(model: HarivoModel) -> Tensor:
+def levels_of(model: HarivoModel) -> Tensor:
+    """alpha_bar of the timesteps that a model was trained on."""
     return alpha_bars(model.config.motion.beta_schedule or "scaled_linear").float()
 
 

@@ -102,6 +102,12 @@ class Handle:
         self._hooks.clear()
         self.middle, self.maps = None, {}
 
+    def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d) -> like x_t. Sets `frames` to f."""
+        f = self.frames = x_t.shape[1]
+        times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
+        return self._unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
+
     def tokens_of(self, context: Tensor, frames: int) -> Tensor:
         """The frame-wise tokens of prompts, for `prompt_tokens`. context: (b, L, d) -> (b, f, n, d)."""
         if self.model.tokens is None:

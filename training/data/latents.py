@@ -56,6 +56,12 @@ class Latents:
         """One of the wordings of a drawn clip's caption, or the caption of a video file."""
         return self.told[i] if self.told else sprites.caption(self.clip(i), rng)
 
+    def wording(self, i: int, key: str, drop: float) -> str:
+        """A caption of clip i, nothing for a share `drop`: a pure function of the key."""
+        rng = random.Random(key)
+        caption = self.caption(i, rng)
+        return "" if rng.random() < drop else caption
+
     def frames(self, i: int, count: int) -> Tensor:
         """`count` frames of clip i, evenly spaced: (count, 4, h, w)."""
         return self.values[i, :: len(self.times) // count][:count].float()

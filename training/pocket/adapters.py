@@ -1,6 +1,5 @@
 """What is trained beside the frozen pocket U-Net (a LoRA, a ControlNet), and the promise that it stays frozen."""
 
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -8,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.diffusers_host.pocket import Pocket, load_pocket
+from ..bases import BUNDLED_POCKET
 from ..data.latents import Latents, weights_hash
 from ..engine import Run, Task, fit
 from .text import Vocabulary
 from .unet import captions, loss_weight, noised_frames, tables
-
-BUNDLED = Path(__file__).resolve().parents[2] / "pocket" / "pocket.safetensors"
 
 
 class AdapterTask(Task):
@@ -50,7 +48,7 @@ class AdapterTask(Task):
 
 def base_of(path: Path | None) -> Pocket:
     """The image model: a pocket file, the bundled one where none is given."""
-    return load_pocket(path or BUNDLED)
+    return load_pocket(path or BUNDLED_POCKET)
 
 
 def fit_beside(
@@ -67,7 +65,3 @@ def fit_beside(
     after = frozen(task.unet)
     if changed := [k for k, v in before.items() if not torch.equal(v, after[k])]:
         raise RuntimeError(f"{len(changed)} frozen weights changed, first {changed[0]}; nothing was exported")
-
-
-def first_process() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0

@@ -21,8 +21,8 @@ from ...model_patches.diffusers_host.pocket import Pocket
 from ...model_patches.pocket import CONTROL_SYSTEM, compact_control
 from ..data import latents, sprites
 from ..data.latents import Latents
-from ..engine import Run, sample_generator
-from .adapters import AdapterTask, base_of, first_process, fit_beside
+from ..engine import Run, first_process, sample_generator
+from .adapters import AdapterTask, base_of, fit_beside
 from .text import Vocabulary
 from .unet import place
 

@@ -23,7 +23,7 @@ from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder, new_vae
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
-from ..engine import Run, Task, fit
+from ..engine import Run, Task, first_process, fit
 from ..files import write_tensors
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
@@ -162,7 +162,7 @@ class Stages:
         task.to("cpu").eval()
         if finish:
             finish(task)
-        if int(os.environ.get("RANK", 0)) == 0:
+        if first_process():
             named = {k.removeprefix(part): v for k, v in task.state_dict().items() if k.startswith(part)}
             # rounded as the exported file is, so that later stages and users see the very same networks
             weights = {k: v.half().float() if v.is_floating_point() else v for k, v in named.items()}

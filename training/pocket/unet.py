@@ -5,15 +5,12 @@ timestep numbers, since motion models are trained and sampled on those (AnimateD
 met their pairs of timestep and noise level, and noise up to sigma 25.
 """
 
-import random
-
 import torch
 from torch import Tensor
 
 from ...model_patches.core.levels import alpha_bars
 from ...model_patches.diffusers_host.pocket import new_unet
 from ...model_patches.pocket import PocketConfig
-from ..data import sprites
 from ..data.latents import Latents
 from ..engine import Task, sample_generator
 from .text import Vocabulary
@@ -62,12 +59,7 @@ def tables() -> Tensor:
 
 def captions(latents: Latents, seed: int, samples: list[int]) -> list[str]:
     """A wording of each sample's caption, or nothing for a share `DROP` of them."""
-    texts = []
-    for k in samples:
-        rng = random.Random(f"unet/{seed}/{k}")
-        caption = sprites.caption(latents.clip(k % len(latents.values)), rng)
-        texts.append("" if rng.random() < DROP else caption)
-    return texts
+    return [latents.wording(k % len(latents.values), f"unet/{seed}/{k}", DROP) for k in samples]
 
 
 def place(latents: Latents, seed: int, k: int) -> tuple[int, int]:
