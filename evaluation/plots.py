@@ -5,7 +5,7 @@ ComfyUI comes with PIL and has no plotting library. Every chart is an RGB `Image
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -171,12 +171,19 @@ def line_chart(
     log_x: bool = False,
     log_y: bool = False,
     zero: bool = False,
+    whole: bool = False,
     height: int = 400,
 ) -> Image.Image:
-    """Lines by name, each (xs, ys); a legend when there are several. Values that are not finite are left out."""
+    """Lines by name, each (xs, ys); a legend when there are several. Values that are not finite are left out.
+
+    zero: 0 is on the y axis. whole: x counts things, and has no marks between two of them.
+    """
     xs = [v for line in lines.values() for v in line[0]]
     ys = [v for line in lines.values() for v in line[1]]
-    chart = Chart(title, axis(x, xs, log=log_x), axis(y, ys, log=log_y, zero=zero), height=height)
+    across = axis(x, xs, log=log_x)
+    if whole:
+        across = replace(across, ticks=[mark for mark in across.marks() if mark == int(mark)])
+    chart = Chart(title, across, axis(y, ys, log=log_y, zero=zero), height=height)
     for (values, heights), colour in zip(lines.values(), COLOURS, strict=False):
         chart.line(values, heights, colour)
     if len(lines) > 1:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .clips import flicker, frame_difference
+from .continuity import Continuity
 from .plots import Axis, Chart, below, beside, caption, contact_sheet, heat, line_chart, scale_bar, table
 from .probes import Shift
 from .statistics import Normality
@@ -116,6 +117,46 @@ def draw_guidance(calls: Sequence[GuidedCall], settings: str = "") -> Image.Imag
             line_chart({"": (number, alpha)}, title="Strength, compensated and limited", y="alpha", **options),
         ]
     )
+
+
+CONTINUITY_NOTE = (
+    "seam: the jump from clip to clip over the usual change of a frame (1: none). mirror: 1 where a clip plays the one "
+    "before backwards, 0 where they have nothing in common. drift: pixels of a clip against the first clip."
+)
+
+
+def draw_continuity(found: Continuity) -> Image.Image:
+    """Seams, flicker, drift and mirrored repeats over a long video."""
+    clips = list(range(1, len(found.looks) + 1))
+    joined, flickers = clips[1:], list(range(2, len(found.flicker) + 2))
+    drift = {
+        name: (clips, [getattr(look, name) for look in found.drift]) for name in ("mean", "contrast", "saturation")
+    }
+    jumps, repeats = {"": (joined, found.seams)}, {"": (joined, found.mirror)}
+    per_clip = {"x": "clip", "whole": True, "height": 320}
+    charts = [
+        line_chart(jumps, title="Seams", y="jump / change", zero=True, **per_clip),
+        line_chart(repeats, title="Mirrored repeats", y="correlation", **per_clip),
+        line_chart({"": (flickers, found.flicker)}, title="Flicker", x="frame", y="|2nd diff.|", zero=True, height=320),
+        line_chart(drift, title="Drift", y="minus clip 1", **per_clip),
+    ]
+    return below([*charts, caption(CONTINUITY_NOTE)])
+
+
+def continuity_text(found: Continuity) -> str:
+    """A line for each clip, after a line for the whole video; pixels in 0..1."""
+    lines = [f"{found.frames} frames, {len(found.looks)} whole clips of {found.clip}"]
+    if found.flicker:
+        lines[0] += f"; flicker {sum(found.flicker) / len(found.flicker):.4f}"
+    joins = zip(found.seams, found.mirror, strict=True)
+    for number, drift in enumerate(found.drift, 1):
+        seam, mirror = next(joins) if number > 1 else (None, None)
+        join = "" if seam is None else f"seam {seam:.2f}  mirror {mirror:.2f}  "
+        lines.append(
+            f"clip {number}: {join}mean {drift.mean:+.4f}  contrast {drift.contrast:+.4f}  "
+            f"saturation {drift.saturation:+.4f}"
+        )
+    return "\n".join(lines)
 
 
 NORMALITY_HEAD = ("noise", "clips", "numbers in each", "mean", "std", "corr. of frames", "p > .05, %")

@@ -5,11 +5,14 @@
 
 from comfy_api.latest import io, ui
 
+from ..evaluation import continuity
 from ..evaluation.probes import mapping_shift
 from ..evaluation.statistics import normality
 from ..evaluation.views import (
     LINES,
     as_batch,
+    continuity_text,
+    draw_continuity,
     draw_guidance,
     draw_mapping_shift,
     draw_normality,
@@ -19,7 +22,8 @@ from ..evaluation.views import (
     from_batch,
     normality_text,
 )
-from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention
+from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, watched
+from ..rendering import reader
 from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"
@@ -74,6 +78,41 @@ class XTSlice(View):
     def execute(cls, images, line: str, position: float) -> io.NodeOutput:
         frames = from_batch(images)
         return cls.shown(draw_xt_slice(frames, line=line, position=position), flicker_text(frames))
+
+
+class VideoContinuity(View):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_VideoContinuity",
+            display_name="Video Continuity",
+            category=VIEWS,
+            description="How a long video holds together: seams between its clips, flicker, drift of its colours, and "
+            "clips that play the one before backwards. Read from the file frame by frame.",
+            search_aliases=["seam", "drift", "flicker", "content cycling", "long video", "VidRD"],
+            inputs=[
+                io.Video.Input("video", tooltip="The video to read; of any length."),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=2,
+                    max=4096,
+                    tooltip="Frames of one clip, as it was sampled. Joins are looked for after every so many frames.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="Seams, mirrored repeats, flicker and drift, drawn over the video."),
+                io.String.Output("measures", tooltip="The same in numbers, a line for each clip; pixels in 0 to 1."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, video, frames: int) -> io.NodeOutput:
+        start, duration = video.get_active_trim_window()
+        images = reader.frames(video.get_stream_source(), start=start, duration=duration)
+        found = continuity.read(watched(images, video.get_frame_count()), frames)
+        return cls.shown(draw_continuity(found), continuity_text(found))
 
 
 class MitigatingGradientPlot(View):
@@ -225,4 +264,4 @@ class FrameTokenAttention(View):
         return cls.shown(draw_token_attention(found.maps, timestep=found.timestep))
 
 
-NODES = [XTSlice, MitigatingGradientPlot, NoiseNormality, MappingShift, FrameTokenAttention]
+NODES = [XTSlice, VideoContinuity, MitigatingGradientPlot, NoiseNormality, MappingShift, FrameTokenAttention]

@@ -52,6 +52,7 @@ COLUMNS = {
     "Readout": ("StillMotion_GuidanceReadout",),
     "Views": (
         "StillMotion_XTSlice",
+        "StillMotion_VideoContinuity",
         "StillMotion_MitigatingGradientPlot",
         "StillMotion_MappingShift",
         "StillMotion_FrameTokenAttention",
@@ -62,6 +63,7 @@ SIZES = {
     "Note": [350, 190],
     "StillMotion_GuidanceReadout": [480, 470],
     "StillMotion_XTSlice": [480, 420],
+    "StillMotion_VideoContinuity": [480, 700],
     "StillMotion_MitigatingGradientPlot": [480, 420],
     "StillMotion_NoiseNormality": [480, 420],
     "StillMotion_MappingShift": [480, 420],

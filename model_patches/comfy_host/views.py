@@ -4,7 +4,7 @@ Nothing here touches an ordinary run: the mapping network is called by itself, a
 of its own, on a clone that is dropped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import SpatialTransformer
@@ -28,6 +29,15 @@ from .motion import KEY, Use
 VIEW = "stillmotion.view"
 ModelPatcher = comfy.model_patcher.ModelPatcher
 Mapping = Callable[[Tensor, int], Tensor]
+
+
+def watched(items: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    """The items, with ComfyUI's progress bar; ComfyUI's cancel stops it at the next one."""
+    bar = comfy.utils.ProgressBar(total)
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item
+        bar.update(1)
 
 
 def noise_clips(latent: dict[str, Any], noise: Any | None, frames: int) -> Tensor:

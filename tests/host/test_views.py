@@ -1,6 +1,7 @@
 """The view nodes in ComfyUI: what goes in is what is drawn, and their messages say what to do."""
 
 import importlib
+from fractions import Fraction
 
 import pytest
 import torch
@@ -33,6 +34,37 @@ def test_a_single_image_has_a_slice_but_no_measures(views):
     _, measures = views.XTSlice.execute(torch.rand(1, 32, 48, 3), "column", 0.2).result
     assert "nan" not in measures
     assert "one frame" in measures
+
+
+def test_a_video_is_read_frame_by_frame_with_progress(views, comfy):
+    types = importlib.import_module("comfy_api.latest")
+    images = torch.linspace(0, 1, 12)[:, None, None, None].expand(-1, 32, 48, 3)
+    jumped = torch.cat([images[:8] * 0.4, images[8:]])
+    video = types.InputImpl.VideoFromComponents(types.Types.VideoComponents(images=jumped, frame_rate=Fraction(8)))
+    steps = []
+    importlib.import_module("comfy.utils").set_progress_bar_global_hook(lambda at, total, *_, **__: steps.append(at))
+    try:
+        output = views.VideoContinuity.execute(video, 4)
+    finally:
+        importlib.import_module("comfy.utils").set_progress_bar_global_hook(None)
+    image, measures = output.result
+    assert image.shape[0] == 1
+    assert (steps[0], steps[-1]) == (1, 12)  # ComfyUI leaves out what comes too quickly
+    head, *clips = measures.splitlines()
+    assert head.startswith("12 frames, 3 whole clips of 4")
+    seams = [float(line.split("seam ")[1].split()[0]) for line in clips[1:]]
+    assert seams[0] < 1.5  # the same slope goes on; the codec is lossy
+    assert seams[1] > 4  # where it jumps
+
+
+def test_a_video_that_is_read_can_be_cancelled(views, comfy):
+    management = importlib.import_module("comfy.model_management")
+    from stillmotion.model_patches.comfy_host.views import watched
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        next(watched(iter([torch.zeros(1)]), 1))
+    assert not management.processing_interrupted()
 
 
 def test_the_plot_is_of_the_run_that_made_the_latent(views, tiny_sd, run_sampler):

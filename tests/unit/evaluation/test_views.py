@@ -226,3 +226,10 @@ def test_long_names_of_rows_are_whole():
     dark = np.asarray(sheet.convert("L"))[130:] < 128
     assert dark.any()
     assert not dark[:, 0].any()
+
+
+def test_clips_are_counted_in_whole_numbers(monkeypatch):
+    told = []
+    monkeypatch.setattr(plots, "number", lambda value: told.append(value) or "")
+    line_chart({"": ([2, 3, 4], [0.1, 0.2, 0.3])}, title="", x="clip", y="", whole=True)
+    assert [v for v in told if v >= 2] == [2, 3, 4]

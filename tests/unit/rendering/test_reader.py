@@ -1,0 +1,53 @@
+"""Frames come from a file one at a time, in order, as they were written."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from stillmotion.rendering import reader
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A lossless file of 10 frames at 5 a second, and the frames."""
+    frames = torch.randint(0, 256, (10, 16, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    path = tmp_path / "ten.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 24, 16, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path, frames.permute(0, 3, 1, 2) / 255
+
+
+def test_frames_are_those_that_were_written(video):
+    path, frames = video
+    assert torch.equal(torch.stack(list(reader.frames(path))), frames)
+    assert torch.equal(torch.stack(list(reader.frames(io.BytesIO(path.read_bytes())))), frames)
+
+
+def test_a_part_is_read_by_time(video):
+    path, frames = video
+    assert torch.equal(torch.stack(list(reader.frames(path, start=0.4, duration=0.6))), frames[2:5])
+
+
+def test_what_cannot_be_read_is_named(video, tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    with pytest.raises(ValueError, match=r"text\.mp4 cannot be read"):
+        next(reader.frames(text))
+    with pytest.raises(ValueError, match="no frame from 7"):
+        next(reader.frames(video[0], start=7.0))
+    sound = tmp_path / "sound.wav"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        made = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        made.sample_rate = 8000
+        container.mux(stream.encode(made))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match="no video stream"):
+        next(reader.frames(sound))
