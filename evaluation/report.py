@@ -32,6 +32,11 @@ def markdown(rows: Mapping[str, Mapping[str, Interval]], columns: Mapping[str, s
     return "\n".join("|".join(["", *(f" {cell} " if cell else " " for cell in line), ""]) for line in lines)
 
 
+def figures(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """Value, low and high of each score, for a JSON file."""
+    return {name: [round(v, 5) for v in (i.value, i.low, i.high)] for name, i in found.items()}
+
+
 def origin(command: Sequence[str], **settings: object) -> str:
     """Date, machine, command, commit and settings, one sentence."""
     told = "".join(f"; {name} {value}" for name, value in settings.items())

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,17 @@ def arguments() -> argparse.ArgumentParser:
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
-    ablate.add_argument("system", choices=("harivo",))
+    ablate.add_argument("system", choices=("harivo", "vidrd"))
     ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
-    ablate.add_argument("--latents", type=Path, help="folder of latents (default: drawn clips are encoded first)")
-    ablate.add_argument("--rows", default="all", help="rows by name, separated by commas (default: all)")
-    ablate.add_argument("--seeds", type=int, default=1, help="trainings of each row, seeds from 0 on")
     ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
-    for name, what in (("steps", "of each training"), ("prompts", "that are scored"), ("sampling", "DDIM steps")):
-        ablate.add_argument(f"--{name}", type=int, help=what)
+    ablate.add_argument("--prompts", type=int, help="that are scored")
+    ablate.add_argument("--sampling", type=int, help="DDIM steps")
+    ablate.add_argument("--latents", type=Path, help="harivo: folder of latents (default: drawn clips are encoded)")
+    ablate.add_argument("--rows", help="harivo: rows by name, separated by commas (default: all)")
+    ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
+    ablate.add_argument("--steps", type=int, help="harivo: of each training")
+    ablate.add_argument("--model", type=Path, help="vidrd: the motion or HARIVO file that draws (default: bundled)")
+    ablate.add_argument("--length", type=int, help="vidrd: clips of a video")
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -194,23 +197,53 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_ablate(args: argparse.Namespace) -> None:
+    from .config import ConfigError
+
+    harivo, others = (
+        args.system == "harivo",
+        {"harivo": ("model", "length"), "vidrd": ("latents", "rows", "seeds", "steps", "set")},
+    )
+    for name in others[args.system]:
+        if getattr(args, name):
+            raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
+    (ablate_harivo if harivo else ablate_vidrd)(args)
+
+
+def ablate_harivo(args: argparse.Namespace) -> None:
     from . import ablate
 
-    budget = ablate.QUICK if args.quick else ablate.Budget()
-    given = {name: getattr(args, name) for name in ("steps", "prompts", "sampling")}
     ablate.ablate(
         ablate.Options(
             out=args.out,
             tokenizer=tokenizer_folder(args.tokenizer),
-            budget=replace(budget, **{name: value for name, value in given.items() if value}),
+            budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
             latents=args.latents,
-            rows=ablate.chosen(args.rows),
-            seeds=tuple(range(args.seeds)),
+            rows=ablate.chosen(args.rows or "all"),
+            seeds=tuple(range(args.seeds or 1)),
             split=args.split,
             processes=args.processes,
             changes=tuple(args.set),
         )
     )
+
+
+def ablate_vidrd(args: argparse.Namespace) -> None:
+    from . import ablate_reuse as ablate
+
+    options = ablate.Options(
+        out=args.out,
+        tokenizer=tokenizer_folder(args.tokenizer),
+        budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
+        split=args.split,
+        processes=args.processes,
+    )
+    ablate.ablate(replace(options, model=args.model) if args.model else options)
+
+
+def _given(budget: Any, args: argparse.Namespace) -> Any:
+    """The budget with what the command says of it."""
+    told = {field.name: getattr(args, field.name, None) for field in fields(budget)}
+    return replace(budget, **{name: value for name, value in told.items() if value})
 
 
 def run_view(args: argparse.Namespace) -> None:

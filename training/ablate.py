@@ -28,7 +28,7 @@ from ..model_patches.harivo import mitigating
 from . import config, scoring
 from .bases import POCKET
 from .config import BaseTable, ConfigError
-from .drawing import FRAMES, MOTIONS, Job, draw_all, drawn
+from .drawing import FRAMES, MOTIONS, ClipJob, draw_all, drawn
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +153,11 @@ def train(options: Options, row: Row, seed: int, latents: Path) -> None:
         raise ConfigError(f"the training of row {row.name} ended with status {done.returncode}; see its messages above")
 
 
-def jobs(options: Options, row: Row, seed: int) -> list[Job]:
+def jobs(options: Options, row: Row, seed: int) -> list[ClipJob]:
     begin, count = SPLITS[options.split], options.budget.prompts
     folder = options.out / "clips" / f"{row.key}-{seed}"
     return [
-        Job(
+        ClipJob(
             model=options.out / f"{row.model}-{seed}" / "harivo.safetensors",
             file=folder / f"{options.split}-{first:05d}.safetensors",
             alpha=row.alpha,
@@ -190,9 +190,9 @@ def write(options: Options, made: dict[str, Sample], real: tuple[Tensor, Tensor]
     base, *others = made
     changes = {key: compare(made[key], made[base], real) for key in others}
     settings = {"seeds": len(options.seeds), "split": options.split, **asdict(options.budget)}
-    told = {"rows": {names[key]: _figures(found) for key, found in scores.items()}, **settings}
-    told["minus_first"] = {names[key]: _figures(found) for key, found in changes.items()}
-    text = [report.origin(_command(), **settings), "", report.markdown(_named(names, scores))]
+    told = {"rows": {names[key]: report.figures(found) for key, found in scores.items()}, **settings}
+    told["minus_first"] = {names[key]: report.figures(found) for key, found in changes.items()}
+    text = [report.origin(command(), **settings), "", report.markdown(_named(names, scores))]
     text += ["", f"Minus {names[base]}, in pairs:", "", report.markdown(_named(names, changes))]
     text += ["", "The paper:", "", paper_table(options.rows)]
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -204,10 +204,6 @@ def write(options: Options, made: dict[str, Sample], real: tuple[Tensor, Tensor]
 
 def _named(names: dict[str, str], rows: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Interval]]:
     return {names[key]: found for key, found in rows.items()}
-
-
-def _figures(found: dict[str, Interval]) -> dict[str, list[float]]:
-    return {name: [round(v, 5) for v in (i.value, i.low, i.high)] for name, i in found.items()}
 
 
 def paper_table(rows: tuple[Row, ...]) -> str:
@@ -240,5 +236,5 @@ def through_sprite(clip: Tensor, motion: str, judge: Judge) -> Image.Image:
     return views.as_picture(line.transpose(1, 2) if upright else line)
 
 
-def _command() -> list[str]:
+def command() -> list[str]:
     return ["python3 scripts/dev.py train", *sys.argv[1:]]

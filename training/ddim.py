@@ -7,6 +7,12 @@ from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> eps
 Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> x_0
+Begin = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> what the step starts from
+
+
+def timesteps(count: int, steps: int) -> list[int]:
+    """Of `count` timesteps, those at which DDIM calls the model: evenly from the last one down, 0 left out."""
+    return torch.linspace(count - 1, 0, steps + 1).round().long()[:-1].tolist()
 
 
 @torch.no_grad()
@@ -20,11 +26,14 @@ def ddim(
     steps: int,
     guidance: float,
     guide: Guide | None = None,  # moves the predicted x_0 of every step; eps follows
+    begin: Begin | None = None,
 ) -> Tensor:
     """x_0 (b, f, 4, h, w). DDIM with eta = 0 (arXiv 2010.02502, Eq. 12), eps = eps_0 + guidance (eps_y - eps_0)."""
     x, both = noise, torch.cat([empty, context])
-    times = torch.linspace(len(alpha_bar) - 1, 0, steps + 1).round().long()[:-1].tolist()
-    for t, after in zip(times, [*times[1:], None], strict=True):
+    times = timesteps(len(alpha_bar), steps)
+    for k, (t, after) in enumerate(zip(times, [*times[1:], None], strict=True)):
+        if begin is not None:
+            x = begin(k, x)
         at = torch.full((len(both),), t, device=x.device)
         plain, told = predict(torch.cat([x, x]), at, both).chunk(2)
         eps = plain + guidance * (told - plain)

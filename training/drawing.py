@@ -1,4 +1,4 @@
-"""Clips of a trained HARIVO model on the pocket, drawn once, kept as files, shared out among processes."""
+"""Clips of a trained model on the pocket, drawn once, kept as files, shared out among processes."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from ..model_patches.harivo import mitigating
 from . import bases
 from .config import BaseTable
 from .data import sprites
-from .ddim import Guide, ddim
+from .ddim import Begin, Guide, ddim
 from .engine import sample_generator
 from .files import write_tensors
 from .preview import decoded
@@ -35,11 +35,10 @@ GUIDANCE = 7.5
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A few clips of one model, drawn by one process and kept as one file."""
+    """Some prompts and a model that draws them, in one process, for one file. A subclass says how."""
 
     model: Path
     file: Path
-    alpha: float  # of the mitigating gradient, 0: none
     seed: int
     steps: int  # of DDIM
     first: int  # held-out prompt
@@ -49,16 +48,46 @@ class Job:
     def prompts(self) -> list[sprites.Clip]:
         return sprites.held_out(self.count, motions=MOTIONS, first=self.first)
 
+    def settings(self) -> list[object]:
+        """What decides the clips beside the model's weights."""
+        return [self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
+
+    def clips(self) -> Tensor:
+        """(n, f, 3, 64, 64) bytes; f is FRAMES or a multiple."""
+        raise NotImplementedError
+
     def made_of(self) -> str:
         """A digest of what decides the clips: they are drawn again when any of it has changed."""
-        settings = [self.alpha, self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
-        return hashlib.sha256(json.dumps([fingerprint(self.model), *settings]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([fingerprint(self.model), *self.settings()]).encode()).hexdigest()
 
     def done(self) -> bool:
         if not self.file.exists():
             return False
         with safe_open(self.file, "pt") as file:
             return (file.metadata() or {}).get("made_of") == self.made_of()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipJob(Job):
+    """A clip for each prompt."""
+
+    alpha: float  # of the mitigating gradient, 0: none
+
+    def settings(self) -> list[object]:
+        return [self.alpha, *super().settings()]
+
+    def clips(self) -> Tensor:
+        model, moved = pocket_model(self.model, self.tokenizer), guide(self.alpha) if self.alpha else None
+        latents = [
+            model.draw(prompt, noise_of(self.seed, number), steps=self.steps, guide=moved)
+            for number, prompt in enumerate(self.prompts(), self.first)
+        ]
+        return torch.cat([model.pictures(x) for x in latents])
+
+
+def noise_of(seed: int, prompt: int, clip: int = 0) -> Tensor:
+    """Initial noise (1, f, 4, h, w) of a held-out prompt's clip."""
+    return torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(seed, prompt, clip))
 
 
 def fingerprint(path: Path) -> str:
@@ -90,18 +119,9 @@ def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def draw(job: Job) -> None:
-    """The clips of a job as bytes (n, f, 3, 64, 64), in its file."""
+    """The clips of a job, in its file."""
     torch.set_num_threads(1)
-    model = _model(job.model, job.tokenizer)
-    clips, empty, moved = [], model.words(""), guide(job.alpha) if job.alpha else None
-    for number, prompt in enumerate(job.prompts(), job.first):
-        noise = torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(job.seed, number))
-        told = model.words(sprites.caption(prompt))
-        x = ddim(
-            model.handle.predict, noise, told, empty, model.levels, steps=job.steps, guidance=GUIDANCE, guide=moved
-        )
-        clips.append((decoded(model.base.vae, x, FRAMES)[0] * 255).round().byte())
-    write_tensors({"clips": torch.stack(clips)}, job.file, {"made_of": job.made_of()})
+    write_tensors({"clips": job.clips()}, job.file, {"made_of": job.made_of()})
 
 
 def guide(alpha: float) -> Guide:
@@ -116,14 +136,26 @@ def guide(alpha: float) -> Guide:
 
 
 class PocketModel:
-    """The pocket with a trained HARIVO model in it."""
+    """The pocket with a trained motion or HARIVO model in it."""
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base, model = bases.load(BaseTable(), tokenizer), load_harivo(path)
         self.handle, self.levels = attach(self.base.unet, model), levels_of(model)
+        self.empty = self.words("")
 
     def words(self, text: str) -> Tensor:
         return self.base.text(self.base.ids([text])).last_hidden_state
 
+    def draw(
+        self, prompt: sprites.Clip, noise: Tensor, *, steps: int, guide: Guide | None = None, begin: Begin | None = None
+    ) -> Tensor:
+        """Latents (1, f, 4, h, w) of a clip."""
+        told, options = self.words(sprites.caption(prompt)), {"steps": steps, "guidance": GUIDANCE}
+        return ddim(self.handle.predict, noise, told, self.empty, self.levels, guide=guide, begin=begin, **options)
 
-_model = lru_cache(maxsize=1)(PocketModel)
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(n, f, 3, 64, 64) bytes."""
+        return (decoded(self.base.vae, latents, latents.shape[1]) * 255).round().byte()
+
+
+pocket_model = lru_cache(maxsize=1)(PocketModel)

@@ -19,6 +19,7 @@ from ..evaluation import views
 from ..evaluation.probes import mapping_shift
 from ..evaluation.statistics import normality
 from ..model_patches import checkpoint
+from ..model_patches.core.config import MotionConfig
 from ..model_patches.core.levels import alpha_bars
 from ..model_patches.diffusers_host.harivo import attach
 from ..model_patches.diffusers_host.pocket import Pocket, load_pocket
@@ -101,9 +102,15 @@ VIEWS = {"slice": _slice, "noise": _noise, "mapping": _mapping, "tokens": _token
 
 
 def load_harivo(path: Path) -> HarivoModel:
-    file = checkpoint.load(path, expect=checkpoint.HARIVO)
-    model = HarivoModel(HarivoConfig.from_dict(file.config))
-    model.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    """A HARIVO file, or a motion file as a HARIVO model that has temporal layers alone."""
+    file = checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION))
+    weights = {name: value.float() for name, value in file.weights.items()}
+    if file.system == checkpoint.HARIVO:
+        model = HarivoModel(HarivoConfig.from_dict(file.config))
+        model.load_state_dict(weights)
+    else:
+        model = HarivoModel(HarivoConfig(motion=MotionConfig.from_dict(file.config)))
+        model.temporal.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
 

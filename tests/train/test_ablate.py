@@ -3,11 +3,13 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
+from stillmotion.evaluation.score import compare, score
 from stillmotion.model_patches.core.levels import alpha_bars
 from stillmotion.training import ablate, drawing
 from stillmotion.training.__main__ import main
@@ -15,7 +17,7 @@ from stillmotion.training.bases import POCKET
 from stillmotion.training.config import ConfigError, find, read
 from stillmotion.training.data import sprites
 from stillmotion.training.ddim import ddim
-from stillmotion.training.drawing import Job, draw_all, drawn, guide
+from stillmotion.training.drawing import ClipJob, draw_all, drawn, guide
 from stillmotion.training.files import write_tensors
 
 
@@ -102,7 +104,7 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
     monkeypatch.setattr(drawing, "ProcessPoolExecutor", Pool)
     weights = tmp_path / "weights"
     write_tensors({"w": torch.zeros(3)}, weights)
-    job = Job(model=weights, file=tmp_path / "c", alpha=0.0, seed=0, steps=2, first=0, count=1, tokenizer=tmp_path)
+    job = ClipJob(model=weights, file=tmp_path / "c", alpha=0.0, seed=0, steps=2, first=0, count=1, tokenizer=tmp_path)
     draw_all([job], 1)
     draw_all([job], 1)
     assert calls == [0.0]
@@ -133,6 +135,8 @@ def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
         "train.log_every=1",
     ]
     monkeypatch.setattr(ablate, "QUICK", replace(ablate.QUICK, clips=2))
+    monkeypatch.setattr(ablate, "score", partial(score, draws=20))  # a Frechet distance each
+    monkeypatch.setattr(ablate, "compare", partial(compare, draws=20))
     assert main(words) == 0
     told = json.loads((out / "ablation.json").read_text())
     assert list(told["rows"]) == ["baseline", "+ tokens", "+ MG"]

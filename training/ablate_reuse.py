@@ -1,0 +1,193 @@
+"""python -m stillmotion.training ablate vidrd: what reuse of the clip before does, part by part, on the pocket model.
+
+Reuse needs no training: rows differ in sampling alone. Each video is `length` clips of one prompt; its first clip is
+the same in all rows. Joins and mirrored repeats are `evaluation.continuity`'s, the other scores are of the last
+clip, with intervals over the prompts. The sweeps change one of M, alpha and beta around the paper's setting
+(arXiv 2309.03549, Figure 9).
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..evaluation import continuity, report
+from ..evaluation.judge import Judge, load_judge
+from ..evaluation.plots import below, beside, line_chart
+from ..evaluation.score import score
+from ..evaluation.statistics import Interval, bootstrap
+from ..evaluation.video_judge import VideoJudge, load_video_judge
+from ..model_patches.core.levels import sigma_from_alpha_bar
+from ..model_patches.vidrd.reuse import Config, History, Recorder, next_noise
+from . import scoring
+from .ablate import CHUNK, SPLITS, command
+from .bases import POCKET
+from .data import sprites
+from .ddim import timesteps
+from .drawing import FRAMES, MOTIONS, Job, PocketModel, draw_all, drawn, noise_of, pocket_model
+
+log = logging.getLogger(__name__)
+
+PAPER = Config()
+PARTS = {
+    "independent clips": Config(overlap=0, recycle=0.0, guidance=0.0),
+    "FNR": Config(recycle=0.0, guidance=0.0),
+    "FNR + PNS": Config(guidance=0.0),
+    "FNR + PNS + DSG": PAPER,
+}
+SWEEPS = {
+    "M": {m: replace(PAPER, overlap=m) for m in (0, 2, 4, 8)},
+    "alpha": {alpha: replace(PAPER, recycle=alpha) for alpha in (0.0, 1.0, 4.0, 16.0)},
+    "beta": {beta: replace(PAPER, guidance=beta) for beta in (0.0, 0.2, 0.4, 0.8, 1.0)},
+}
+CONFIGS = list(dict.fromkeys([*PARTS.values(), *(config for sweep in SWEEPS.values() for config in sweep.values())]))
+WIDEST = Config(overlap=FRAMES, guidance=1.0)  # the first clip keeps what any row may replay
+JOINS = {"join": "join", "seam": "seam", "mirror": "mirror"}
+COLUMNS = {**JOINS, **{k: v for k, v in report.COLUMNS.items() if k not in ("difference", "background")}}
+READ = (
+    "join: mean absolute difference of the last frame of a clip and the first of the next, pixels in 0..1; seam: that "
+    "over the usual change of a frame; mirror: correlation with the clip before played backwards, background taken "
+    "out. The rest is of the last clip. The paper (Figure 9): larger M, alpha > 0 and larger beta each better FVD and "
+    "IS, and large M and beta more repetition."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    prompts: int = 40
+    sampling: int = 25  # DDIM steps
+    length: int = 2  # clips of a video
+
+
+QUICK = Budget(prompts=5, sampling=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command was asked for."""
+
+    out: Path
+    tokenizer: Path
+    budget: Budget
+    model: Path = POCKET / "motion.safetensors"
+    split: str = "test"
+    processes: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoJob(Job):
+    """A video of each prompt for each of `CONFIGS`: (prompts, rows, length * f, 3, 64, 64)."""
+
+    length: int
+
+    def settings(self) -> list[object]:
+        return [self.length, [asdict(config) for config in CONFIGS], *super().settings()]
+
+    def clips(self) -> Tensor:
+        model = pocket_model(self.model, self.tokenizer)
+        return torch.stack([self._rows(model, p, number) for number, p in enumerate(self.prompts(), self.first)])
+
+    def _rows(self, model: PocketModel, prompt: sprites.Clip, number: int) -> Tensor:
+        noises = [noise_of(self.seed, number, clip) for clip in range(self.length)]
+        first, history = self._clip(model, prompt, WIDEST, noises[0], None)
+        videos = []
+        for config in CONFIGS:
+            video, before = [first], history
+            for fresh in noises[1:]:
+                latents, before = self._clip(model, prompt, config, next_noise(before.noise, fresh, config), before)
+                video.append(latents)
+            videos.append(torch.cat(video, dim=1))
+        return model.pictures(torch.cat(videos))
+
+    def _clip(
+        self, model: PocketModel, prompt: sprites.Clip, config: Config, noise: Tensor, before: History | None
+    ) -> tuple[Tensor, History]:
+        levels = sigma_from_alpha_bar(model.levels[timesteps(len(model.levels), self.steps)])
+        recorder = Recorder(config, [*levels.tolist(), 0.0], before)
+        latents = model.draw(prompt, noise, steps=self.steps, begin=recorder.step)
+        return latents, recorder.history(noise)
+
+
+def ablate(options: Options) -> dict:
+    """Draw, score, write `out/ablation.md`, `.json` and `sweeps.png`; returns what the JSON holds."""
+    wanted = jobs(options)
+    draw_all(wanted, options.processes)
+    after = options.budget.prompts + SPLITS[options.split]
+    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    real = scoring.reference(video_judge, motions=MOTIONS, after=after)
+    judges = load_judge(POCKET / "judge.safetensors"), video_judge
+    return write(options, {config: scores(wanted, row, judges, real) for row, config in enumerate(CONFIGS)})
+
+
+def jobs(options: Options) -> list[VideoJob]:
+    begin, budget = SPLITS[options.split], options.budget
+    return [
+        VideoJob(
+            model=options.model,
+            file=options.out / "videos" / f"{options.split}-{first:05d}.safetensors",
+            seed=0,
+            steps=budget.sampling,
+            first=first,
+            count=min(CHUNK, begin + budget.prompts - first),
+            tokenizer=options.tokenizer,
+            length=budget.length,
+        )
+        for first in range(begin, begin + budget.prompts, CHUNK)
+    ]
+
+
+def scores(
+    wanted: list[VideoJob], row: int, judges: tuple[Judge, VideoJudge], real: tuple[Tensor, Tensor]
+) -> dict[str, Interval]:
+    """Of one row: its joins, and its last clips against their prompts."""
+    prompts = [prompt for job in wanted for prompt in job.prompts()]
+    joins = [joins_of(videos[row]) for videos in drawn(wanted)]
+    last = (videos[row, -FRAMES:] for videos in drawn(wanted))
+    found = {}
+    for name in JOINS:
+        values = torch.tensor([join[name] for join in joins], dtype=torch.float64)
+        found[name] = bootstrap(lambda drawn, values=values: values[drawn].nanmean().item(), len(values))
+    return found | score(scoring.sample(last, prompts, *judges), real)
+
+
+def joins_of(video: Tensor) -> dict[str, float]:
+    """Means over the joins of a video (length * f, 3, h, w)."""
+    found = continuity.read(video, FRAMES)
+    between = found.differences[FRAMES - 1 :: FRAMES]
+    return {"join": fmean(between), "seam": fmean(found.seams), "mirror": fmean(found.mirror)}
+
+
+def write(options: Options, made: dict[Config, dict[str, Interval]]) -> dict:
+    """The tables and curves in `out`."""
+    settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
+    tables = {"parts": {name: made[config] for name, config in PARTS.items()}}
+    for name, sweep in SWEEPS.items():
+        tables[name] = {f"{name} {value:g}": made[config] for value, config in sweep.items()}
+    text = [report.origin(command(), **settings), "", READ]
+    for rows in tables.values():
+        text += ["", report.markdown(rows, COLUMNS)]
+    told = settings | {
+        name: {row: report.figures(found) for row, found in rows.items()} for name, rows in tables.items()
+    }
+    (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    curves(made).save(options.out / "sweeps.png")
+    log.info("%s", "\n".join(text))
+    return told
+
+
+def curves(made: dict[Config, dict[str, Interval]]) -> Image.Image:
+    """Seam and mirrored repeat over M, alpha and beta."""
+    rows = []
+    for name, sweep in SWEEPS.items():
+        xs = [float(value) for value in sweep]
+        lines = {key: [made[config][key].value for config in sweep.values()] for key in ("seam", "mirror")}
+        seam = line_chart({"": (xs, lines["seam"])}, title=f"Seam over {name}", x=name, y="jump / change", zero=True)
+        mirror = line_chart({"": (xs, lines["mirror"])}, title=f"Repeat over {name}", x=name, y="correlation")
+        rows.append(beside([seam, mirror]))
+    return below(rows)
