@@ -7,7 +7,6 @@ alone.
 """
 
 import json
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from . import layouts
 from .core.config import MotionConfig
 from .core.temporal import MotionModel
+from .files import packed, replacing
 from .harivo.config import HarivoConfig
 from .harivo.model import HarivoModel
 from .layouts import CheckpointError
@@ -94,17 +93,13 @@ def save(
     path = Path(path)
     metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (header or {}).items()}
     metadata |= {"format": FORMAT, "system": system, "config": json.dumps(dict(config))}
-    plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        _write(partial, serialise(plain, metadata))
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(packed(weights, metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} could not be written ({error}); free some space or choose another folder"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def header_json(header: Mapping[str, str], name: str) -> Any:
@@ -244,11 +239,3 @@ def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
 def _finite(weight: Tensor) -> bool:
     weight = weight.float() if weight.element_size() == 1 else weight  # torch has no such test for 8-bit floats
     return bool(torch.isfinite(weight).all())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """On the disk before the file gets its name, and with the permissions of any new file (save_file: the owner's)."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from .config import BaseTable
 from .data import sprites
 from .ddim import Begin, Guide, ddim
 from .engine import sample_generator
-from .files import write_tensors
+from ..model_patches.files import write_tensors
 from .preview import decoded
 from .view import levels_of, load_harivo
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..model_patches import checkpoint, layouts
 from ..model_patches.core.config import MotionConfig
 from .config import ConfigError
-from .files import write_tensors
+from ..model_patches.files import write_tensors
 
 log = logging.getLogger(__name__)
 LAYOUTS = ("stillmotion", "animatediff", "diffusers")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stillmotion.evaluation.score import compare, score
 from stillmotion.model_patches.core.levels import alpha_bars
+from stillmotion.model_patches.files import write_tensors
 from stillmotion.training import ablate, drawing
 from stillmotion.training.__main__ import main
 from stillmotion.training.bases import POCKET
@@ -18,7 +19,6 @@ from stillmotion.training.config import ConfigError, find, read
 from stillmotion.training.data import sprites
 from stillmotion.training.ddim import ddim
 from stillmotion.training.drawing import ClipJob, draw_all, drawn, guide
-from stillmotion.training.files import write_tensors
 
 
 def parts(row):

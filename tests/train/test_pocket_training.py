@@ -14,7 +14,7 @@ from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
 from stillmotion.training.engine import ChangedRun, Run, fit
-from stillmotion.training.files import write_tensors
+from stillmotion.model_patches.files import write_tensors
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
 from stillmotion.training.pocket.stages import Stages
 from stillmotion.training.pocket.text import TextTask

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..files import write_tensors
+from ...model_patches.files import write_tensors
 from . import sprites
 
 log = logging.getLogger(__name__)

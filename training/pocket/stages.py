@@ -24,7 +24,7 @@ from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
 from ..engine import Run, Task, first_process, fit
-from ..files import write_tensors
+from ...model_patches.files import write_tensors
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask

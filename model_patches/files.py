@@ -1,0 +1,70 @@
+"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to. At the end of the block it becomes `path`; after an error it is removed.
+
+    Whatever interrupts, a power cut too, `path` holds what it held before or what is new, never half a file. The folder must
+    be there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+        flush_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
+    """Safetensors with a header, in a folder that is made where it is missing; readable for whom new files are.
+
+    (safetensors' own writer lets only the owner read.) OSError when the disk is full or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(packed(tensors, header))
+
+
+def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return serialise(plain, dict(header or {}))
+
+
+def write_text(text: str, path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def flush_folder(folder: Path) -> None:
+    """The names in it, too, must outlive a power cut. Windows has no such call, and does not need it."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems know no flush of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
