@@ -14,8 +14,8 @@ from torch import Tensor
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to. At the end of the block it becomes `path`; after an error it is removed.
 
-    Whatever interrupts, a power cut too, `path` holds what it held before or what is new, never half a file. The folder must
-    be there.
+    Whatever interrupts, a power cut too, `path` holds what it held before or what is new, never half a file. The folder
+    must be there.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -26,7 +26,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "diffusers", "transformers"},
         {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
     ),
-    "rendering": ({"torch", "numpy", "av", "PIL"}, {"evaluation"}),
+    "rendering": ({"torch", "numpy", "av", "PIL", "safetensors"}, {"model_patches", "evaluation"}),
     "evaluation": ({"torch", "numpy", "safetensors", "PIL"}, {"model_patches/core"}),
     "nodes": (
         {"comfy", "comfy_api", "folder_paths"},
@@ -109,6 +109,7 @@ BREACHES = {
     "model_patches/vidrd": "from ..harivo.mitigating import mitigate; from .. import checkpoint; import safetensors",
     "model_patches/comfy_host": "from ..diffusers_host import motion; import diffusers; from ...nodes import motion",
     "model_patches/diffusers_host": "from ..comfy_host import motion; import comfy",
+    "rendering": "import comfy.utils; from ..model_patches.comfy_host import motion; from ..nodes import motion",
     "nodes": "import torch; from ..model_patches.core import levels; from ..training import engine",
     "training": "from ..nodes import motion; import comfy.sd; from ..model_patches.comfy_host import motion",
     "evaluation": "from ..benchmarks import report; import nodes; from ..model_patches.comfy_host import motion",

@@ -1,0 +1,68 @@
+"""What there is to see while a video renders: a picture of every clip so far, and how long it will take."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SHOWN, HEIGHT, CAPTION = 6, 96, 16  # pictures; pixels
+
+
+def told_time(seconds: float) -> str:
+    """
+    >>> told_time(41.4), told_time(754), told_time(7500)
+    ('41 s', '13 min', '2 h 5 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Clock:
+    """How much time is left, from the share of this run's work that is done. now: seconds, any origin."""
+
+    def __init__(self, work: float, now: Callable[[], float] = time.monotonic) -> None:
+        self.work, self.now, self.began = work, now, now()
+
+    def left(self, done: float) -> float | None:
+        """Seconds; None while nothing is done."""
+        return (self.now() - self.began) / done * (self.work - done) if done > 0 else None
+
+
+class Strip:
+    """One picture for each of the last clips, the newest to the right. It holds thumbnails only."""
+
+    def __init__(self) -> None:
+        self.pictures: deque[Image.Image] = deque(maxlen=SHOWN)
+
+    def add(self, frame: np.ndarray) -> None:
+        picture = Image.fromarray(frame)
+        self.pictures.append(picture.resize((max(1, round(picture.width * HEIGHT / picture.height)), HEIGHT)))
+
+    def draw(self, caption: str) -> Image.Image | None:
+        """None while there is nothing to show."""
+        if not self.pictures:
+            return None
+        sheet = Image.new("RGB", (max(sum(p.width for p in self.pictures), 160), HEIGHT + CAPTION))
+        x = 0
+        for picture in self.pictures:
+            sheet.paste(picture, (x, 0))
+            x += picture.width
+        ImageDraw.Draw(sheet).text((4, HEIGHT + 2), caption, fill=(255, 255, 255))
+        return sheet
+
+
+@dataclass(frozen=True)
+class Progress:
+    clip: int  # the one that is rendered, from 1
+    clips: int
+    share: float  # of the whole video, from 0 to 1
+    left: float | None  # seconds
+    strip: Image.Image | None = None
+
+    def __str__(self) -> str:
+        return f"clip {self.clip} of {self.clips}" + ("" if self.left is None else f", {told_time(self.left)} left")

@@ -1,0 +1,108 @@
+"""A render that costs nothing: a clip is a random walk that begins where the one before ended. As a program, a victim.
+
+    python toy.py ROOT CLIPS KILLS SEED
+
+renders in child processes, which are killed (SIGKILL) at random moments until KILLS have been, and prints one line per
+child: its end, and the clips that it sampled.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from stillmotion.rendering.formats import check_format
+from stillmotion.rendering.job import open_job
+from stillmotion.rendering.loop import Output, Watch, Work, render
+
+FRAMES, SIZE = 6, 16
+IDENTITY = {"seed": 1, "graph": {"model": "a"}}
+
+
+def output(name="h264-mp4", **changes):
+    kind = check_format(name, SIZE, SIZE)
+    return Output(**{"kind": kind, "fps": Fraction(8), "frames": FRAMES, "metadata": {"prompt": {"1": {}}}} | changes)
+
+
+class Toy:
+    """Counts what it is asked for. delay: seconds for a step."""
+
+    def __init__(self, delay=0.0, note=lambda clip: None):
+        self.delay, self.note = delay, note
+        self.sampled, self.decoded = [], 0
+
+    def sample(self, clip, take, before, step):
+        self.note(clip)
+        self.sampled.append((clip, take))
+        walk = torch.randn(FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(97 * clip + take))
+        for k in range(3):
+            time.sleep(self.delay)
+            step((k + 1) / 3)
+        latents = walk.cumsum(0) * 0.3 + (0 if before is None else before["end"])
+        return latents, {"end": latents[-1].clone()}
+
+    def decode(self, latents):
+        for part in latents.split(4):
+            time.sleep(self.delay)
+            self.decoded += len(part)
+            yield (part.sigmoid() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def work(self):
+        return Work(self.sample, self.decode)
+
+
+def run(root, clips, *, toy=None, identity=IDENTITY, name="toy", kind="h264-mp4", **options):
+    """(folder of the job, path of the video, what was remarked)."""
+    heard = Heard()
+    with open_job(root, name, identity) as (job, remark):
+        heard.remark(remark)
+        path = render(job, clips, (toy or Toy()).work(), output(kind), watch=heard, **options)
+    return job.folder, path, heard
+
+
+class Heard(Watch):
+    def __init__(self):
+        self.remarks, self.told = [], []
+
+    def remark(self, text):
+        self.remarks.append(text)
+
+    def progress(self, progress):
+        self.told.append(progress)
+
+
+def main(root, clips, kills, seed):
+    torch.set_num_threads(1)
+    chance = random.Random(seed)
+    while True:
+        told, signalled = one_child(root, clips, chance.uniform(0.005, 0.2) if kills else None)
+        sys.stdout.write(f"{'killed' if signalled else 'ended'} {told}\n")
+        if not signalled:
+            return
+        kills -= 1
+
+
+def one_child(root, clips, seconds):
+    """The clips that a child sampled, and whether it was killed: after so many seconds, unless it had ended."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        run(root, clips, toy=Toy(0.004, lambda clip: os.write(writing, b"%d " % clip)))
+        os._exit(0)
+    os.close(writing)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as pipe:
+        return pipe.read().decode(), os.WIFSIGNALED(status)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
