@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import guidance, motion, pocket, sampling, views
+from . import guidance, long, motion, pocket, sampling, views
 
 
 class StillMotionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*pocket.NODES, *motion.NODES, *guidance.NODES, *sampling.NODES, *views.NODES]
+        return [*pocket.NODES, *motion.NODES, *guidance.NODES, *sampling.NODES, *long.NODES, *views.NODES]

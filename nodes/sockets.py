@@ -5,3 +5,4 @@ from comfy_api.latest import io
 CATEGORY = "StillMotion"
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")

@@ -235,6 +235,23 @@ class _Run:
         return path
 
 
+def parse_takes(text: str) -> dict[int, int]:
+    """ "7, 9:2" -> {6: 1, 8: 2}: clips, counted from 1, and which take of each; the first again is 0.
+
+    RenderError for anything else.
+    """
+    takes = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        clip, _, take = (word.strip() for word in entry.partition(":"))
+        if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
+            raise RenderError(
+                f'long video: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
+                'second other take, "7:0" for the first one again'
+            )
+        takes[int(clip) - 1] = int(take) if take else 1
+    return takes
+
+
 def latents_of(latents: Tensor) -> State:
     return {"latents": latents}
 

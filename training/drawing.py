@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..evaluation.video_judge import FRAMES
 from ..model_patches.diffusers_host.harivo import attach
+from ..model_patches.files import write_tensors
 from ..model_patches.harivo import mitigating
 from . import bases
 from .config import BaseTable
 from .data import sprites
 from .ddim import Begin, Guide, ddim
 from .engine import sample_generator
-from ..model_patches.files import write_tensors
 from .preview import decoded
 from .view import levels_of, load_harivo
 

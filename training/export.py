@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..model_patches import checkpoint, layouts
 from ..model_patches.core.config import MotionConfig
-from .config import ConfigError
 from ..model_patches.files import write_tensors
+from .config import ConfigError
 
 log = logging.getLogger(__name__)
 LAYOUTS = ("stillmotion", "animatediff", "diffusers")

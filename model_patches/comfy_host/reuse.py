@@ -23,7 +23,7 @@ from torch import Tensor
 from ..vidrd.reuse import RULES, History, Recorder, Rule, StepNoise, next_noise
 from ..vidrd.reuse import Config as ReuseConfig
 
-__all__ = ["KINDS", "RULES", "ReuseConfig", "ReuseNoise", "ReuseSampler", "Rule", "kind_of"]
+__all__ = ["KINDS", "RULES", "ClipSampler", "ReuseConfig", "ReuseNoise", "ReuseSampler", "Rule", "kind_of"]
 
 CLOSE = 1e-3  # relative; UniPC converts noise levels to and fro
 UNIPC_END = 0.001  # where it goes instead of 0
@@ -105,17 +105,44 @@ class ReuseNoise:
         return torch.cat(noise)
 
 
-class ReuseSampler:
-    """A SAMPLER that runs another once per clip, with staged guidance (DSG, Eq. 8). It keeps nothing between runs."""
+class ClipSampler:
+    """A k-sampler of ComfyUI's that samples one clip after another, with staged guidance (DSG, Eq. 8).
 
-    def __init__(self, inner: Any, frames: int, config: ReuseConfig, *, step_noise: bool = False) -> None:
-        self.inner, self.frames, self.config = inner, frames, config
+    ValueError for a sampler that cannot be replayed, or that adds noise at its steps without step_noise.
+    """
+
+    def __init__(self, inner: Any, config: ReuseConfig, *, step_noise: bool = False) -> None:
+        self.inner, self.config = inner, config
         self.kind = kind_of(inner)
         if self.kind.draws and not step_noise:
             raise ValueError(
                 "reuse: this sampler adds new noise at every step, which parts two clips that began alike; use euler, "
                 "ddim, dpmpp_2m, uni_pc or another one without noise, or switch on reuse_step_noise"
             )
+
+    def sample(
+        self,
+        before: History | None,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: Any,
+        callback: Any,
+        noise: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, History]:
+        """The clip that begins with `noise`, and what the next one needs. The arguments are those of a SAMPLER."""
+        run = ClipRun(self, sigmas, before)
+        sampler = comfy.samplers.KSAMPLER(run, self.inner.extra_options, self.inner.inpaint_options)
+        # UniPC writes into the levels that it gets, hence the clone
+        found = sampler.sample(guider, sigmas.clone(), extra_args, callback, noise, *rest)
+        return found, run.history(noise)
+
+
+class ReuseSampler:
+    """A SAMPLER that runs another once per clip, with staged guidance. It keeps nothing between runs."""
+
+    def __init__(self, inner: Any, frames: int, config: ReuseConfig, *, step_noise: bool = False) -> None:
+        self.clip, self.frames = ClipSampler(inner, config, step_noise=step_noise), frames
 
     def sample(
         self,
@@ -135,22 +162,17 @@ class ReuseSampler:
         before: History | None = None
         report = Report(callback, len(clips), len(sigmas) - 1)
         for i, clip in enumerate(clips):
-            run = ClipRun(self, sigmas, before)  # UniPC writes into the levels that it gets, hence the clone
             seed = {} if extra_args.get("seed") is None else {"seed": extra_args["seed"] + i}
-            sampler = comfy.samplers.KSAMPLER(run, self.inner.extra_options, self.inner.inpaint_options)
-            done.append(
-                sampler.sample(
-                    model_wrap, sigmas.clone(), extra_args | seed, report.of(i), clip, images[i], masks[i], disable_pbar
-                )
-            )
-            before = run.history(clip)
+            rest = (images[i], masks[i], disable_pbar)
+            found, before = self.clip.sample(before, model_wrap, sigmas, extra_args | seed, report.of(i), clip, *rest)
+            done.append(found)
         return torch.cat(done)
 
 
 class ClipRun:
     """ComfyUI's sampler function for one clip: the inner one, on a model that replays and records."""
 
-    def __init__(self, owner: ReuseSampler, sigmas: Tensor, before: History | None) -> None:
+    def __init__(self, owner: ClipSampler, sigmas: Tensor, before: History | None) -> None:
         self.owner, self.before = owner, before
         self.recorder = Recorder(owner.config, sigmas.tolist(), before)
         self.noise: StepNoise | None = None

@@ -15,7 +15,7 @@ are, so no scale is assumed.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -123,6 +123,21 @@ class History:
 
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.noise, *self.states.values(), *self.step_noise))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it under names, for a file."""
+        named = {f"state.{k}": state for k, state in self.states.items()}
+        named |= {f"step_noise.{k}": noise for k, noise in enumerate(self.step_noise)}
+        return {"sigmas": torch.tensor(self.sigmas, dtype=torch.float64), "noise": self.noise, **named}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "History":
+        """The history that `tensors` was made of, bit for bit. ValueError when a part is missing."""
+        if missing := {"sigmas", "noise"} - tensors.keys():
+            raise ValueError(f"reuse: these are not the tensors of a clip, {', '.join(sorted(missing))} is missing")
+        states = {int(name.removeprefix("state.")): value for name, value in tensors.items() if name[:6] == "state."}
+        step_noise = (tensors[f"step_noise.{k}"] for k in range(sum(name[:11] == "step_noise." for name in tensors)))
+        return cls(tuple(tensors["sigmas"].tolist()), tensors["noise"], states, tuple(step_noise))
 
 
 class Recorder:

@@ -10,11 +10,11 @@ from stillmotion.evaluation.judge import load_judge, save_judge
 from stillmotion.evaluation.video_judge import VideoJudge
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
+from stillmotion.model_patches.files import write_tensors
 from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import motion
 from stillmotion.training.data import latents, sprites
 from stillmotion.training.engine import ChangedRun, Run, fit
-from stillmotion.model_patches.files import write_tensors
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
 from stillmotion.training.pocket.stages import Stages
 from stillmotion.training.pocket.text import TextTask

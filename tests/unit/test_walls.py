@@ -19,7 +19,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "model_patches/core": (PURE, set()),
     **{f"model_patches/{paper}": (PURE, {"model_patches/core"}) for paper in PAPERS},
     "model_patches/comfy_host": (
-        {"torch", "comfy"},
+        {"torch", "comfy", "comfyui_version"},
         {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
     ),
     "model_patches/diffusers_host": (

@@ -21,10 +21,10 @@ from ...evaluation.judge import Judge, save_judge
 from ...evaluation.video_judge import VideoJudge, load_video_judge, save_video_judge
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder, new_vae
+from ...model_patches.files import write_tensors
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
 from ..engine import Run, Task, first_process, fit
-from ...model_patches.files import write_tensors
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask

@@ -1,0 +1,89 @@
+"""What a video is made with, as short hashes: equal when nothing changed, also after a restart of ComfyUI.
+
+Of a model the vectors count (norms and biases, which every training moves), and the whole of what is patched onto it:
+hashing gigabytes of matrices at every start would take longer than a clip. ComfyUI keeps LoRAs inside the weights of a
+loaded model; the backup it has of these is what counts.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfyui_version import __version__ as comfyui
+from torch import Tensor
+
+DIGITS = 12
+
+
+def of_model(patcher: Any) -> str:
+    """A ModelPatcher with everything on it: weights, patches, additional models (motion models)."""
+    digest = hashlib.sha256()
+    weights = patcher.model.state_dict()
+    for name in sorted(weights):
+        backup = patcher.backup.get(name)
+        weight = weights[name] if backup is None else backup.weight
+        if isinstance(weight, Tensor) and weight.ndim < 2:
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            _add(digest, weight)
+    for name in sorted(patcher.patches):
+        digest.update(str(name).encode())
+        _walk(digest, patcher.patches[name])
+    for key in sorted(patcher.additional_models):
+        for model in patcher.additional_models[key]:
+            digest.update(f"{key} {of_model(model)}".encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def of_values(values: Any) -> str:
+    """Conditioning, or anything made of lists, tables, tensors, numbers and ControlNets. Other objects: their class."""
+    digest = hashlib.sha256()
+    _walk(digest, values)
+    return digest.hexdigest()[:DIGITS]
+
+
+def of_machine() -> dict[str, str]:
+    """On which the last bits of a result depend."""
+    device = comfy.model_management.get_torch_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"comfyui": comfyui, "torch": torch.__version__, "device": name}
+
+
+def _walk(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
+        for row in value if value.ndim > 3 else [value]:  # a video of hints, without a second copy of it
+            _add(digest, row)
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            if key != "uuid":  # new at every run
+                digest.update(str(key).encode())
+                _walk(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _walk(digest, item)
+    elif isinstance(value, str | int | float | bool | None):
+        digest.update(repr(value).encode())
+    else:
+        _object(digest, value)
+
+
+def _object(digest: Any, value: Any) -> None:
+    digest.update(type(value).__name__.encode())
+    if hasattr(value, "cond_hint_original"):  # a ControlNet
+        _walk(digest, [value.cond_hint_original, value.strength, value.timestep_percent_range])
+        _walk(digest, [of_model(model) for model in _own_models(value)])
+        _walk(digest, [value.previous_controlnet, getattr(value, "inner", None)])
+    if hasattr(value, "weights"):  # of a LoRA, and of the frames of our own ControlNet
+        _walk(digest, value.weights)
+
+
+def _own_models(control: Any) -> Iterable[Any]:
+    model = getattr(control, "control_model_wrapped", None)
+    return [] if model is None else [model]
+
+
+def _add(digest: Any, value: Tensor) -> None:
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
