@@ -36,7 +36,7 @@ COLUMNS = {
         "StillMotion_SteppedCFG",
         "StillMotion_MitigatingGradient",
     ),
-    "Prompt": ("CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Prompt": ("StillMotion_PromptSchedule", "CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
     "Control": ("StillMotion_LoadPocketControlNet", "ControlNetApplyAdvanced", "StillMotion_ControlNetFrames"),
     "Noise": (
@@ -48,7 +48,7 @@ COLUMNS = {
         "StillMotion_NoiseNormality",
     ),
     "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
-    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo"),  # grows by the video
+    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo", "StillMotion_LongVideo"),  # grows by the video
     "Readout": ("StillMotion_GuidanceReadout",),
     "Views": (
         "StillMotion_XTSlice",
@@ -60,6 +60,7 @@ COLUMNS = {
 }
 SIZES = {
     "CLIPTextEncode": [340, 140],
+    "StillMotion_PromptSchedule": [340, 140],
     "Note": [350, 190],
     "StillMotion_GuidanceReadout": [480, 470],
     "StillMotion_XTSlice": [480, 420],

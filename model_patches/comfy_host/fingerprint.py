@@ -20,11 +20,11 @@ DIGITS = 12
 def of_model(patcher: Any) -> str:
     """A ModelPatcher with everything on it: weights, patches, additional models (motion models)."""
     digest = hashlib.sha256()
-    weights = patcher.model.state_dict()
+    weights = dict(patcher.model.named_parameters())  # not the noise levels, which a patch replaces while it is loaded
     for name in sorted(weights):
         backup = patcher.backup.get(name)
         weight = weights[name] if backup is None else backup.weight
-        if isinstance(weight, Tensor) and weight.ndim < 2:
+        if weight.ndim < 2:
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             _add(digest, weight)
     for name in sorted(patcher.patches):

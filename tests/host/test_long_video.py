@@ -247,6 +247,7 @@ def test_a_ratio_in_a_prompt_is_no_number_of_a_clip(comfy):
 
 def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_sd, long_video):
     from stillmotion.model_patches.comfy_host.fingerprint import of_model, of_values
+    from stillmotion.model_patches.comfy_host.sampling import apply_betas
 
     before = of_model(tiny_sd)
     clips_of(long_video(model=tiny_sd), 1)  # loaded now
@@ -258,6 +259,8 @@ def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_
     assert patched != before
     clips_of(long_video(model=changed), 1)  # the patch is inside the weights now
     assert of_model(changed) == patched
+    assert of_model(tiny_sd) == before
+    clips_of(long_video(model=apply_betas(tiny_sd)), 1)  # other noise levels are inside now
     assert of_model(tiny_sd) == before
     assert of_values(words(1)) == of_values(words(1)) != of_values(words(2))
     hint = torch.zeros(8, 3, 4, 4)
@@ -272,7 +275,7 @@ def test_what_cannot_be_is_told_before_sampling(tiny_sd, long_video):
         long_video(config=Config(overlap=9))
     with pytest.raises(ValueError, match=r"36 x 32 pixels are no multiple of 8.*use 32 x 32"):
         long_video(size=(32, 36))
-    with pytest.raises(ValueError, match="dpm_adaptive.* chooses its own steps"):
+    with pytest.raises(ValueError, match=r"dpm_adaptive.* chooses its own steps"):
         long_video(sampler="dpm_adaptive")
     with pytest.raises(ValueError, match="adds new noise at every step"):
         long_video(sampler="euler_ancestral")
