@@ -183,6 +183,7 @@ class _Run:
         job, begun = self.job, self.done
         old = job.record(clip)
         job.write_record(clip, Record(take, old.files if old.take == take else {}))
+        job.log(f"clip {clip + 1} is sampled" + (f", take {take}" if take else ""))
         before = job.read_tensors(clip - 1, STATE) if clip else None
         latents, state = self.work.sample(clip, take, before, lambda share: self._tell(begun + SAMPLING * share))
         paths = [job.write_tensors(clip, STATE, state), job.write_tensors(clip, LATENTS, latents_of(latents))]

@@ -99,12 +99,12 @@ class LongVideo:
         if self.prompts is not None:
             models["clip"] = of_model(self.prompts.clip.patcher)
             conditions["prompts"] = of_values(list(self.prompts.lines))
-        guidance = {"guider": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
+        guider = {"kind": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
         versions = {"long video": str(VERSION), **of_machine()}
         return {
             "models": models,
             "conditions": conditions,
-            "guidance": guidance,
+            "guider": guider,
             "sigmas": self.sigmas.tolist(),
             "versions": versions,
         }

@@ -16,19 +16,6 @@ def words(seed, rows=1):
     return [[torch.randn(rows, 7, CONTEXT, generator=generator), {"pooled_output": None}]]
 
 
-@pytest.fixture
-def tiny_vae(comfy):
-    """A VAE of ComfyUI's with random weights: 8 pixels a latent, every frame for itself."""
-    import comfy.sd
-    from comfy.taesd.taesd import TAESD
-
-    torch.manual_seed(0)
-    model = TAESD(latent_channels=4)
-    parts = {"taesd_encoder": model.taesd_encoder, "taesd_decoder": model.taesd_decoder}
-    weights = {f"{part}.{name}": w for part, module in parts.items() for name, w in module.state_dict().items()}
-    return comfy.sd.VAE(sd={**weights, "vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)})
-
-
 def mixing(model):
     """The frames of a call see each other, as under a motion model."""
     model = model.clone()
