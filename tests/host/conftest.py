@@ -83,8 +83,14 @@ def tiny_vae(comfy):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
-    torch.manual_seed(0)
     model = TAESD(latent_channels=4)
+    randomise(model.taesd_encoder, seed=1)
+    randomise(model.taesd_decoder, seed=2)
+    with torch.no_grad():  # pictures in 0..1 that are not all the same
+        last = model.taesd_decoder[-1]
+        drawn = model.taesd_decoder(torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
+        last.bias.fill_(0.5)
+        last.weight *= 0.25 / drawn.std()
     parts = {"taesd_encoder": model.taesd_encoder, "taesd_decoder": model.taesd_decoder}
     weights = {f"{part}.{name}": w for part, module in parts.items() for name, w in module.state_dict().items()}
     return comfy.sd.VAE(sd={**weights, "vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)})
