@@ -141,7 +141,8 @@ class LongRequest:
 
 
 def metadata(prompt: Any, pnginfo: Any) -> dict[str, Any]:
-    """What ComfyUI writes into its own videos, unless it was told not to."""
+    """What ComfyUI writes into its own videos, unless it was told not to; without its notes on changed files."""
     if args.disable_metadata:
         return {}
-    return {**(pnginfo or {}), **({} if prompt is None else {"prompt": prompt})}
+    nodes = {number: {k: v for k, v in node.items() if k != "is_changed"} for number, node in (prompt or {}).items()}
+    return {**(pnginfo or {}), **({"prompt": nodes} if nodes else {})}
