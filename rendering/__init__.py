@@ -1,1 +1,1 @@
-"""Videos of any length, clip by clip onto the disk. Knows no model: what samples and what decodes is handed in."""
+"""Videos of any length on the disk: made clip by clip, read frame by frame. Knows no model: what samples is handed in."""

@@ -35,5 +35,5 @@ def frames(source: str | Path | IO[bytes], *, start: float = 0.0, duration: floa
 def _opened(source: str | Path | IO[bytes]) -> Any:
     try:
         return av.open(str(source) if isinstance(source, Path) else source)
-    except av.error.FFmpegError as error:
+    except av.FFmpegError as error:
         raise ValueError(f"video: {source} cannot be read ({error}); give a video file that plays") from error

@@ -69,6 +69,25 @@ def test_a_workflow_makes_a_playable_video(client: Client, tmp_path: Path, name:
     assert {picture.shape for picture in pictures} == {(512, 512, 3)}
 
 
+def test_a_long_video_is_a_file_that_goes_on(client: Client, tmp_path: Path):
+    prompt = workflow.adapt(workflow.load("vidrd_long_video"), frames=4)
+    node_of(prompt, "StillMotion_LongVideo")["inputs"] |= {"clips": 2, "steps": 2, "overlap": 2}
+    run = client.run(prompt)
+    assert len(decoded(only_video(client, run, tmp_path))) == 2 * 4
+    assert run.data("progress")[-1]["value"] == run.data("progress")[-1]["max"] == 2 * 2
+    assert run.previews
+    (first,) = run.results()
+    node_of(prompt, "StillMotion_LongVideo")["inputs"]["clips"] = 3
+    longer = client.run(prompt)
+    assert longer.results() == [first]
+    with av.open(str(only_video(client, longer, tmp_path))) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3 * 4
+        stored = json.loads(video.metadata["prompt"])
+    assert node_of(stored, "StillMotion_LongVideo")["inputs"]["clips"] == 3
+    node_of(prompt, "StillMotion_LongVideo")["inputs"]["overlap"] = 9
+    assert "overlap is 9, a clip has 4 frames" in (client.run(prompt).error or {})["exception_message"]
+
+
 def test_clips_that_continue_each_other_become_one_video(client: Client, tmp_path: Path):
     prompt = workflow.adapt(workflow.load("vidrd_reuse_pocket"), frames=4)
     node_of(prompt, "BasicScheduler")["inputs"]["steps"] = 4
