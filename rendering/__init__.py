@@ -1,1 +1,1 @@
-"""Videos of any length on the disk: made clip by clip, read frame by frame. Knows no model: what samples is handed in."""
+"""Videos of any length on the disk: made clip by clip, read frame by frame. What samples and decodes is handed in."""
