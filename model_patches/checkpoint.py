@@ -1,7 +1,7 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Motion models
+"harivo", "vidrd", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Motion models
 of other people are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only reader
 alone.
 """
@@ -24,10 +24,16 @@ from .files import packed, replacing
 from .harivo.config import HarivoConfig
 from .harivo.model import HarivoModel
 from .layouts import CheckpointError
+from .vidrd.config import DecoderConfig, VidrdConfig
+from .vidrd.decoder import TemporalDecoder
+from .vidrd.model import VidrdModel
 
 FORMAT = "stillmotion/1"
 MOTION = "motion"
 HARIVO = "harivo"
+VIDRD = "vidrd"
+VIDRD_DECODER = "vidrd_decoder"
+FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems of which other people's files are read
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
@@ -36,6 +42,8 @@ __all__ = [
     "HARIVO",
     "MOTION",
     "SUFFIXES",
+    "VIDRD",
+    "VIDRD_DECODER",
     "Checkpoint",
     "CheckpointError",
     "describe",
@@ -47,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content. Motion weights are in AnimateDiff's keys whatever layout the file had."""
+    """A file's content. Motion weights are in AnimateDiff's keys whatever layout the file had, VidRD's in its authors'."""
 
     system: str
     config: dict[str, Any]
@@ -57,7 +65,7 @@ class Checkpoint:
 
 
 def load(path: Path | str, *, expect: str | Sequence[str] = MOTION) -> Checkpoint:
-    """Read a weight file that is an `expect` ("motion", "harivo", "pocket"), or one of several.
+    """Read a weight file that is an `expect` ("motion", "harivo", "vidrd", "pocket", ...), or one of several.
 
     CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, lacks weights that
     its config tells of, or holds NaN or infinite weights.
@@ -67,8 +75,8 @@ def load(path: Path | str, *, expect: str | Sequence[str] = MOTION) -> Checkpoin
     header, tensors = _read(path)
     if header.get("format", "").startswith("stillmotion/"):
         found = _own(path, header, tensors, expect)
-    elif MOTION in expect:
-        found = _foreign_motion(path, header, tensors)
+    elif set(expect) & set(FOREIGN):
+        found = _foreign(path, header, tensors, expect)
     else:
         raise CheckpointError(
             f"{path.name} has no StillMotion header: a StillMotion {_either(expect)} file is needed here"
@@ -108,17 +116,51 @@ def header_json(header: Mapping[str, str], name: str) -> Any:
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """One line for the user on what a motion or HARIVO file was taken for."""
+    """One line for the user on what a file with temporal layers was taken for."""
+    dtypes = {str(v.dtype).removeprefix("torch.") for v in checkpoint.weights.values()}
+    what = WORDS[checkpoint.system](checkpoint)
+    return f"{checkpoint.layout}{what}, {'/'.join(sorted(dtypes))}"
+
+
+def _motion_words(checkpoint: Checkpoint) -> str:
     whole = HarivoConfig.from_dict(checkpoint.config) if checkpoint.system == HARIVO else None
     config = whole.motion if whole else MotionConfig.from_dict(checkpoint.config)
     modules = sum(1 for k in checkpoint.weights if k.endswith(".temporal_transformer.norm.weight"))
-    betas = f"{config.beta_schedule} betas" if config.beta_schedule else "betas of the base model"
-    dtypes = {str(v.dtype).removeprefix("torch.") for v in checkpoint.weights.values()}
     return (
-        f"{checkpoint.layout}{f' HARIVO with {_parts(whole)}' if whole else ''}: {modules} modules for block channels "
+        f"{f' HARIVO with {_parts(whole)}' if whole else ''}: {modules} modules for block channels "
         f"{config.block_channels}, {'with' if config.mid_block else 'no'} middle block, up to {config.max_frames} "
-        f"frames, {betas}, {'/'.join(sorted(dtypes))}"
+        f"frames, {_betas(config.beta_schedule)}"
     )
+
+
+def _vidrd_words(checkpoint: Checkpoint) -> str:
+    config = VidrdConfig.from_dict(checkpoint.config)
+    ends = {name: sum(1 for k in checkpoint.weights if k.endswith(name)) for name in (".convs.0.weight", "_norm.weight")}
+    spatial = "with" if config.spatial else "without"
+    return (
+        f" VidRD: {ends['.convs.0.weight']} Temp-Convs and {ends['_norm.weight']} Temp-Attns for block channels "
+        f"{config.block_channels}, {spatial} fine-tuned spatial transformers, trained on {config.frames} frames, "
+        f"{_betas(config.beta_schedule)}"
+    )
+
+
+def _decoder_words(checkpoint: Checkpoint) -> str:
+    config = DecoderConfig.from_dict(checkpoint.config)
+    modules = sum(1 for k in checkpoint.weights if k.endswith(".convs.0.weight"))
+    statistics = "clip by clip" if config.group_norm == "per_clip" else "as a stream"
+    return f" VidRD decoder: {modules} Temp-Convs for block channels {config.block_channels}, decodes {statistics}"
+
+
+def _betas(schedule: str | None) -> str:
+    return f"{schedule} betas" if schedule else "betas of the base model"
+
+
+WORDS: dict[str, Callable[[Checkpoint], str]] = {
+    MOTION: _motion_words,
+    HARIVO: _motion_words,
+    VIDRD: _vidrd_words,
+    VIDRD_DECODER: _decoder_words,
+}
 
 
 def _parts(config: HarivoConfig) -> str:
@@ -200,8 +242,23 @@ def _harivo_model(config: Mapping[str, Any]) -> nn.Module:
         return HarivoModel(HarivoConfig.from_dict(config))
 
 
+def _vidrd_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return VidrdModel(VidrdConfig.from_dict(config))
+
+
+def _decoder_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return TemporalDecoder(DecoderConfig.from_dict(config))
+
+
 # What a file of each system must hold, without memory for its weights.
-MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {MOTION: _motion_model, HARIVO: _harivo_model}
+MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    MOTION: _motion_model,
+    HARIVO: _harivo_model,
+    VIDRD: _vidrd_model,
+    VIDRD_DECODER: _decoder_model,
+}
 
 
 def _check_parts(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -217,9 +274,30 @@ def _check_parts(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
         )
 
 
-def _foreign_motion(path: Path, header: dict[str, str], content: Mapping[str, Any]) -> Checkpoint:
+def _foreign(path: Path, header: dict[str, str], content: Mapping[str, Any], expect: tuple[str, ...]) -> Checkpoint:
     weights = layouts.unwrap(content)
     layout = layouts.identify(weights, path.name)
+    system = {layouts.VIDRD: VIDRD, layouts.VIDRD_DECODER: VIDRD_DECODER}.get(layout, MOTION)
+    if system not in expect:
+        raise CheckpointError(f"{path.name} is {_KINDS[system]}: a {_either(expect)} file is needed here")
+    if system == VIDRD:
+        weights = layouts.from_vidrd(weights)
+        return Checkpoint(VIDRD, layouts.vidrd_config(weights, path.name), weights, header, "as published:")
+    if system == VIDRD_DECODER:
+        weights = layouts.from_vidrd_decoder(weights)
+        config = layouts.vidrd_decoder_config(weights, path.name)
+        return Checkpoint(VIDRD_DECODER, config, weights, header, "as published:")
+    return _foreign_motion(path, header, weights, layout)
+
+
+_KINDS = {
+    MOTION: "a motion model",
+    VIDRD: "a VidRD (Reuse and Diffuse) model, for Load Motion Model",
+    VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Load Temporal Decoder",
+}
+
+
+def _foreign_motion(path: Path, header: dict[str, str], weights: dict[str, Tensor], layout: str) -> Checkpoint:
     if layout == layouts.DIFFUSERS:
         weights = layouts.from_diffusers(weights)
     config = layouts.motion_config(weights, path.name)

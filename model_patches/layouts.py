@@ -2,7 +2,7 @@
 
 A layout is read in three steps: `unwrap` takes off what a trainer wrapped around the weights, `identify` names the
 layout or raises for everything that is not a motion model, and one importer per layout gives our config and weights.
-Keys inside the package are AnimateDiff's own.
+Keys inside the package are AnimateDiff's own for motion models, those of the authors' checkpoint for VidRD.
 """
 
 import re
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from .core.config import MotionConfig
 from .core.temporal import MotionModel
+from .vidrd.config import DecoderConfig, VidrdConfig
+from .vidrd.decoder import TemporalDecoder
+from .vidrd.model import VidrdModel, is_temporal
 
 Weights = Mapping[str, Tensor]
 
@@ -24,9 +27,13 @@ class CheckpointError(ValueError):
 
 ANIMATEDIFF = "animatediff"
 DIFFUSERS = "diffusers"
+VIDRD = "vidrd"
+VIDRD_DECODER = "vidrd decoder"
 SDXL_CHANNELS = (320, 640, 1280)
 LINEAR_BETAS: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 
+_DECODER = "decoder.up_blocks."
+_BLOCK = re.compile(r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.")
 _SLOT = re.compile(r"^(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
 _TO_DIFFUSERS = (
     ("temporal_transformer.", ""),
@@ -55,11 +62,6 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
         lambda k: ".temporal_attentions." in k,
         "a Hotshot-XL motion model",
         "it belongs to SDXL; StillMotion reads AnimateDiff motion models for SD 1.5",
-    ),
-    (
-        lambda k: ".temp_convs." in k or ".temp_attn." in k,
-        "a VidRD (Reuse and Diffuse) model",
-        "this version of StillMotion does not read it; load an AnimateDiff motion model",
     ),
     (
         lambda k: k.startswith(("img_encoder.", "motion_embedding.", "fps_embedding.")),
@@ -111,6 +113,9 @@ def identify(weights: Weights, source: str) -> str:
 
     `source` names the file in messages.
     """
+    if any(".temp_convs." in key for key in weights):
+        decoder = any(key.startswith(_DECODER) and ".temp_convs." in key for key in weights)
+        return VIDRD_DECODER if decoder else VIDRD
     for betrays, what, advice in _FOREIGN:
         if any(betrays(key) for key in weights):
             raise CheckpointError(f"{source} is {what}: {advice}")
@@ -193,6 +198,73 @@ def _down_blocks(weights: Weights, source: str) -> tuple[tuple[int, ...], int]:
     if sorted(found) != list(range(len(found))) or not found:
         raise CheckpointError(f"{source} is incomplete: it has motion modules for down blocks {sorted(found)} only")
     return tuple(found[i] for i in sorted(found)), layers
+
+
+def from_vidrd(weights: Weights) -> dict[str, Tensor]:
+    """What is trained in a VidRD checkpoint, which holds the whole U-Net in diffusers' names, and perhaps more."""
+    chosen = (k for k in weights if _BLOCK.match(k) and (is_temporal(k) or ".transformer_blocks." in k))
+    return {key: weights[key] for key in chosen}
+
+
+def from_vidrd_decoder(weights: Weights) -> dict[str, Tensor]:
+    """The Temp-Convs in an autoencoder that VidRD's authors fine-tuned."""
+    return {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith(_DECODER) and ".temp_convs." in k}
+
+
+def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
+    """The config of VidRD weights, read off their names and shapes.
+
+    They do not tell the heads: 64 channels a head where the text is 1024 wide (Stable Diffusion 2), else 8 heads.
+    """
+    channels, layers = _vidrd_blocks(weights, source, "down_blocks")
+    context = next((v.shape[1] for k, v in weights.items() if k.endswith(".attn2.to_k.weight")), None)
+    with_heads = [c // 64 if context in (None, 1024) else 8 for c in channels]
+    config = VidrdConfig(
+        block_channels=channels,
+        attention=tuple(any(k.startswith(f"down_blocks.{i}.attentions.") for k in weights) for i in range(len(channels))),
+        heads=tuple(with_heads),
+        layers_per_block=layers,
+        context_dim=context or 1024,
+        spatial=context is not None,
+        conv_layers=_conv_layers(weights),
+    )
+    with torch.device("meta"):
+        check_weights(VidrdModel(config), weights, source)
+    return config.to_dict()
+
+
+def vidrd_decoder_config(weights: Weights, source: str) -> dict[str, Any]:
+    """The config of the Temp-Convs in a decoder. The published ones have statistics over the clip."""
+    channels, layers = _vidrd_blocks(weights, source, "up_blocks")
+    config = DecoderConfig(
+        block_channels=channels[::-1],
+        layers_per_block=layers - 1,
+        conv_layers=_conv_layers(weights),
+        group_norm="per_clip",
+    )
+    with torch.device("meta"):
+        check_weights(TemporalDecoder(config), weights, source)
+    return config.to_dict()
+
+
+def _vidrd_blocks(weights: Weights, source: str, side: str) -> tuple[tuple[int, ...], int]:
+    """Channels of each block of a side, and the number of Temp-Convs in one."""
+    found: dict[int, int] = {}
+    layers = 0
+    for key, tensor in weights.items():
+        place = re.match(rf"{side}\.(\d+)\.temp_convs\.(\d+)\.convs\.0\.weight$", key)
+        if place:
+            found[int(place[1])] = tensor.shape[0]
+            layers = max(layers, int(place[2]) + 1)
+    if sorted(found) != list(range(len(found))) or not found:
+        raise CheckpointError(f"{source} is incomplete: it has Temp-Convs for {side} {sorted(found)} only")
+    return tuple(found[i] for i in sorted(found)), layers
+
+
+def _conv_layers(weights: Weights) -> int:
+    """Convolutions in a Temp-Conv: each has four entries in `convs`, two of them with weights."""
+    numbers = [int(place[1]) for k in weights if (place := re.search(r"\.temp_convs\.\d+\.convs\.(\d+)\.", k))]
+    return max(numbers) // 4 + 1
 
 
 def animatediff_version(config: Mapping[str, Any]) -> str:

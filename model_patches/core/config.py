@@ -71,3 +71,23 @@ def check_channels(channels: int, heads: int) -> None:
         raise ValueError(
             f"motion module: {heads} heads do not divide {channels} channels; choose another number of heads"
         )
+
+
+def known(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`values`, none of them unknown: an unknown name is an error, not a setting silently dropped."""
+    names = [field.name for field in fields(cls)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{what}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}. A newer StillMotion may be "
+            "needed"
+        )
+    return dict(values)
+
+
+def at_least_one(config: Any, what: str, *names: str) -> None:
+    """These fields are whole numbers of at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what}: {name} is {value!r}; it must be a whole number of at least 1")

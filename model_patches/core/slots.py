@@ -1,8 +1,14 @@
 """Where a U-Net of Stable Diffusion's family takes temporal modules, in words that belong to no host.
 
-A slot means: after the spatial part of one layer, i.e. after its ResBlock and, where the layer has one, after its
-spatial transformer, before any down- or upsampling. In the middle block (ResBlock, transformer, ResBlock) it is the
-place before the last ResBlock, as in AnimateDiff v2 and in diffusers.
+A slot is a place of one layer. A layer is a ResBlock and, where it has one, a spatial transformer; down- and upsampling
+come after. The places, in the order of a forward pass:
+
+    resnet      after the ResBlock
+    attended    inside the spatial transformer, between cross-attention and feed-forward
+    layer       after the whole layer
+
+The middle block is ResBlock 0, transformer, ResBlock 1. It has the place `layer` once, before its last ResBlock, as in
+AnimateDiff v2 and in diffusers, and the place `resnet` for either ResBlock.
 """
 
 from dataclasses import dataclass
@@ -11,6 +17,8 @@ from typing import Literal
 from .config import MotionConfig
 
 Part = Literal["down", "mid", "up"]
+Place = Literal["layer", "resnet", "attended"]
+WORDS: dict[Place, str] = {"layer": "", "resnet": ", after its ResBlock", "attended": ", after its cross-attention"}
 
 
 @dataclass(frozen=True, order=True)
@@ -19,16 +27,19 @@ class Slot:
     block: int
     """Counted from the outside in for "down", from the inside out for "up", as the blocks run."""
     layer: int
+    place: Place = "layer"
 
     def __str__(self) -> str:
-        return "mid" if self.part == "mid" else f"{self.part} block {self.block}, layer {self.layer}"
+        if self.part == "mid":
+            return "mid" + (f", after ResBlock {self.layer}" if self.place == "resnet" else WORDS[self.place])
+        return f"{self.part} block {self.block}, layer {self.layer}{WORDS[self.place]}"
 
 
 MIDDLE = Slot("mid", 0, 0)
 
 
 def slots(config: MotionConfig) -> dict[Slot, int]:
-    """Slot -> channels, in the order of a forward pass."""
+    """Slot -> channels of a motion model, in the order of a forward pass."""
     channels, layers = config.block_channels, config.layers_per_block
     down = {Slot("down", i, j): c for i, c in enumerate(channels) for j in range(layers)}
     up = {Slot("up", i, j): c for i, c in enumerate(reversed(channels)) for j in range(layers + 1)}

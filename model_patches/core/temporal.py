@@ -58,6 +58,14 @@ def check_frames(batch: int, frames: int, max_frames: int | None = None) -> None
         )
 
 
+def in_parts(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+    """run(tokens), (B, f, c) -> same. Pixels do not mix: a CPU takes a part of them at a time, for its caches' sake."""
+    part = max(1, CPU_PART // (8 * tokens[0].numel()))
+    if tokens.device.type != "cpu" or len(tokens) <= part:
+        return run(tokens)
+    return torch.cat([run(pixels) for pixels in tokens.split(part)])
+
+
 class PositionTable(nn.Module):
     """Adds the position of each frame. The table is a buffer: saved with the weights, not trained."""
 
@@ -151,20 +159,16 @@ class TemporalTransformer(nn.Module):
         return self.norm(clips).transpose(1, 2).flatten(0, 1)
 
     def transformed(self, tokens: Tensor) -> Tensor:  # (B, f, c) -> same
-        """All blocks. Pixels do not mix here: a CPU takes a part of them at a time, for its caches' and heap's sake."""
-        part = max(1, CPU_PART // (8 * tokens[0].numel()))
-        if tokens.device.type != "cpu" or len(tokens) <= part:
-            for block in self.transformer_blocks:
-                tokens = block(tokens)
-            return tokens
-        return torch.cat([self.transformed(pixels) for pixels in tokens.split(part)])
+        for block in self.transformer_blocks:
+            tokens = block(tokens)
+        return tokens
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
         _, _, h, w = x.shape
         # contiguous: torch multiplies a transposed batch one matrix at a time
         z = self.proj_in(self.normed(x, frames).flatten(2).transpose(1, 2).contiguous())  # (b f, h w, c)
         tokens = z.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B, f, c)
-        tokens = self.transformed(tokens)
+        tokens = in_parts(self.transformed, tokens)
         z = tokens.unflatten(0, (-1, h * w)).transpose(1, 2).flatten(0, 1)  # (b f, h w, c)
         return self.proj_out(z).transpose(1, 2).unflatten(2, (h, w))
 

@@ -1,32 +1,13 @@
 """What a HARIVO model is built from: the record that code, files and training share."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from ..core.config import MotionConfig
+from ..core.config import MotionConfig, at_least_one, known
 from .mitigating import Config as GuidanceConfig
 
 KERNELS = (1, 3)
-
-
-def _known(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`values`, none of them unknown: an unknown name is an error, not a setting silently dropped."""
-    names = [field.name for field in fields(cls)]
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise ValueError(
-            f"{what}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}. A newer StillMotion may be "
-            "needed"
-        )
-    return dict(values)
-
-
-def _at_least_one(config: Any, what: str, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what}: {name} is {value!r}; it must be a whole number of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +26,7 @@ class MappingConfig:
     """Rows of the positional table: the longest clip."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "mapping config", "channels", "width", "heads", "max_frames")
+        at_least_one(self, "mapping config", "channels", "width", "heads", "max_frames")
         if self.width % self.heads or self.width % 2:
             raise ValueError(
                 f"mapping config: {self.heads} heads do not divide a width of {self.width}, or the width is odd; "
@@ -59,7 +40,7 @@ class MappingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name."""
-        return cls(**_known(cls, values, "mapping config"))
+        return cls(**known(cls, values, "mapping config"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +65,7 @@ class TokenConfig:
     """Of the convolution, which slides over the channels of a token. They have no order, so 1 is the default."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "token config", "context_dim", "context_length", "tokens", "frames", "layers")
+        at_least_one(self, "token config", "context_dim", "context_length", "tokens", "frames", "layers")
         if self.kernel not in KERNELS:
             raise ValueError(f"token config: kernel is {self.kernel!r}; choose 1 or 3")
 
@@ -95,7 +76,7 @@ class TokenConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name."""
-        return cls(**_known(cls, values, "token config"))
+        return cls(**known(cls, values, "token config"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +94,7 @@ class HarivoConfig:
 
     def __post_init__(self) -> None:
         if self.guidance is not None:
-            GuidanceConfig(**_known(GuidanceConfig, self.guidance, "guidance of a HARIVO config"))
+            GuidanceConfig(**known(GuidanceConfig, self.guidance, "guidance of a HARIVO config"))
         if self.mapping is not None and self.mapping.max_frames < self.motion.max_frames:
             raise ValueError(
                 f"HARIVO config: the temporal layers know {self.motion.max_frames} frames, the mapping network only "
@@ -132,11 +113,11 @@ class HarivoConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name, here or in a part."""
-        known = _known(cls, values, "HARIVO config")
-        if "motion" not in known:
+        settings = known(cls, values, "HARIVO config")
+        if "motion" not in settings:
             raise ValueError("HARIVO config: it has no motion; give the sizes of the temporal layers there")
-        known["motion"] = MotionConfig.from_dict(known["motion"])
+        settings["motion"] = MotionConfig.from_dict(settings["motion"])
         for name, part in (("mapping", MappingConfig), ("tokens", TokenConfig)):
-            if known.get(name) is not None:
-                known[name] = part.from_dict(known[name])
-        return cls(**known)
+            if settings.get(name) is not None:
+                settings[name] = part.from_dict(settings[name])
+        return cls(**settings)
