@@ -293,7 +293,7 @@ def _foreign(path: Path, header: dict[str, str], content: Mapping[str, Any], exp
 _KINDS = {
     MOTION: "a motion model",
     VIDRD: "a VidRD (Reuse and Diffuse) model, for Load Motion Model",
-    VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Load Temporal Decoder",
+    VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Temporal Decoder",
 }
 
 

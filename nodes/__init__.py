@@ -2,9 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import guidance, long, motion, pocket, sampling, views
+from . import decoder, guidance, long, motion, pocket, sampling, views
+
+GROUPS = (pocket, motion, decoder, guidance, sampling, long, views)
 
 
 class StillMotionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*pocket.NODES, *motion.NODES, *guidance.NODES, *sampling.NODES, *long.NODES, *views.NODES]
+        return [node for group in GROUPS for node in group.NODES]

@@ -5,38 +5,28 @@
 
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches.checkpoint import SUFFIXES
 from ..model_patches.comfy_host.motion import BETA_SCHEDULES, FROM_FILE, apply_motion, load_motion
+from . import files
+from .files import POCKET
 from .sockets import CATEGORY, MotionModel
 
-FOLDERS = ("stillmotion", "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
-POCKET = Path(__file__).resolve().parents[1] / "pocket"
-BUNDLED = {f"pocket/{file}": POCKET / file for file in ("motion.safetensors", "harivo.safetensors")}
+FOLDERS = (files.OWN, "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
+BUNDLED = {f"pocket/{file}": POCKET / file for file in ("motion.safetensors", "harivo.safetensors", "vidrd.safetensors")}
 
 for name in FOLDERS:
-    folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+    files.add_folder(name)
 
 
 def motion_names() -> list[str]:
-    """What the list of the loader shows: the bundled files that are there, then the users' own."""
-    bundled = [name for name, path in BUNDLED.items() if path.is_file()]
-    found = {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
-    return bundled + sorted(name for name in found if name.endswith(SUFFIXES) and name not in BUNDLED)
+    """What the list of the loader shows."""
+    return files.names(FOLDERS, BUNDLED)
 
 
 def motion_path(name: str) -> Path:
     """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
-    if name in BUNDLED and BUNDLED[name].is_file():
-        return BUNDLED[name]
-    for folder in FOLDERS:
-        path = folder_paths.get_full_path(folder, name)
-        if path is not None:
-            return Path(path)
-    places = [place for folder in FOLDERS for place in folder_paths.get_folder_paths(folder)]
-    raise ValueError(f"motion model: there is no file {name}; put it in one of {', '.join(places)}")
+    return files.path_of(name, FOLDERS, BUNDLED, "motion model")
 
 
 class LoadMotionModel(io.ComfyNode):
@@ -46,9 +36,9 @@ class LoadMotionModel(io.ComfyNode):
             node_id="StillMotion_LoadMotionModel",
             display_name="Load Motion Model",
             category=f"{CATEGORY}/loaders",
-            description="Reads a motion model: StillMotion's own files, HARIVO's with all their parts, AnimateDiff v1, "
-            "v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is told by the content.",
-            search_aliases=["AnimateDiff", "HARIVO", "motion module", "motion adapter", "temporal layers"],
+            description="Reads a motion model: StillMotion's own files, HARIVO's and VidRD's with all their parts, "
+            "AnimateDiff v1, v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is told by the content.",
+            search_aliases=["AnimateDiff", "HARIVO", "VidRD", "motion module", "motion adapter", "temporal layers"],
             inputs=[
                 io.Combo.Input(
                     "motion_name",
@@ -65,9 +55,7 @@ class LoadMotionModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str) -> tuple[int, int]:
-        """ComfyUI writes this into the metadata of every video: nothing in it may tell of the user's folders."""
-        status = motion_path(motion_name).stat()
-        return status.st_mtime_ns, status.st_size
+        return files.fingerprint(motion_path(motion_name))
 
     @classmethod
     def execute(cls, motion_name: str) -> io.NodeOutput:
@@ -150,6 +138,17 @@ class ApplyMotionModel(io.ComfyNode):
                     tooltip="HARIVO files: strength of the text tokens of each frame, no unit. 1 is as trained, 0 is "
                     "off. Other files have none.",
                 ),
+                io.Float.Input(
+                    "spatial_strength",
+                    optional=True,  # so that graphs from before it was added still run
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="VidRD files: how far the spatial transformers go from the image model's weights (0) to "
+                    "the fine-tuned ones (1), no unit. Other files have none.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
@@ -166,6 +165,7 @@ class ApplyMotionModel(io.ComfyNode):
         beta_schedule: str = FROM_FILE,
         mapping_strength: float = 1.0,
         token_strength: float = 1.0,
+        spatial_strength: float = 1.0,
     ) -> io.NodeOutput:
         patched = apply_motion(
             model,
@@ -177,6 +177,7 @@ class ApplyMotionModel(io.ComfyNode):
             beta_schedule=beta_schedule,
             mapping=mapping_strength,
             tokens=token_strength,
+            spatial=spatial_strength,
         )
         return io.NodeOutput(patched)
 

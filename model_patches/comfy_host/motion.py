@@ -1,4 +1,4 @@
-"""A motion model, or a whole HARIVO model, on a ComfyUI MODEL, through ModelPatcher's public setters alone.
+"""A motion model, or a whole HARIVO or VidRD model, on a ComfyUI MODEL, through ModelPatcher's public setters alone.
 
 The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them like
 any other. The modules run in handlers that ComfyUI calls in place of the spatial layers; these are plain functions
@@ -12,48 +12,35 @@ clips. As every chunk is whole clips, so is the batch.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import comfy.ldm.modules.attention
-import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from .. import checkpoint
 from ..core.config import MotionConfig
 from ..core.slots import Slot
-from ..core.temporal import MotionModel, MotionModule, check_frames
-from ..harivo.config import HarivoConfig
+from ..core.temporal import check_frames
 from ..harivo.model import HarivoModel
+from ..vidrd.config import VidrdConfig
+from . import vidrd
 from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
+from .motion_files import LoadedMotion, hold, load_motion, longest_clip, temporal
 from .sampling import BETA_END, BETA_START, SCHEDULES, set_betas
-from .unet import check_base, layers_by_slot
+from .unet import check_base, places
+
+__all__ = ["BETA_SCHEDULES", "FROM_FILE", "KEY", "LoadedMotion", "Use", "apply_motion", "hold", "load_motion"]
 
 log = logging.getLogger(__name__)
 
-READ = (checkpoint.MOTION, checkpoint.HARIVO)
 KEY = "stillmotion.motion"
 RUN = "stillmotion.motion.run"
 FROM_FILE, OF_MODEL = "from file", "model"
 BETA_SCHEDULES = (FROM_FILE, OF_MODEL, *SCHEDULES)
 ModelPatcher = comfy.model_patcher.ModelPatcher
-
-
-@dataclass(frozen=True)
-class LoadedMotion:
-    """A motion or HARIVO file as ComfyUI holds it."""
-
-    patcher: ModelPatcher
-    config: MotionConfig
-    info: str
-    harivo: HarivoConfig | None = None
-    """What a HARIVO file holds beside the temporal layers; None for a motion model."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,8 @@ class Active:
     """One motion model in one call of the MODEL."""
 
     model: nn.Module
-    modules: dict[Slot, MotionModule]
+    modules: dict[Slot, Any]
+    """Temporal modules: each has update(x, frames)."""
     use: Use
     on: bool
     """Whether it works at this noise level."""
@@ -103,8 +91,36 @@ class Call:
     run: Run | None
     window: int | None
     """Frames of a clip where ComfyUI's context windows decide; None: each motion model's own."""
-    slots: dict[int, Slot] = field(default_factory=dict)
-    """id of a layer of the U-Net -> the slot behind it."""
+    slots: dict[int, list[Slot]] = field(default_factory=dict)
+    """id of a layer of the U-Net -> the slots behind it, and inside of it."""
+    inside: Slot | None = None
+    """The slot inside the spatial transformer that is running."""
+    residual: Tensor | None = None
+    """What this transformer's cross-attention will be added to: (chunks * clips * f, p, c)."""
+
+    def find(self, unet: nn.Module) -> None:
+        """Note the layers of this very instance."""
+        self.slots = {}
+        for slot, layer in places(unet).items():  # type: ignore[arg-type]
+            self.slots.setdefault(id(layer), []).append(slot)
+
+    def needs(self, place: str) -> bool:
+        """Whether some motion model has modules at such a place."""
+        return any(slot.place == place for motion in self.motions for slot in motion.modules)
+
+    def change(self, slot: Slot, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x with what the motion models add at a slot. residual: what else the features are made of, x + residual."""
+        for motion in self.motions:
+            module = motion.modules.get(slot)
+            if module is None:
+                continue
+            if self.run is not None:
+                self.run.reached.add(slot)
+            if motion.on and motion.use.strength:
+                features = x if residual is None else x + residual
+                update = module.update(features, self.window or motion.use.frames)
+                x = torch.add(x, update, alpha=motion.use.strength)
+        return x
 
     def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """What the U-Net gets instead of the scaled latent and the text: mapping networks and frame-wise tokens."""
@@ -121,77 +137,6 @@ class Call:
         return x, with_tokens(context, tokens)
 
 
-class Typed(nn.Module):
-    """A module that tells ComfyUI the type of its weights."""
-
-    dtype: torch.dtype
-
-    def get_dtype(self) -> torch.dtype:
-        return self.dtype
-
-
-class HostedMotionModel(Typed, MotionModel):
-    pass
-
-
-class HostedHarivoModel(Typed, HarivoModel):
-    pass
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """ComfyUI's attention. Its choice for the CPU is made for thousands of tokens; frames are few, so torch's there."""
-    if q.device.type == "cpu":
-        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads)
-    return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, low_precision_attention=False)
-
-
-def load_motion(path: Path | str) -> LoadedMotion:
-    """Read a motion or HARIVO file. CheckpointError says what is wrong with any other file."""
-    motion = hold(checkpoint.load(path, expect=READ))
-    motion.patcher.cached_patcher_init = (_reload, (str(path),))
-    log.info("%s is %s", Path(path).name, motion.info)
-    return motion
-
-
-def hold(file: checkpoint.Checkpoint) -> LoadedMotion:
-    """A motion model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
-    info = checkpoint.describe(file)
-    if file.system == checkpoint.HARIVO:
-        config = HarivoConfig.from_dict(file.config)
-        return LoadedMotion(_patcher(file), config.motion, info, config)
-    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), info)
-
-
-def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
-    return _patcher(checkpoint.load(path, expect=READ), disable_dynamic=disable_dynamic)
-
-
-def _module(file: checkpoint.Checkpoint) -> HostedMotionModel | HostedHarivoModel:
-    if file.system == checkpoint.HARIVO:
-        config = HarivoConfig.from_dict(file.config)
-        return HostedHarivoModel(config, ops=comfy.ops.manual_cast, attention=attention)
-    return HostedMotionModel(MotionConfig.from_dict(file.config), ops=comfy.ops.manual_cast, attention=attention)
-
-
-def temporal(model: Any) -> MotionModel:
-    """The temporal layers of what a file holds."""
-    return model.temporal if isinstance(model, HarivoModel) else model
-
-
-def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:
-    with torch.device("meta"):  # the file's tensors become the weights; nothing is allocated twice
-        motion = _module(file)
-    motion.load_state_dict(file.weights, strict=True, assign=True)
-    motion.dtype = next(w.dtype for w in file.weights.values() if w.is_floating_point())
-    motion.eval().requires_grad_(False)
-    comfy.model_management.archive_model_dtypes(motion)
-    # looked up here, not at import: ComfyUI exchanges the class when dynamic memory is on
-    patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    device = comfy.model_management.get_torch_device()
-    return patcher_class(motion, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-
-
 def apply_motion(
     model: ModelPatcher,
     motion: LoadedMotion,
@@ -203,19 +148,19 @@ def apply_motion(
     beta_schedule: str = FROM_FILE,
     mapping: float = 1.0,
     tokens: float = 1.0,
+    spatial: float = 1.0,
 ) -> ModelPatcher:
     """A clone of `model` in which every `frames` images of a batch are one clip: z <- z + strength * update(z).
 
     start_percent, end_percent: part of the sampling in which the motion model works, as for conditions in ComfyUI.
     beta_schedule: "from file" and "model" (leave the base's), or a schedule of `core.levels` on the file's two ends.
     mapping, tokens: strengths of a HARIVO model's other parts, 0 = off; `strength` is that of its temporal layers.
+    spatial: that of the fine-tuned blocks of a VidRD model, from the base's (0) to the file's (1).
     A second motion model on the same MODEL adds to the first. ValueError when the base does not fit.
     """
     if frames < 1:
         raise ValueError(f"motion model: frames is {frames}; give the number of frames of one clip, 2 or more")
-    check_base(model, motion.config)
-    if motion.harivo is not None:
-        check_parts(model, motion.harivo)
+    _check_base(model, motion)
     patched = model.clone()
     if frames == 1:
         log.warning("motion model: a clip of 1 frame has no motion; the model passes through unchanged")
@@ -223,6 +168,8 @@ def apply_motion(
     _warn_of_competitors(model)
     patcher = motion.patcher.clone()
     patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens))
+    if motion.spatial and spatial:
+        vidrd.add_spatial(patched, motion, spatial)
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -234,7 +181,16 @@ def apply_motion(
     return patched
 
 
-def _set_betas(model: ModelPatcher, config: MotionConfig, beta_schedule: str) -> None:
+def _check_base(model: ModelPatcher, motion: LoadedMotion) -> None:
+    if isinstance(motion.config, VidrdConfig):
+        vidrd.check_base(model, motion.config)
+        return
+    check_base(model, motion.config)
+    if motion.harivo is not None:
+        check_parts(model, motion.harivo)
+
+
+def _set_betas(model: ModelPatcher, config: MotionConfig | VidrdConfig, beta_schedule: str) -> None:
     """Give the model the noise levels of the training, or those chosen."""
     name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
     if name in (None, OF_MODEL):
@@ -275,8 +231,7 @@ def _outer_sample(
     guider = executor.class_obj
     motions = _motions(guider.model_patcher)
     for motion, use in motions:
-        longest = temporal(motion).config.max_frames
-        _check_clip(noise.shape[0], use.frames, longest, guider.model_options.get("context_handler"))
+        _check_clip(noise.shape[0], use.frames, longest_clip(motion), guider.model_options.get("context_handler"))
     run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()})
     # the guider's options are its own copy, made for this run and dropped after it
     guider.model_options["transformer_options"][RUN] = run
@@ -291,7 +246,7 @@ def _outer_sample(
     return result
 
 
-def _check_clip(batch: int, frames: int, max_frames: int, windows: Any) -> None:
+def _check_clip(batch: int, frames: int, max_frames: int | None, windows: Any) -> None:
     if windows is None:
         check_frames(batch, frames, max_frames)
         return
@@ -303,7 +258,7 @@ def _check_clip(batch: int, frames: int, max_frames: int, windows: Any) -> None:
         )
     length = min(frames, getattr(windows, "context_length", 1))
     anchor = int(length < frames and getattr(windows, "causal_window_fix", False))
-    if length + anchor > max_frames:
+    if max_frames is not None and length + anchor > max_frames:
         raise ValueError(
             f"motion model: context windows of {length} frames{' and an anchor frame' * anchor} were asked for, this "
             f"motion model knows positions for {max_frames}; set the context length to at most {max_frames}"
@@ -352,25 +307,25 @@ def _diffusion_model(
     call = (transformer_options or {}).get(KEY)
     if call is not None:
         x, context = call.enter(x, context)
-        call.slots = {id(layer): slot for slot, layer in layers_by_slot(executor.class_obj).items()}
+        call.find(executor.class_obj)
+        if call.needs("attended"):
+            transformer_options = transformer_options | {"patches": _last(transformer_options.get("patches", {}))}
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+
+def _last(patches: dict[str, list]) -> dict[str, list]:
+    """The patches of others with ours behind them: they see the features that really go on."""
+    return patches | {name: [*patches.get(name, []), patch] for name, patch in INSIDE.items()}
 
 
 def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
     """The motion modules behind a layer."""
     call: Call | None = options.get(KEY)
-    slot = call and call.slots.get(id(layer))
-    if call is None or slot is None:
+    if call is None:
         return x
-    for motion in call.motions:
-        module = motion.modules.get(slot)
-        if module is None:
-            continue
-        if call.run is not None:
-            call.run.reached.add(slot)
-        if motion.on and motion.use.strength:
-            update = module.update(x, call.window or motion.use.frames)
-            x = torch.add(x, update, alpha=motion.use.strength)
+    for slot in call.slots.get(id(layer), ()):
+        if slot.place != "attended":
+            x = call.change(slot, x)
     return x
 
 
@@ -381,12 +336,30 @@ def _resblock(layer: ResBlock, x: Tensor, emb: Tensor, _context: Any, options: d
 def _transformer(
     layer: SpatialTransformer, x: Tensor, _emb: Tensor, context: Any, options: dict[str, Any], *_: Any
 ) -> Tensor:
+    call: Call | None = options.get(KEY)
+    if call is not None:
+        call.inside = next((slot for slot in call.slots.get(id(layer), ()) if slot.place == "attended"), None)
     x = layer(x, context, options)
+    if call is not None:
+        call.inside = call.residual = None
     if "transformer_index" in options:  # ComfyUI counts here for the patches of others; a handler does it in its place
         options["transformer_index"] += 1
     return _after(layer, x, options)
 
 
+def _before_cross_attention(x: Tensor, options: dict[str, Any]) -> Tensor:
+    call: Call = options[KEY]
+    call.residual = x
+    return x
+
+
+def _behind_cross_attention(n: Tensor, options: dict[str, Any]) -> Tensor:
+    """n is what cross-attention adds: x + n goes on to the feed-forward."""
+    call: Call = options[KEY]
+    return n if call.inside is None else call.change(call.inside, n, call.residual)
+
+
+INSIDE = {"middle_patch": _before_cross_attention, "attn2_output_patch": _behind_cross_attention}
 WRAPPERS = {
     WrappersMP.OUTER_SAMPLE: _outer_sample,
     WrappersMP.APPLY_MODEL: _apply_model,

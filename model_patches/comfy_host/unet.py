@@ -9,37 +9,54 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock,
 from torch import nn
 
 from ..core.config import MotionConfig
-from ..core.slots import MIDDLE, Slot, slots
+from ..core.slots import MIDDLE, Part, Slot, slots
 
 SPATIAL = (ResBlock, SpatialTransformer)
 
 
-def layers_by_slot(unet: UNetModel) -> dict[Slot, nn.Module]:
-    """Slot -> the layer whose output it comes behind: the last spatial layer of its place, in the order of a forward.
+def places(unet: UNetModel) -> dict[Slot, nn.Module]:
+    """Slot -> the layer whose output it comes behind, or the spatial transformer that it is inside of.
 
     ComfyUI's blocks are one layer each: ResBlock, perhaps SpatialTransformer, perhaps Upsample; a Downsample has a
     block of its own.
     """
     found: dict[Slot, nn.Module] = {}
-    down, up, mid = _groups(unet.input_blocks), _groups(unet.output_blocks), unet.middle_block
     block = layer = 0
-    for group in down:
-        spatial = [module for module in group if isinstance(module, SPATIAL)]
+    for group in _groups(unet.input_blocks):
         if any(isinstance(module, Downsample) or getattr(module, "updown", False) for module in group):
             block, layer = block + 1, 0
-        elif spatial:
-            found[Slot("down", block, layer)] = spatial[-1]
+        elif any(isinstance(module, SPATIAL) for module in group):
+            found |= _layer("down", block, layer, group)
             layer += 1
-    middle = [module for module in mid or () if isinstance(module, SPATIAL)]
-    if middle:
-        found[MIDDLE] = middle[-2:][0]  # before the last ResBlock
+    found |= _middle(unet.middle_block)
     block = layer = 0
-    for group in up:
-        found[Slot("up", block, layer)] = [module for module in group if isinstance(module, SPATIAL)][-1]
+    for group in _groups(unet.output_blocks):
+        found |= _layer("up", block, layer, group)
         layer += 1
         if any(isinstance(module, Upsample) or getattr(module, "updown", False) for module in group):
             block, layer = block + 1, 0
     return found
+
+
+def layers_by_slot(unet: UNetModel) -> dict[Slot, nn.Module]:
+    """The slots behind whole layers, in the order of a forward pass."""
+    return {slot: layer for slot, layer in places(unet).items() if slot.place == "layer"}
+
+
+def _layer(part: Part, block: int, number: int, group: list[nn.Module]) -> dict[Slot, nn.Module]:
+    found: dict[Slot, nn.Module] = {}
+    spatial = [module for module in group if isinstance(module, SPATIAL)]
+    for module in spatial:
+        found[Slot(part, block, number, "resnet" if isinstance(module, ResBlock) else "attended")] = module
+    return found | {Slot(part, block, number): spatial[-1]}
+
+
+def _middle(block: Any) -> dict[Slot, nn.Module]:
+    spatial = [module for module in block or () if isinstance(module, SPATIAL)]
+    resblocks = [module for module in spatial if isinstance(module, ResBlock)]
+    found: dict[Slot, nn.Module] = {Slot("mid", 0, i, "resnet"): module for i, module in enumerate(resblocks)}
+    found |= {Slot("mid", 0, 0, "attended"): m for m in spatial if isinstance(m, SpatialTransformer)}
+    return found | ({MIDDLE: spatial[-2:][0]} if spatial else {})  # before the last ResBlock
 
 
 def require_unet(model: comfy.model_patcher.ModelPatcher) -> UNetModel:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..core.slots import Slot
-from ..core.temporal import MotionModel, MotionModule, check_frames
+from ..core.temporal import MotionModel, check_frames
 
 
 class Handle:
@@ -21,8 +22,8 @@ class Handle:
     them is an error (RuntimeError), not a still image.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, motion: MotionModel) -> None:
-        self.motion = motion
+    def __init__(self, unet: UNet2DConditionModel, motion: Any) -> None:
+        self.motion = motion  # a MotionModel, or another with its modules_by_slot
         self.frames: int | None = None
         self.strength = 1.0
         self.calls = 0
@@ -30,7 +31,7 @@ class Handle:
         self._hooks = [
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
             unet.register_forward_hook(self._after),
-            *(address(unet, slot).register_forward_hook(self._at(module)) for slot, module in self._modules.items()),
+            *(hook for slot, module in self._modules.items() for hook in self._enter(unet, slot, module)),
         ]
 
     def remove(self) -> None:
@@ -39,6 +40,9 @@ class Handle:
             hook.remove()
         self._hooks.clear()
 
+    def _enter(self, unet: UNet2DConditionModel, slot: Slot, module: Any) -> list[RemovableHandle]:
+        return [address(unet, slot).register_forward_hook(self._at(module))]
+
     def _before(self, _unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         sample: Tensor = args[0] if args else kwargs["sample"]
         if self.frames is None:
@@ -46,7 +50,7 @@ class Handle:
         check_frames(sample.shape[0], self.frames, next(iter(self._modules.values())).max_frames)
         self.calls = 0
 
-    def _at(self, module: MotionModule) -> Any:
+    def _at(self, module: Any) -> Any:
         def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
             self.calls += 1
             frames, strength = self.frames, self.strength
@@ -90,8 +94,13 @@ def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
 
 
 def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:
-    """The diffusers module whose output a slot comes behind: a layer's spatial transformer, else its ResBlock."""
+    """The diffusers module of a slot. "resnet", "layer": the one whose output it comes behind, a layer's spatial
+    transformer, else its ResBlock. "attended": the transformer block that it is inside of."""
     block: Any = unet.mid_block if slot.part == "mid" else getattr(unet, f"{slot.part}_blocks")[slot.block]
+    if slot.place == "resnet":
+        return block.resnets[slot.layer]
     transformers = getattr(block, "attentions", None)
     transformer = transformers[slot.layer] if transformers else None
+    if slot.place == "attended":
+        return transformer.transformer_blocks[0]
     return block.resnets[slot.layer] if transformer is None else transformer

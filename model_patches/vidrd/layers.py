@@ -33,6 +33,8 @@ class TemporalConv(nn.Module):
     each frame ("per_frame"); with the latter a frame depends on `radius` neighbours on either side and no others.
     """
 
+    max_frames: int | None = None  # a host asks every temporal module; here a clip may have any length
+
     def __init__(
         self, channels: int, *, layers: int, dropout: float = 0.1, group_norm: str = "per_clip", ops: Any = nn
     ) -> None:
@@ -68,6 +70,8 @@ class TemporalConv(nn.Module):
 
 class TemporalAttention(nn.Module):
     """x + update(x) on tokens, between cross-attention and feed-forward of a spatial transformer."""
+
+    max_frames: int | None = None  # the embedding is made for any length
 
     def __init__(
         self, channels: int, *, heads: int, embedding: str = "stream", ops: Any = nn, attention: Attention = sdpa

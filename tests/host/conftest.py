@@ -159,3 +159,29 @@ def views(comfy, tmp_path):
 
     yield views
     folder_paths.set_temp_directory(before)
+
+
+@pytest.fixture
+def network_output(comfy: ModuleType):
+    """network_output(model, x, t, context) -> what the U-Net of a MODEL gives within a real model call."""
+    from comfy import model_management
+    from comfy.patcher_extension import WrappersMP
+
+    def run(model, x, t, context):
+        seen = []
+
+        def listen(executor, *args, **kwargs):
+            seen.append(executor(x, t, context, *args[3:], **kwargs))
+            return seen[-1]
+
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", listen)
+        model_management.load_models_gpu([model, *model.get_nested_additional_models()])
+        model.pre_run()
+        options = {"wrappers": model.wrappers, "patches": model.model_options["transformer_options"]["patches"]}
+        options |= {"cond_or_uncond": [0], "sigmas": torch.ones(len(x))}
+        model.model.apply_model(x, torch.ones(len(x)), c_crossattn=context, transformer_options=options)
+        model.cleanup()
+        return seen[0]
+
+    return run

@@ -526,7 +526,7 @@ def test_a_base_without_a_table_of_levels_is_refused_unless_its_own_are_kept(com
 
 
 @torch.no_grad()
-def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file):
+def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_output):
     """One file of weights, ComfyUI's U-Net and diffusers': the strongest test of the slots."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -558,27 +558,3 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file):
     ours = network_output(patched(file=path), x, t, context)
     assert (ours - theirs).abs().max() < 1e-4
     assert (still - theirs).abs().max() > 0.01
-
-
-def network_output(model, x, t, context):
-    """What the U-Net of a MODEL gives within a real model call, before the sampler turns it into x0."""
-    from comfy import model_management
-    from comfy.patcher_extension import WrappersMP
-
-    seen = []
-
-    def listen(executor, *_args, **_kwargs):
-        arguments = list(_args)
-        arguments[:3] = x, t, context
-        seen.append(executor(*arguments, **_kwargs))
-        return seen[-1]
-
-    model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", listen)
-    model_management.load_models_gpu([model, *model.get_nested_additional_models()])
-    model.pre_run()
-    options = {"wrappers": model.wrappers, "patches": model.model_options["transformer_options"]["patches"]}
-    options |= {"cond_or_uncond": [0], "sigmas": torch.ones(len(x))}
-    model.model.apply_model(x, torch.ones(len(x)), c_crossattn=context, transformer_options=options)
-    model.cleanup()
-    return seen[0]

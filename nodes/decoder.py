@@ -1,0 +1,68 @@
+"""StillMotion/decoding: a VAE that decodes the frames of a clip together."""
+
+# pyright: reportIncompatibleMethodOverride=false
+# a V3 node names its inputs as the arguments of execute, whose base takes any keyword
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..model_patches.comfy_host.vidrd_decoder import TemporalVAE, load_decoder
+from . import files
+from .sockets import CATEGORY
+
+FOLDERS = (files.OWN, "vae")
+BUNDLED = {"pocket/temporal_decoder.safetensors": files.POCKET / "temporal_decoder.safetensors"}
+
+files.add_folder(files.OWN)
+
+
+def decoder_path(name: str) -> Path:
+    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    return files.path_of(name, FOLDERS, BUNDLED, "temporal decoder")
+
+
+class TemporalDecoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_TemporalDecoder",
+            display_name="Temporal Decoder",
+            category=f"{CATEGORY}/decoding",
+            description="VidRD's temporal-aware decoder: the VAE decodes each frame with a look at its neighbours, so "
+            "that fine detail flickers less. The frames of any length are decoded a few at a time.",
+            search_aliases=["VidRD", "VAE decode video", "flicker"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE that the temporal decoder was trained on."),
+                io.Combo.Input(
+                    "decoder_name",
+                    options=files.names(FOLDERS, BUNDLED),
+                    tooltip="A file of models/stillmotion or models/vae with VidRD's layers, or the bundled one for "
+                    "the pocket Stable Diffusion.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Frames of one clip; clips do not see each other. 0: the whole batch is one clip, or "
+                    "clips of the training's length where the file needs clips.",
+                ),
+            ],
+            outputs=[
+                io.Vae.Output(tooltip="For VAE Decode. It encodes as the given VAE does."),
+                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, decoder_name: str, **_: object) -> tuple[int, int]:
+        return files.fingerprint(decoder_path(decoder_name))
+
+    @classmethod
+    def execute(cls, vae, decoder_name: str, frames: int = 0) -> io.NodeOutput:
+        decoder = load_decoder(decoder_path(decoder_name))
+        return io.NodeOutput(TemporalVAE(vae, decoder, frames), decoder.info)
+
+
+NODES = [TemporalDecoder]
