@@ -106,8 +106,9 @@ def test_a_harivo_file_is_loaded_whole_and_each_part_has_its_strength(nodes, tin
 def test_what_was_added_later_is_last_and_may_be_left_out(nodes):
     """Graphs from before know the first seven; a required input that they lack would stop them."""
     inputs = nodes.ApplyMotionModel.define_schema().inputs
-    assert [i.id for i in inputs[-3:]] == ["beta_schedule", "mapping_strength", "token_strength"]
-    assert [i.id for i in inputs if i.optional] == ["mapping_strength", "token_strength"]
+    later = ["mapping_strength", "token_strength", "spatial_strength"]
+    assert [i.id for i in inputs[-4:]] == ["beta_schedule", *later]
+    assert [i.id for i in inputs if i.optional] == later
 
 
 def test_every_input_says_what_it_is_and_few_are_seen_at_first(nodes):
