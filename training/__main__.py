@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a HARIVO model as a config says; the same command resumes it")
+    train = verbs.add_parser("train", help="train a HARIVO or VidRD model as a config says; the same command resumes it")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos, with the base's autoencoder")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -25,7 +25,7 @@ def arguments() -> argparse.ArgumentParser:
     encode.add_argument("--frames", type=int, default=24, help="frames of a clip")
     encode.add_argument("--fps", type=float, default=6.0, help="frames a second of the clips, for videos")
     for verb in (train, doctor, encode):
-        verb.add_argument("config", help="a TOML file, or harivo_pocket, harivo_sd15")
+        verb.add_argument("config", help="a TOML file, or a bundled one: harivo_pocket, vidrd_pocket, ...")
         if verb is not encode:
             verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
     export = verbs.add_parser("export", help="the temporal layers of a motion or HARIVO file in another layout")
@@ -171,15 +171,24 @@ def run_control(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    from .harivo import train
-
-    train(_plan(args), tokenizer_folder(args.tokenizer), allow=args.allow)
+    plan = _plan(args)
+    if plan.system == "vidrd":
+        from .vidrd import train
+    elif plan.system == "vidrd_decoder":
+        from .vidrd_decoder import train
+    else:
+        from .harivo import train
+    train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
 
 
 def run_doctor(args: argparse.Namespace) -> None:
+    from .config import ConfigError
     from .doctor import examine
 
-    examine(_plan(args), tokenizer_folder(args.tokenizer))
+    plan = _plan(args)
+    if plan.system != "harivo":
+        raise ConfigError(f"doctor looks at the losses of HARIVO; {args.config} is of {plan.system}: try train.steps=2")
+    examine(plan, tokenizer_folder(args.tokenizer))
 
 
 def run_latents(args: argparse.Namespace) -> None:

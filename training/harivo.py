@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..model_patches import checkpoint
 from ..model_patches.core.config import MotionConfig
-from ..model_patches.core.levels import alpha_bars
 from ..model_patches.diffusers_host.harivo import Maps, attach
 from ..model_patches.harivo import losses
 from ..model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
@@ -24,39 +23,32 @@ from ..model_patches.harivo.model import HarivoModel
 from ..model_patches.harivo.projection import ProjectionHead
 from . import bases
 from .bases import POCKET, TOKENS, Base
+from .clips import ClipTask, Noised
 from .config import BUNDLED, ConfigError, ModelTable, Plan
 from .data import latents
 from .data.latents import Latents, weights_hash
-from .data.order import row
-from .engine import Average, Task, first_process, fit, gathered, sample_generator
-from .pocket.unet import loss_weight
+from .engine import Average, first_process, fit, gathered
 from .preview import Preview
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples as the model takes them: b clips of f frames."""
+class Batch(Noised):
+    """Samples as the losses take them."""
 
-    x_t: Tensor  # (b, f, 4, h, w)
-    noise: Tensor  # (b, f, 4, h, w)
-    t: Tensor  # (b,)
-    alpha_bar: Tensor  # (b,)
-    context: Tensor  # (b, 77, d)
-    rows: Tensor  # (b,), the clips' numbers
     pairs: Tensor  # (b, 2), two frames of each clip, for L_DC
     shown: Tensor  # (b, n), frames of each clip, for L_reg
 
 
-class HarivoTask(Task):
+class HarivoTask(ClipTask):
     """What is trained: the HARIVO model, and the projection head of L_DC, which no file gets."""
 
+    plan: Plan
+
     def __init__(self, base: Base, config: HarivoConfig, plan: Plan, cache: Latents) -> None:
-        super().__init__()
-        self.plan, self.cache = plan, cache
+        super().__init__(base, plan, cache)
         self.harivo = HarivoModel(config)
-        self.unet, self.text, self.ids = base.unet, base.text, base.ids
         self.handle = attach(self.unet, self.harivo)
         self.weights = {"dsm": 1.0, "reg": plan.loss.reg, "trs": plan.loss.trs, "dc": plan.loss.dc}
         self.head, self.queue = None, None
@@ -65,11 +57,6 @@ class HarivoTask(Task):
             self.head = ProjectionHead(features)
             self.queue = losses.Queue(plan.loss.queue, features[0])
         self.pending: list[tuple[Tensor, Tensor]] = []
-        motion = config.motion
-        start, end = motion.beta_start or plan.model.beta_start, motion.beta_end or plan.model.beta_end
-        self.table = alpha_bars(motion.beta_schedule or "scaled_linear", start, end).float()
-        self.base_hash = base.hash
-        self.order = cache.taken(plan.data.still_weight)
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         terms, figures = self.terms(samples)
@@ -81,7 +68,7 @@ class HarivoTask(Task):
         batch = self.draw(samples)
         eps = self._video(batch)
         error = losses.denoising(eps, batch.noise)
-        terms = {"dsm": (self._dsm_weight(batch.alpha_bar) * error).mean()}
+        terms = {"dsm": (self.level_weight(batch.alpha_bar) * error).mean()}
         if self.weights["trs"]:
             changes = [self.handle.maps[layer] for layer in sorted(self.handle.maps)]
             terms["trs"] = losses.temporal_self_attention(changes).mean()
@@ -89,12 +76,7 @@ class HarivoTask(Task):
             terms["dc"] = self._contrast(batch).mean()
         if self.weights["reg"]:
             terms["reg"] = self._regulariser(batch, eps).mean()
-        high = batch.t >= self.plan.loss.high_noise
-        figures = {"eps": error.mean().detach()}
-        return terms, figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
-
-    def identity(self) -> dict[str, str]:
-        return self.plan.settings() | {"base": self.base_hash, "data": self.cache.digest}
+        return terms, self.figures(error, batch.t)
 
     def extras(self) -> dict[str, Tensor]:
         return {} if self.queue is None else {f"queue/{n}": v for n, v in self.queue.state_dict().items()}
@@ -111,42 +93,13 @@ class HarivoTask(Task):
     def draw(self, samples: list[int]) -> Batch:
         """Everything random about the samples, keyed by their numbers."""
         f, plan = self.plan.data.frames, self.plan
-        device = next(self.harivo.parameters()).device
-        rows = [self.clip_of(k) for k in samples]
-        t, noise, pairs, shown = [], [], [], []
-        for k in samples:
-            g = sample_generator(plan.train.seed, k)
-            high = torch.rand((), generator=g) < plan.loss.high_share
-            t.append(torch.randint(plan.loss.high_noise if high else 0, len(self.table), (), generator=g))
-            noise.append(torch.randn(f, *self.cache.shape, generator=g))
+        clips, generators = self.noised(samples)
+        pairs, shown = [], []
+        for g in generators:
             pairs.append(torch.randperm(f, generator=g)[:2])
             shown.append(torch.randperm(f, generator=g)[: plan.loss.reg_frames or f].sort().values)
-        x0 = torch.stack([self.cache.frames(i, f) for i in rows]).to(device)
-        steps, eps = torch.stack(t), torch.stack(noise).to(device)
-        alpha_bar = self.table[steps].to(device)
-        level = alpha_bar.view(-1, 1, 1, 1, 1)
-        return Batch(
-            x_t=level.sqrt() * x0 + (1 - level).sqrt() * eps,
-            noise=eps,
-            t=steps.to(device),
-            alpha_bar=alpha_bar,
-            context=self.context(self.captions(samples)),
-            rows=torch.tensor(rows, device=device),
-            pairs=torch.stack(pairs).to(device),
-            shown=torch.stack(shown).to(device),
-        )
-
-    def clip_of(self, k: int) -> int:
-        return self.order[row(self.plan.train.seed, k, len(self.order))]
-
-    def captions(self, samples: list[int]) -> list[str]:
-        seed, drop = self.plan.train.seed, self.plan.data.drop
-        return [self.cache.wording(self.clip_of(k), f"harivo/{seed}/{k}", drop) for k in samples]
-
-    @torch.no_grad()
-    def context(self, captions: list[str]) -> Tensor:  # -> (b, 77, d)
-        device = next(self.harivo.parameters()).device
-        return self.text(self.ids(captions).to(device)).last_hidden_state.float()
+        drawn = {"pairs": torch.stack(pairs).to(self.device), "shown": torch.stack(shown).to(self.device)}
+        return Batch(**vars(clips), **drawn)
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
@@ -191,11 +144,6 @@ class HarivoTask(Task):
         same = self.queue.same_video(batch.rows)
         tau = self.plan.loss.tau
         return losses.decoupled_contrastive(z[:, 0], z[:, 1], self.queue.negatives(), same_video=same, tau=tau)
-
-    def _dsm_weight(self, alpha_bar: Tensor) -> Tensor:
-        if self.plan.loss.dsm == "plain":
-            return torch.ones_like(alpha_bar)
-        return loss_weight(((1 - alpha_bar) / alpha_bar).sqrt(), self.plan.loss.boost)
 
 
 def middle_features(base: Base, cache: Latents) -> tuple[int, int, int]:
@@ -254,15 +202,8 @@ def start_from(model: HarivoModel, start: str) -> None:
 
 def prepare(plan: Plan, tokenizer: Path) -> tuple[HarivoTask, Base]:
     """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
-    if not plan.data.latents:
-        raise ConfigError("data.latents is empty; give the folder of latents (--latents), made by the verb `latents`")
     base = bases.load(plan.base, tokenizer)
-    cache = latents.read(Path(plan.data.latents), base.vae)
-    if plan.data.frames > len(cache.times):
-        raise ConfigError(
-            f"data.frames is {plan.data.frames}, the clips in {plan.data.latents} have {len(cache.times)}; encode "
-            "longer clips or use fewer frames"
-        )
+    cache = latents.for_training(plan.data, base.vae)
     task = HarivoTask(base, harivo_config(plan.model, base, plan.data.frames), plan, cache)
     if plan.model.start:
         start_from(task.harivo, plan.model.start)

@@ -4,19 +4,15 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..model_patches.pocket import SCALE
-from .config import Plan
+from .clips import ClipTask
+from .config import Plan, VidrdPlan
 from .ddim import ddim
 from .engine import Average
-
-if TYPE_CHECKING:
-    from .harivo import HarivoTask
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +20,7 @@ log = logging.getLogger(__name__)
 class Preview:
     """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
 
-    def __init__(self, task: "HarivoTask", vae, plan: Plan) -> None:
+    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan) -> None:
         self.task, self.vae, self.plan = task, vae, plan
 
     def __call__(self, step: int, average: Average) -> None:
@@ -55,11 +51,11 @@ def averaged(task: nn.Module, average: Average) -> Iterator[None]:
 
 
 def sample(
-    task: "HarivoTask", prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
+    task: ClipTask, prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
 ) -> Tensor:
     """Clips of the trainer's own forward. -> (prompts, f, 4, h, w)."""
     f = frames or task.plan.data.frames
-    device = next(task.harivo.parameters()).device
+    device = task.device
     noise = torch.randn(f, *task.cache.shape, generator=torch.Generator().manual_seed(seed))
     x = noise.repeat(len(prompts), 1, 1, 1, 1).to(device)
     context, empty = task.context(prompts), task.context([""] * len(prompts))

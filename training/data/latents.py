@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...model_patches.files import write_tensors
+from ..config import ConfigError, DataTable
 from . import sprites
 
 log = logging.getLogger(__name__)
@@ -68,8 +70,13 @@ class Latents:
 
 
 def weights_hash(module: nn.Module) -> str:
+    return tensors_hash(module.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and content, whatever their order."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(name.encode())
         digest.update(content)
@@ -140,3 +147,16 @@ def read(folder: Path, vae: nn.Module) -> Latents:
     times = [float(t) for t in header["times"].split(",")]
     captions = [caption for first in starts for caption in told[first]]
     return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]), captions, digest.hexdigest()[:16])
+
+
+def for_training(data: DataTable, vae: nn.Module) -> Latents:
+    """The latents that a config names. ConfigError when there are none, or their clips are too short."""
+    if not data.latents:
+        raise ConfigError("data.latents is empty; give the folder of latents (--latents), made by the verb `latents`")
+    cache = read(Path(data.latents), vae)
+    if data.frames > len(cache.times):
+        raise ConfigError(
+            f"data.frames is {data.frames}, the clips in {data.latents} have {len(cache.times)}; encode longer clips "
+            "or use fewer frames"
+        )
+    return cache
