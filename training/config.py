@@ -22,6 +22,7 @@ CONFIGS = Path(__file__).parent / "configs"
 BASES = ("pocket", "sd15", "sd21")
 BUNDLED, RANDOM = "bundled", "random"
 DSM = ("plain", "boosted")
+SAMPLES_DEPEND_ON = ("frames", "drop", "still_weight")  # of [data]; the data themselves are known by their hash
 T = TypeVar("T")
 
 
@@ -45,6 +46,17 @@ class DataTable:
     frames: int = 24  # of a clip
     drop: float = 0.1  # share of empty captions, for classifier-free guidance
     still_weight: int = 1  # times a drawn clip at rest is taken in an epoch; others once. Ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderDataTable(DataTable):
+    """Pictures: what a decoder learns from. It has no captions and no cached latents."""
+
+    frames: int = 8
+    videos: str = ""  # a folder of videos; none: drawn clips
+    clips: int = 20000  # drawn ones
+    size: int = 64  # width and height in pixels
+    fps: float = 6.0  # frames a second, of videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +168,7 @@ class Basics:
 
     def settings(self) -> dict[str, str]:
         """What a resumed run must find unchanged, beside the engine's own; files are known by their hashes."""
-        kept = {"base": ("kind", "half"), "data": ("frames", "drop", "still_weight"), "model": None, "loss": None}
+        kept = {"base": ("kind", "half"), "data": SAMPLES_DEPEND_ON, "model": None, "loss": None}
         chosen = {
             f"{table}.{name}": str(value)
             for table, names in kept.items()
@@ -235,6 +247,7 @@ class DecoderPlan(Basics):
     """A config of VidRD's temporal-aware decoder."""
 
     system: ClassVar[str] = "vidrd_decoder"
+    data: DecoderDataTable = field(default_factory=DecoderDataTable)
     model: DecoderModelTable = field(default_factory=DecoderModelTable)
     loss: DecoderLossTable = field(default_factory=DecoderLossTable)
 
@@ -250,6 +263,8 @@ class DecoderPlan(Basics):
             "loss.rec": (self.loss.rec, 0),
             "loss.disc": (self.loss.disc, 0),
             "loss.disc_layers": (self.loss.disc_layers, 1),
+            "data.clips": (self.data.clips, 1),
+            "data.size": (self.data.size, 8),
         }
 
 

@@ -1,0 +1,65 @@
+"""Clips as pictures, for what learns from pixels: drawn ones, or those of a folder of videos."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ..config import ConfigError, DecoderDataTable
+from . import sprites, videos
+
+
+class Pictures(Protocol):
+    """Clips by number."""
+
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def frames(self, i: int) -> Tensor:
+        """Clip i: (f, 3, size, size) in -1..1."""
+        ...
+
+
+class Drawn:
+    """Clips first..first+count-1 of `sprites`, drawn when they are asked for."""
+
+    def __init__(self, count: int, frames: int, size: int, *, first: int = 0) -> None:
+        self.count, self.size, self.first = count, size, first
+        self.times = sprites.frame_times(frames)
+        self.digest = f"drawn/{first}/{count}/{size}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def frames(self, i: int) -> Tensor:
+        return sprites.render(sprites.clip(0, self.first + i), self.times, size=self.size) * 2 - 1
+
+
+class Films:
+    """All whole clips of a folder of videos, read when they are asked for. Videos that cannot be read are left out."""
+
+    def __init__(self, folder: Path, frames: int, size: int, fps: float) -> None:
+        files = sorted(p for p in folder.glob("*") if p.suffix.lower() in videos.SUFFIXES)
+        self._read = lru_cache(maxsize=4)(lambda file: videos.clips(file, frames=frames, fps=fps, size=size))
+        self.places = [(file, j) for file in files for j in range(len(self._read(file)))]
+        if not self.places:
+            raise ConfigError(f"data.videos: {folder} has no video of {frames} frames at {fps:g} a second; choose another")
+        told = f"{frames}/{size}/{fps}" + "".join(f"{file.name}/{file.stat().st_size}" for file in files)
+        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def frames(self, i: int) -> Tensor:
+        file, j = self.places[i]
+        return self._read(file)[j]
+
+
+def of(data: DecoderDataTable) -> Pictures:
+    """The clips that a config asks for. ConfigError when there are none."""
+    if data.videos:
+        return Films(Path(data.videos), data.frames, data.size, data.fps)
+    return Drawn(data.clips, data.frames, data.size)
