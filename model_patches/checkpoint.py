@@ -1,7 +1,7 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "vidrd", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Motion models
+"harivo", "vidrd", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Files
 of other people are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only reader
 alone.
 """
@@ -55,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content. Motion weights are in AnimateDiff's keys whatever layout the file had, VidRD's in its authors'."""
+    """A file's content. Motion weights are in AnimateDiff's keys whatever layout the file had, VidRD's in its own."""
 
     system: str
     config: dict[str, Any]
@@ -135,10 +135,12 @@ def _motion_words(checkpoint: Checkpoint) -> str:
 
 def _vidrd_words(checkpoint: Checkpoint) -> str:
     config = VidrdConfig.from_dict(checkpoint.config)
-    ends = {name: sum(1 for k in checkpoint.weights if k.endswith(name)) for name in (".convs.0.weight", "_norm.weight")}
+    convs, attentions = (
+        sum(1 for k in checkpoint.weights if k.endswith(name)) for name in (".convs.0.weight", ".temp_norm.weight")
+    )
     spatial = "with" if config.spatial else "without"
     return (
-        f" VidRD: {ends['.convs.0.weight']} Temp-Convs and {ends['_norm.weight']} Temp-Attns for block channels "
+        f" VidRD: {convs} Temp-Convs and {attentions} Temp-Attns for block channels "
         f"{config.block_channels}, {spatial} fine-tuned spatial transformers, trained on {config.frames} frames, "
         f"{_betas(config.beta_schedule)}"
     )

@@ -218,11 +218,11 @@ def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
     """
     channels, layers = _vidrd_blocks(weights, source, "down_blocks")
     context = next((v.shape[1] for k, v in weights.items() if k.endswith(".attn2.to_k.weight")), None)
-    with_heads = [c // 64 if context in (None, 1024) else 8 for c in channels]
+    blocks = range(len(channels))
     config = VidrdConfig(
         block_channels=channels,
-        attention=tuple(any(k.startswith(f"down_blocks.{i}.attentions.") for k in weights) for i in range(len(channels))),
-        heads=tuple(with_heads),
+        attention=tuple(any(k.startswith(f"down_blocks.{i}.attentions.") for k in weights) for i in blocks),
+        heads=tuple(c // 64 if context in (None, 1024) else 8 for c in channels),
         layers_per_block=layers,
         context_dim=context or 1024,
         spatial=context is not None,

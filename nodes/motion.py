@@ -13,7 +13,7 @@ from .files import POCKET
 from .sockets import CATEGORY, MotionModel
 
 FOLDERS = (files.OWN, "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
-BUNDLED = {f"pocket/{file}": POCKET / file for file in ("motion.safetensors", "harivo.safetensors", "vidrd.safetensors")}
+BUNDLED = {f"pocket/{name}.safetensors": POCKET / f"{name}.safetensors" for name in ("motion", "harivo", "vidrd")}
 
 for name in FOLDERS:
     files.add_folder(name)

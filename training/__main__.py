@@ -16,11 +16,13 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a HARIVO or VidRD model as a config says; the same command resumes it")
+    train = verbs.add_parser("train", help="train a HARIVO or VidRD model as a config says; it also resumes")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
-    encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos, with the base's autoencoder")
+    encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos or images, for a base")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
-    encode.add_argument("--clips", type=int, default=1000, help="drawn clips, where no videos are given")
+    encode.add_argument("--images", type=Path, help="folder of images with captions in NAME.txt: pseudo-videos of them")
+    encode.add_argument("--zoompan", action="store_true", help="make pseudo-videos as VidRD's paper does, by FFmpeg")
+    encode.add_argument("--clips", type=int, default=1000, help="how many drawn clips or pseudo-videos")
     encode.add_argument("--size", type=int, default=256, help="width and height in pixels")
     encode.add_argument("--frames", type=int, default=24, help="frames of a clip")
     encode.add_argument("--fps", type=float, default=6.0, help="frames a second of the clips, for videos")
@@ -195,7 +197,7 @@ def run_latents(args: argparse.Namespace) -> None:
     from .data.prepare import encode
 
     table, tokenizer = _plan(args).base, tokenizer_folder(args.tokenizer)
-    source = {"videos": args.videos, "clips": args.clips}
+    source = {"videos": args.videos, "images": args.images, "paper": args.zoompan, "clips": args.clips}
     encode(table, tokenizer, args.out, size=args.size, frames=args.frames, fps=args.fps, **source)
 
 

@@ -102,7 +102,7 @@ def _sd21(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
     if weights and (Path(weights) / "unet").is_dir():
         return *_from_folder(Path(weights)), SD21
     raise ConfigError(
-        f"base.weights is {weights!r}; give a diffusers folder of Stable Diffusion 2.1, the base version which predicts "
+        f"base.weights is {weights!r}; give a diffusers folder of Stable Diffusion 2.1, the base version that predicts "
         'eps, or "random" to try the shape'
     )
 

@@ -5,6 +5,7 @@ function of (seed, k).
 """
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from .data.latents import Latents
 from .data.order import row
 from .engine import Task, sample_generator
 from .pocket.unet import loss_weight
+
+P = TypeVar("P", Plan, VidrdPlan)
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,10 @@ class Noised:
     rows: Tensor  # (b,), the clips' numbers
 
 
-class ClipTask(Task):
+class ClipTask(Task, Generic[P]):
     """A task on clips of a cache. `predict(x_t, t, context)` is the whole model's eps."""
 
-    plan: Plan | VidrdPlan
-
-    def __init__(self, base: Base, plan: Plan | VidrdPlan, cache: Latents) -> None:
+    def __init__(self, base: Base, plan: P, cache: Latents) -> None:
         super().__init__()
         self.plan, self.cache = plan, cache
         self.unet, self.text, self.ids = base.unet, base.text, base.ids

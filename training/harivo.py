@@ -41,10 +41,8 @@ class Batch(Noised):
     shown: Tensor  # (b, n), frames of each clip, for L_reg
 
 
-class HarivoTask(ClipTask):
+class HarivoTask(ClipTask[Plan]):
     """What is trained: the HARIVO model, and the projection head of L_DC, which no file gets."""
-
-    plan: Plan
 
     def __init__(self, base: Base, config: HarivoConfig, plan: Plan, cache: Latents) -> None:
         super().__init__(base, plan, cache)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+
 import torch
 from PIL import Image
 from torch import Tensor, nn

@@ -31,10 +31,8 @@ log = logging.getLogger(__name__)
 DROPOUT = 7  # the purpose of a sample's generator, as in engine.sample_generator
 
 
-class VidrdTask(ClipTask):
+class VidrdTask(ClipTask[VidrdPlan]):
     """What is trained: the temporal layers (`vidrd`), and the blocks of the U-Net's spatial transformers."""
-
-    plan: VidrdPlan
 
     def __init__(self, base: Base, config: VidrdConfig, plan: VidrdPlan, cache: Latents) -> None:
         super().__init__(base, plan, cache)
@@ -83,8 +81,9 @@ def seed_dropout(seed: int, sample: int) -> None:
 
 def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig:
     """Sizes of the trained parts on this base."""
-    sizes, unet = base.config, base.unet.config
-    heads: Any = unet.attention_head_dim  # diffusers' name; it is the number of heads, one for all or one for each block
+    sizes = base.config
+    unet: Any = base.unet.config
+    heads = unet.attention_head_dim  # diffusers' name; it is the number of heads, of all blocks or of each
     blocks = len(sizes.unet_channels)
     return VidrdConfig(
         block_channels=sizes.unet_channels,
@@ -108,7 +107,7 @@ def start_from(task: VidrdTask, start: str) -> None:
     """Take the weights of a VidRD file of the same sizes."""
     path = Path(start)
     file = checkpoint.load(path, expect=checkpoint.VIDRD)
-    own = {k: v for k, v in task.vidrd.state_dict(keep_vars=True).items()} | dict(task.tuned())
+    own = dict(task.vidrd.named_parameters()) | dict(task.tuned())
     odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
     if odd:
         raise ConfigError(

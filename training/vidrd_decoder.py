@@ -71,7 +71,7 @@ class DecoderTask(Task):
         step = k // plan.train.batch
         on = losses.started(step, plan.loss.disc_start)
         generator = losses.generator_hinge(self.judge.frozen(y))
-        weight = losses.adaptive_weight(rec, generator, self.temporal.layers()[-1].convs[-1].weight)
+        weight = losses.adaptive_weight(rec, generator, self.temporal.layers()[-1].last)
         own = losses.discriminator_hinge(self.judge(x), self.judge(y.detach()))
         loss = plan.loss.rec * rec + plan.loss.disc * on * weight * generator + on * own
         return {"loss": loss, **figures, "disc": generator.detach(), "disc_weight": weight, "judge": own.detach()}

@@ -65,8 +65,8 @@ def _match(tuned: dict[str, Tensor], given: dict[str, tuple[int, ...]], family: 
     wrong = [key for key, value in tuned.items() if given.get(key) != tuple(value.shape)]
     if wrong:
         raise ValueError(
-            f"VidRD model: its weight {wrong[0]} of {tuple(tuned[wrong[0]].shape)} has no match in this MODEL, which is "
-            f"{family} ({given.get(wrong[0], 'none there')}); load the kind of checkpoint that it was trained on"
+            f"VidRD model: its weight {wrong[0]} of {tuple(tuned[wrong[0]].shape)} has no match in this MODEL, "
+            f"which is {family} ({given.get(wrong[0], 'none there')}); load the kind of checkpoint that it was trained on"
         )
 
 

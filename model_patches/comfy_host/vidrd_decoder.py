@@ -1,7 +1,7 @@
 """VidRD's temporal-aware decoder for any VAE of Stable Diffusion's kind, as a VAE of ComfyUI.
 
-`TemporalVAE` is the given VAE, sharing its weights and its place in memory, with another `decode`: frames go through the
-stages of its decoder and through Temp-Convs, which have a ModelPatcher of their own. The given VAE is not touched.
+`TemporalVAE` is the given VAE, sharing its weights and its place in memory, with another `decode`: frames go through
+the stages of its decoder and through Temp-Convs, which have a ModelPatcher of their own. The given VAE is not touched.
 
 Shapes: latents (f, 4, h, w), images (f, H, W, 3), frame after frame.
 """
@@ -92,7 +92,12 @@ class TemporalVAE(comfy.sd.VAE):
             yield self.process_output(images.to(self.output_device, self.vae_output_dtype(), copy=True)).movedim(1, -1)
 
     def decode_tiled(
-        self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, overlap: int | None = None, **_: Any
+        self,
+        samples: Tensor,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        **_: Any,
     ) -> Tensor:
         """As `decode`, one tile of the pictures after another: less memory, faint seams. Sizes in latents."""
         tile = (self.clip or len(samples), tile_y or 64, tile_x or 64)

@@ -18,7 +18,7 @@ from . import motion
 
 
 class Handle(motion.Handle):
-    """An attached VidRD model. Set `frames` before each forward; `strength` is a factor on what the temporal layers add.
+    """An attached VidRD model. Set `frames` before each forward; `strength` is a factor on what its layers add.
 
     With `frames = 1` or `strength = 0` the temporal layers are passed by. The fine-tuned blocks of a model that holds
     some are the U-Net's until `remove()`.

@@ -75,9 +75,7 @@ class VidrdConfig:
                     "another number of heads"
                 )
         if self.embedding not in EMBEDDINGS:
-            raise ValueError(
-                f"VidRD config: embedding is {self.embedding!r}; choose one of {', '.join(EMBEDDINGS)}"
-            )
+            raise ValueError(f"VidRD config: embedding is {self.embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
         if self.beta_schedule is not None and (self.beta_start is None or self.beta_end is None):
             raise ValueError(f"VidRD config: beta_schedule {self.beta_schedule!r} needs beta_start and beta_end")
 

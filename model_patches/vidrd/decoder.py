@@ -65,9 +65,7 @@ def decode(stages: Sequence[Stage], layers: Sequence[TemporalConv], latents: Ten
     return stages[-1](x)
 
 
-def stream(
-    stages: Sequence[Stage], layers: Sequence[TemporalConv], parts: Iterable[Tensor]
-) -> Iterator[Tensor]:
+def stream(stages: Sequence[Stage], layers: Sequence[TemporalConv], parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """One clip of any length, given in parts (f, c, h, w), as images in parts of other sizes.
 
     ValueError where a layer has statistics over the clip; decode such clip by clip.

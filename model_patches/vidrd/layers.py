@@ -1,7 +1,7 @@
 """VidRD's temporal layers: Temp-Conv and Temp-Attn (arXiv 2309.03549, section 3.2, figure 3, and its published code).
 
-    Temp-Conv    z <- z + C(...C(z)),   C(z) = Conv3d_{3,1,1}(Dropout(SiLU(GroupNorm(z)))), the last Conv3d zero at first
-    Temp-Attn    z <- z + e + W A(LayerNorm(z + e)),   A self-attention over the frames of a pixel, W zero at first
+    Temp-Conv   z <- z + C(...C(z)),   C(z) = Conv3d_{3,1,1}(Dropout(SiLU(GroupNorm(z)))), the last Conv3d zero at first
+    Temp-Attn   z <- z + e + W A(LayerNorm(z + e)),   A self-attention over the frames of a pixel, W zero at first
 
 e is the sinusoidal embedding of the frame. The published code adds it to the features themselves, where it stays; so a
 fresh network is the image model plus e, not the image model. With `embedding="branch"`, which is ours, only the
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import GROUPS
-from ..core.temporal import Attention, FrameAttention, FeedForward, check_frames, in_parts, sdpa, sinusoid
+from ..core.temporal import Attention, FeedForward, FrameAttention, check_frames, in_parts, sdpa, sinusoid
 
 
 def groups_of(channels: int) -> int:
@@ -47,6 +47,12 @@ class TemporalConv(nn.Module):
             steps += [ops.GroupNorm(groups_of(channels), channels), nn.SiLU(), nn.Dropout(dropout), convolution]
         self.convs = nn.ModuleList(steps)
         _zero(self.convs[-1])
+
+    @property
+    def last(self) -> Tensor:
+        """The weight of the last convolution."""
+        convolution: Any = self.convs[-1]
+        return convolution.weight
 
     def update(self, x: Tensor, frames: int) -> Tensor:
         """What is added to x. x: (b f, c, h, w) -> same. ValueError when the batch is not whole clips."""

@@ -1,6 +1,6 @@
 """VidRD's trained parts beside the frozen image U-Net (arXiv 2309.03549, section 3.2 and figure 3).
 
-A Temp-Conv after every ResBlock and a Temp-Attn in every spatial transformer; and the blocks of the spatial transformers
+A Temp-Conv after every ResBlock and a Temp-Attn in every spatial transformer; and the blocks of these transformers
 themselves, which are fine-tuned. At the sizes of Stable Diffusion 2.1 that is 316.49 M temporal and 565.29 M trained
 parameters; the paper prints 316M and 565M.
 """

@@ -105,9 +105,7 @@ def test_the_weights_under_the_patch_are_those_of_the_file(tiny_sd, patched, vid
     torch.testing.assert_close(
         held[f"diffusion_model.input_blocks.3.1.{name}"], wanted[f"down_blocks.1.attentions.0.{name}"]
     )
-    torch.testing.assert_close(
-        held[f"diffusion_model.middle_block.1.{name}"], wanted[f"mid_block.attentions.0.{name}"]
-    )
+    torch.testing.assert_close(held[f"diffusion_model.middle_block.1.{name}"], wanted[f"mid_block.attentions.0.{name}"])
 
 
 def test_a_lora_adds_to_the_fine_tuned_weights_in_either_order(tiny_sd, patched, vidrd_file, run_sampler):
@@ -200,9 +198,7 @@ def test_a_layer_that_is_never_called_is_an_error(comfy, tiny_sd, patched, run_s
 def test_other_bases_are_refused_by_what_differs(comfy, tiny_wan, patched):
     with pytest.raises(ValueError, match="this MODEL is WAN21_T2V, whose network is a WanModel"):
         patched(model=tiny_wan)
-    with pytest.raises(
-        ValueError, match=r"at down block 1, layer 0.* it has a layer of 96 channels, this MODEL is SD15 with a layer of"
-    ):
+    with pytest.raises(ValueError, match=r"at down block 1, layer 0.* it has a layer of 96 channels, this MODEL is"):
         patched(block_channels=(32, 96))
     with pytest.raises(ValueError, match=r"down block 0, layer 0, after its cross-attention it has a layer of 32"):
         patched(attention=(True, True))

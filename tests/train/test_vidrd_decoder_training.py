@@ -1,4 +1,4 @@
-"""The training of the temporal decoder: only the Temp-Convs learn, each term where it belongs, and a resume is exact."""
+"""The training of the temporal decoder: only the Temp-Convs learn, each term where it belongs, a resume is exact."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -47,6 +47,7 @@ def task_of(plan, *, moved=False):
 def test_only_the_temporal_layers_and_the_judge_learn(plan):
     task = task_of(plan, moved=True)
     assert {n.split(".")[0] for n, p in task.named_parameters() if p.requires_grad} == {"temporal", "judge"}
+    assert task.judge is not None
     task([4, 5])["loss"].backward()  # step 2: the discriminator has begun
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in task.temporal.parameters())
     assert all(p.grad is not None for p in task.judge.parameters())
@@ -58,7 +59,8 @@ def test_before_its_start_the_discriminator_changes_nothing(plan):
     out = task([1])
     torch.testing.assert_close(out["loss"].detach(), out["rec"])
     out["loss"].backward()
-    assert all(not p.grad.any() for p in task.judge.parameters())
+    assert task.judge is not None
+    assert all(p.grad is not None and not p.grad.any() for p in task.judge.parameters())
     later = task([4])
     wanted = later["rec"] + 0.5 * later["disc_weight"] * later["disc"] + later["judge"]
     torch.testing.assert_close(later["loss"].detach(), wanted)
@@ -146,7 +148,7 @@ def test_clips_are_drawn_or_read_from_videos(tmp_path, plan):
     assert films.frames(0).mean() < films.frames(1).mean()
 
 
-def test_lpips_without_weights_is_refused_and_a_script_is_used(plan, tmp_path):
+def test_lpips_without_weights_is_refused(plan, tmp_path):
     table = replace(plan.loss, perceptual="lpips", lpips=str(tmp_path / "none.pt"))
     with pytest.raises(ConfigError, match=r"loss\.lpips is .*none\.pt'; give a TorchScript file"):
         vidrd_decoder.perceptual(table)

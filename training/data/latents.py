@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,6 +120,49 @@ def as_json(captions: list[str]) -> str:
 def write(path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str]) -> None:
     """One shard, whole or not at all."""
     write_tensors({"latents": torch.stack(values)}, path, header | {"vae": weights_hash(vae)})
+
+
+class ShardWriter:
+    """Clips with captions, one after another, into shards of `shard` clips. `header` has the seed and the times."""
+
+    def __init__(self, out: Path, vae: nn.Module, header: dict[str, str], shard: int) -> None:
+        self.out, self.vae, self.header, self.shard = out, vae, header, shard
+        self.values: list[Tensor] = []
+        self.captions: list[str] = []
+        self.done = 0
+
+    def add(self, values: Tensor, caption: str) -> None:
+        """values: (t, 4, h, w), as `encoded` gives them."""
+        self.values.append(values)
+        self.captions.append(caption)
+        if len(self.values) == self.shard:
+            self._flush()
+
+    def close(self) -> int:
+        """Write what is left; how many clips were written."""
+        if self.values:
+            self._flush()
+        return self.done
+
+    def _flush(self) -> None:
+        told = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
+        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told)
+        self.done += len(self.values)
+        self.values, self.captions = [], []
+
+
+def captions_of(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
+    """The caption of each file, from the text file beside it. ValueError when one, or every file, is missing."""
+    silent = [p.name for p in files if not p.with_suffix(".txt").is_file()]
+    if silent or not files:
+        what = f"{len(silent)} {kind}s have no caption, the first is {silent[0]}" if silent else f"there is no {kind}"
+        raise ValueError(f"{folder}: {what}; put NAME.txt beside each {kind}")
+    return [p.with_suffix(".txt").read_text(encoding="utf-8").strip() for p in files]
+
+
+def times_of(frames: int, fps: float) -> str:
+    """The frame times of a clip, as a header has them."""
+    return ",".join(str(i / fps) for i in range(frames))
 
 
 def read(folder: Path, vae: nn.Module) -> Latents:

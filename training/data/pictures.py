@@ -46,7 +46,7 @@ class Films:
         self._read = lru_cache(maxsize=4)(lambda file: videos.clips(file, frames=frames, fps=fps, size=size))
         self.places = [(file, j) for file in files for j in range(len(self._read(file)))]
         if not self.places:
-            raise ConfigError(f"data.videos: {folder} has no video of {frames} frames at {fps:g} a second; choose another")
+            raise ConfigError(f"data.videos: {folder} has no video of {frames} frames at {fps:g} fps; use another")
         told = f"{frames}/{size}/{fps}" + "".join(f"{file.name}/{file.stat().st_size}" for file in files)
         self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
 

@@ -25,8 +25,15 @@ def encode(
     fps: float,
     clips: int,
     videos: Path | None = None,
+    images: Path | None = None,
+    paper: bool = False,
 ) -> None:
-    """Shards in `out`: of a folder of videos, or of drawn clips where none is given."""
+    """Shards in `out`: of a folder of videos, of pseudo-videos of a folder of images, or else of drawn clips.
+
+    paper: make the pseudo-videos by FFmpeg's zoompan. ConfigError when both folders are given.
+    """
+    if videos and images:
+        raise ConfigError("--videos and --images: give one of them, and an output folder for each")
     if any(out.glob("*.safetensors")):
         raise ConfigError(f"{out} holds latents already; choose an empty folder, or delete it")
     vae: Any = load(table, tokenizer).vae
@@ -35,6 +42,12 @@ def encode(
         from .videos import encode_folder
 
         encode_folder(vae, videos, out, frames=frames, fps=fps, size=size, scale=SCALE, shard=SHARD)
+        return
+    if images:
+        from . import pseudo
+
+        cut = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
+        pseudo.encode_folder(vae, images, out, clips=clips, render=pseudo.zoompan if paper else pseudo.smooth, **cut)
         return
     times = sprites.frame_times(frames)
     for first in range(0, clips, SHARD):

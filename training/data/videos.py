@@ -23,34 +23,13 @@ def encode_folder(
     A video gives as many clips, one after another, as fit into it. ValueError when a caption is missing.
     """
     files = sorted(p for p in videos.iterdir() if p.suffix.lower() in SUFFIXES)
-    silent = [p.name for p in files if not p.with_suffix(".txt").is_file()]
-    if silent or not files:
-        what = f"{len(silent)} videos have no caption, the first is {silent[0]}" if silent else "there is no video"
-        raise ValueError(f"{videos}: {what}; put NAME.txt beside NAME{SUFFIXES[0]}")
-    header = {"seed": "0", "times": ",".join(str(i / fps) for i in range(frames))}
-    values: list[Tensor] = []
-    captions: list[str] = []
-    done = 0
-
-    def flush() -> None:
-        nonlocal done
-        told = header | {"first": str(done), "captions": latents.as_json(captions)}
-        latents.write(out / f"clips-{done:06d}.safetensors", values, vae, told)
-        done += len(values)
-        values.clear()
-        captions.clear()
-
-    for file in files:
-        caption = file.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    told = latents.captions_of(files, videos, "video")
+    writer = latents.ShardWriter(out, vae, {"seed": "0", "times": latents.times_of(frames, fps)}, shard)
+    for file, caption in zip(files, told, strict=True):
         for clip in clips(file, frames=frames, fps=fps, size=size):
-            values.append(latents.encoded(vae, clip, scale))
-            captions.append(caption)
-            if len(values) == shard:
-                flush()
-    if values:
-        flush()
-    log.info("%d clips of %d videos", done, len(files))
-    return done
+            writer.add(latents.encoded(vae, clip, scale), caption)
+    log.info("%d clips of %d videos", writer.close(), len(files))
+    return writer.done
 
 
 def clips(file: Path, *, frames: int, fps: float, size: int) -> list[Tensor]:

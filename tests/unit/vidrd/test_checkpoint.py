@@ -93,8 +93,8 @@ def test_the_wrong_kind_is_named(tmp_path):
     torch.save(released(model_of()), tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=r"is a VidRD \(Reuse and Diffuse\) model, for Load Motion Model: a"):
         checkpoint.load(tmp_path / "m.pth", expect=checkpoint.VIDRD_DECODER)
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="has no StillMotion header: a StillMotion 'pocket' file"):
-        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
         checkpoint.load(tmp_path / "x.safetensors", expect="pocket")
 
 

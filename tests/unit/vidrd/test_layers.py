@@ -16,9 +16,7 @@ from stillmotion.model_patches.vidrd.model import VidrdModel, is_temporal, place
 SD21 = VidrdConfig(
     block_channels=(320, 640, 1280, 1280), attention=(True, True, True, False), heads=(5, 10, 20, 20), context_dim=1024
 )
-SMALL = VidrdConfig(
-    block_channels=(32, 64), attention=(False, True), heads=(4, 4), layers_per_block=1, context_dim=16
-)
+SMALL = VidrdConfig(block_channels=(32, 64), attention=(False, True), heads=(4, 4), layers_per_block=1, context_dim=16)
 
 
 def randomised(module):
