@@ -1,9 +1,9 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "vidrd", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings. Files
-of other people are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only reader
-alone.
+"harivo", "vidrd", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all strings.
+Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only
+reader alone.
 """
 
 import json

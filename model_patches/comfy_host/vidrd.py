@@ -66,7 +66,7 @@ def _match(tuned: dict[str, Tensor], given: dict[str, tuple[int, ...]], family: 
     if wrong:
         raise ValueError(
             f"VidRD model: its weight {wrong[0]} of {tuple(tuned[wrong[0]].shape)} has no match in this MODEL, "
-            f"which is {family} ({given.get(wrong[0], 'none there')}); load the kind of checkpoint that it was trained on"
+            f"which is {family} ({given.get(wrong[0], 'none there')}); load the checkpoint that it was trained on"
         )
 
 
