@@ -97,9 +97,11 @@ class TemporalVAE(comfy.sd.VAE):
         tile_x: int | None = None,
         tile_y: int | None = None,
         overlap: int | None = None,
-        **_: Any,
+        tile_t: Any = None,
+        overlap_t: Any = None,
     ) -> Tensor:
         """As `decode`, one tile of the pictures after another: less memory, faint seams. Sizes in latents."""
+        del tile_t, overlap_t  # a clip is never cut in time
         tile = (self.clip or len(samples), tile_y or 64, tile_x or 64)
         images = [self._tiled(clip, tile, 16 if overlap is None else overlap) for clip in samples.split(tile[0])]
         return self.process_output(torch.cat(images)).movedim(1, -1)
@@ -110,9 +112,9 @@ class TemporalVAE(comfy.sd.VAE):
         def run(latents: Tensor) -> Tensor:  # (1, c, f, h, w)
             return torch.cat(list(self._run([latents[0].transpose(0, 1)]))).transpose(0, 1)[None]
 
-        cut = {"tile": tile, "overlap": (0, overlap, overlap), "upscale_amount": (1, scale, scale)}
-        video = clip.transpose(0, 1)[None]
-        return comfy.utils.tiled_scale_multidim(video, run, **cut, output_device=self.output_device)[0].transpose(0, 1)
+        cut: dict[str, Any] = {"tile": tile, "overlap": (0, overlap, overlap), "upscale_amount": (1, scale, scale)}
+        cut["output_device"] = self.output_device
+        return comfy.utils.tiled_scale_multidim(clip.transpose(0, 1)[None], run, **cut)[0].transpose(0, 1)
 
     def _run(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images of one clip as the network gives them, where it works."""
@@ -136,7 +138,7 @@ class TemporalVAE(comfy.sd.VAE):
         self.throw_exception_if_invalid()
         one = self.memory_used_decode(latent[:1].shape, self.vae_dtype)
         halo = 0 if whole else self._halo_bytes(latent)
-        wanted = one * (len(latent) if whole else PART) + halo
+        wanted = int(one * (len(latent) if whole else PART) + halo)
         patchers = [self.patcher, self.temporal.patcher]
         comfy.model_management.load_models_gpu(patchers, memory_required=wanted)
         free = self.patcher.get_free_memory(self.device) - halo
@@ -154,7 +156,7 @@ class TemporalVAE(comfy.sd.VAE):
 def check_base(vae: comfy.sd.VAE, config: DecoderConfig) -> None:
     """The Temp-Convs were built for a decoder of these sizes. ValueError names both, or what else the VAE is."""
     model: Any = vae.first_stage_model
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     plain = isinstance(model, AutoencodingEngine) and type(decoder) is Decoder and getattr(model, "bn", None) is None
     if not plain or decoder.carried or any(len(level.attn) for level in decoder.up) or vae.latent_dim != 2:
         raise ValueError(

@@ -100,7 +100,7 @@ def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:
     if slot.place == "resnet":
         return block.resnets[slot.layer]
     transformers = getattr(block, "attentions", None)
-    transformer = transformers[slot.layer] if transformers else None
+    transformer: Any = transformers[slot.layer] if transformers else None
     if slot.place == "attended":
         return transformer.transformer_blocks[0]
     return block.resnets[slot.layer] if transformer is None else transformer

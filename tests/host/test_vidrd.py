@@ -252,6 +252,7 @@ def test_the_temporal_weights_alone_are_the_additional_model(comfy, vidrd_file):
     assert all(is_temporal(k) for k in loaded.patcher.model.state_dict())
     assert loaded.spatial
     assert not any(is_temporal(k) for k in loaded.spatial)
+    assert loaded.patcher.cached_patcher_init is not None
     again = loaded.patcher.cached_patcher_init[0](*loaded.patcher.cached_patcher_init[1], disable_dynamic=True)
     assert again.model.state_dict().keys() == loaded.patcher.model.state_dict().keys()
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -77,7 +78,7 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """Of names and content, whatever their order."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        content: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(name.encode())
         digest.update(content)
     return digest.hexdigest()[:16]
