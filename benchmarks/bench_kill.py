@@ -54,7 +54,7 @@ def digest(folder: Path) -> str:
     (video,) = folder.glob("*.mp4")
     with av.open(str(video)) as container:
         for frame in container.decode(video=0):
-            found.update(frame.to_ndarray(format="rgb24"))
+            found.update(frame.to_ndarray(format="rgb24").tobytes())
     for path in sorted(folder.glob("clips/*/*.safetensors")):
         found.update(path.read_bytes())
     return found.hexdigest()

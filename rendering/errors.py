@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
+from av.error import FFmpegError
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # disk, size of one file, share of a user
 
@@ -43,7 +43,7 @@ def storage(folder: Path) -> Iterator[None]:
     """Names what the system says about writing into `folder`."""
     try:
         yield
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, FFmpegError) as error:
         number = getattr(error, "errno", None)
         if number in FULL:
             raise DiskFullError(

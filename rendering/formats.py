@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 import av
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError
 
 from .errors import CodecError, SizeError
 
@@ -49,8 +51,8 @@ def check_format(name: str, width: int, height: int) -> Format:
             f"{width + width % 2} x {height + height % 2}, or the format ffv1-mkv"
         )
     try:
-        av.codec.Codec(kind.codec, "w")
-    except av.codec.codec.UnknownCodecError as error:
+        Codec(kind.codec, "w")
+    except UnknownCodecError as error:
         other = "h264-mp4" if kind.codec == "ffv1" else "ffv1-mkv"
         raise CodecError(
             f"long video: this PyAV ({av.__version__}) has no encoder {kind.codec}, which {name} needs; choose {other},"

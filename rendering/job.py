@@ -153,24 +153,19 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """OtherVersionError when another version wrote it, RenderError when nobody can read it."""
+    damaged = f"long video: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = content["version"]
-        whole = version != VERSION or isinstance(content["identity"], dict)
     except (ValueError, KeyError, TypeError) as error:
-        whole, version = False, None
-        cause: Exception | None = error
-    else:
-        cause = None
-    if not whole:
-        raise RenderError(
-            f"long video: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
-        ) from cause
+        raise RenderError(damaged) from error
     if version != VERSION:
         raise OtherVersionError(
             f"long video: {folder} is a job of version {version}, this StillMotion reads version {VERSION}; use the "
             "StillMotion that wrote it, delete the folder, or give the job another name"
         )
+    if not isinstance(content.get("identity"), dict):
+        raise RenderError(damaged)
     return content
 
 

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import av
 import torch
+from av.error import FFmpegError
 from torch import Tensor
 
 
@@ -35,5 +36,5 @@ def frames(source: str | Path | IO[bytes], *, start: float = 0.0, duration: floa
 def _opened(source: str | Path | IO[bytes]) -> Any:
     try:
         return av.open(str(source) if isinstance(source, Path) else source)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"video: {source} cannot be read ({error}); give a video file that plays") from error

@@ -112,7 +112,7 @@ class LongVideo:
     def noise(self, clip: int, take: int, before: History | None) -> Tensor:
         """(N, c, h, w): FNR and PNS (Eq. 6 and 7) on noise of the clip's own seed."""
         empty = torch.zeros(self.frames, *self.shape)
-        fresh = comfy.sample.prepare_noise(empty, clip_seed(self.seed, clip, take))
+        fresh: Any = comfy.sample.prepare_noise(empty, clip_seed(self.seed, clip, take))
         return fresh if before is None else next_noise(before.noise, fresh[None], self.config)[0]
 
     @torch.inference_mode()

@@ -157,13 +157,14 @@ def check_base(vae: comfy.sd.VAE, config: DecoderConfig) -> None:
     """The Temp-Convs were built for a decoder of these sizes. ValueError names both, or what else the VAE is."""
     model: Any = vae.first_stage_model
     decoder: Any = getattr(model, "decoder", None)
+    levels: list[Any] = list(getattr(decoder, "up", ()))
     plain = isinstance(model, AutoencodingEngine) and type(decoder) is Decoder and getattr(model, "bn", None) is None
-    if not plain or decoder.carried or any(len(level.attn) for level in decoder.up) or vae.latent_dim != 2:
+    if not plain or decoder.carried or any(len(level.attn) for level in levels) or vae.latent_dim != 2:
         raise ValueError(
             f"temporal decoder: this VAE is a {type(model).__name__}, or one with temporal layers of its own; the "
             "layers work in an AutoencoderKL for single images, as Stable Diffusion has it. Load such a VAE"
         )
-    given = [level.block[0].out_channels for level in decoder.up], decoder.num_res_blocks
+    given = [level.block[0].out_channels for level in levels], decoder.num_res_blocks
     if given != (list(config.block_channels), config.layers_per_block):
         raise ValueError(
             f"temporal decoder: it was built for an autoencoder with block channels {config.block_channels} and "

@@ -1,6 +1,7 @@
 """A tiny Stable Diffusion of ComfyUI's own classes with random weights, and one sampling run of it."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def tiny_vae(comfy):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
-    model = TAESD(latent_channels=4)
+    model: Any = TAESD(latent_channels=4)
     randomise(model.taesd_encoder, seed=1)
     randomise(model.taesd_decoder, seed=2)
     with torch.no_grad():  # pictures in 0..1 that are not all the same

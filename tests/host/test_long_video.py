@@ -1,6 +1,7 @@
 """Long Video on a tiny U-Net: the clips of ReuseSampler, and nothing of the user's is changed by it."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_its_clips_are_those_of_reuse_sampler(comfy, tiny_sd, long_video, sample
     long = long_video(sampler=sampler, step_noise=True)
     empty, noise = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8), []
     for clip in range(3):
-        fresh = comfy.sample.prepare_noise(empty, clip_seed(5, clip))
+        fresh: Any = comfy.sample.prepare_noise(empty, clip_seed(5, clip))
         noise.append(fresh if not noise else next_noise(noise[-1][None], fresh[None], CONFIG)[0])
     reusing = ReuseSampler(comfy.samplers.sampler_object(sampler), FRAMES, CONFIG, step_noise=True)
     guider = make_guider(mixing(tiny_sd), words(1), words(2), 3.0)
@@ -122,7 +123,8 @@ class Control:
             """Adds the mean of its hint to every frame, and notes the hints it worked with."""
 
             def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-                SEEN.append(self.cond_hint_original[:, 0, 0, 0].clone())
+                hint: Any = self.cond_hint_original
+                SEEN.append(hint[:, 0, 0, 0].clone())
                 self.cond_hint = self.cond_hint_original
                 return None
 

@@ -37,7 +37,7 @@ def test_every_sweep_goes_through_the_papers_setting_and_changes_one_number():
 def plain_video(model, prompt, noises, config, steps):
     """Algorithm 1 as the paper has it, a cache of all steps and no classes: the noises are those of three clips."""
     levels, times = model.levels, timesteps(len(model.levels), steps)
-    told, done, cache, z_0 = model.words(sprites.caption(prompt)), [], {}, None
+    told, done, cache, z_0 = model.words(sprites.caption(prompt)), [], {}, noises[0]
     a = config.recycle / (1 + config.recycle**2) ** 0.5
     for number, fresh in enumerate(noises):
         z = fresh
