@@ -13,6 +13,8 @@ from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig,
 from stillmotion.model_patches.harivo.mitigating import Config
 from stillmotion.model_patches.harivo.model import HarivoModel
 from stillmotion.model_patches.harivo.stepped import SteppedScale
+from stillmotion.model_patches.vidrd.config import VidrdConfig
+from stillmotion.model_patches.vidrd.model import VidrdModel
 
 FUNCTIONS = (
     types.FunctionType,
@@ -26,6 +28,7 @@ FUNCTIONS = (
     type,
 )
 Snapshot = dict[str, dict[str, object]]
+BETAS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 def watched_modules() -> list[types.ModuleType]:
@@ -74,20 +77,31 @@ def own_callables(model: torch.nn.Module) -> dict[str, object]:
     }
 
 
-@pytest.fixture
-def motion_file(tmp_path):
-    """A whole HARIVO model for the tiny U-Net whose updates are not zero."""
-    torch.manual_seed(0)
-    betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+def harivo():
+    """A whole HARIVO model for the tiny U-Net."""
     config = HarivoConfig(
-        motion=MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **betas),
+        motion=MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **BETAS),
         mapping=MappingConfig(width=16, heads=4),
         tokens=TokenConfig(context_dim=32),
     )
-    weights = {
-        k: torch.randn_like(w) * 0.05 if "proj_out" in k else w for k, w in HarivoModel(config).state_dict().items()
-    }
-    checkpoint.save(tmp_path / "motion.safetensors", system="harivo", config=config.to_dict(), weights=weights)
+    return config, HarivoModel(config)
+
+
+def vidrd():
+    """A whole VidRD model, with its fine-tuned blocks, for the same."""
+    sizes = {"block_channels": (32, 64), "attention": (False, True), "heads": (4, 4), "layers_per_block": 1}
+    config = VidrdConfig(**sizes, context_dim=32, **BETAS)
+    return config, VidrdModel(config)
+
+
+@pytest.fixture(params=[harivo, vidrd], ids=lambda system: system.__name__)
+def motion_file(request, tmp_path):
+    """Models whose updates are not zero."""
+    torch.manual_seed(0)
+    config, model = request.param()
+    weights = {k: torch.randn_like(w) * 0.05 if not w.any() else w for k, w in model.state_dict().items()}
+    name = request.param.__name__
+    checkpoint.save(tmp_path / "motion.safetensors", system=name, config=config.to_dict(), weights=weights)
     return tmp_path / "motion.safetensors"
 
 
