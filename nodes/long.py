@@ -73,7 +73,7 @@ class LongVideoNode(io.ComfyNode):
             io.Model.Input(
                 "model", tooltip="The image model with a motion model on it, whose frames are those of one clip."
             ),
-            io.Vae.Input("vae", tooltip="Decodes the clips, a frame at a time."),
+            io.Vae.Input("vae", tooltip="Decodes the clips, a frame at a time; a Temporal Decoder streams them."),
             io.Conditioning.Input(
                 "positive",
                 optional=True,

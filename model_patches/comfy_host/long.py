@@ -19,6 +19,7 @@ from .fingerprint import of_machine, of_model, of_values
 from .frames import Part, check_rows
 from .prompts import PromptSchedule
 from .reuse import ClipSampler, ReuseConfig
+from .vidrd_decoder import TemporalVAE
 
 VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
@@ -95,6 +96,8 @@ class LongVideo:
     def identity(self) -> dict[str, Any]:
         """What the latents depend on, besides the settings that the caller knows: hashes, levels, versions."""
         models = {"model": of_model(self.guider.model_patcher), "vae": of_model(self.vae.patcher)}
+        if isinstance(self.vae, TemporalVAE):
+            models["temporal decoder"] = of_model(self.vae.temporal.patcher)
         conditions = {role: of_values(values) for role, values in self.guider.original_conds.items()}
         if self.prompts is not None:
             models["clip"] = of_model(self.prompts.clip.patcher)
@@ -138,16 +141,22 @@ class LongVideo:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
-        """uint8 frames, one at a time: how many ComfyUI decodes at once depends on the memory that is free, and the
-        last bits on how many those are."""
-        for latent in latents.split(1):
+        """uint8 frames of a clip, a few at a time."""
+        for images in self._images(latents):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            yield self.pictures(latent).mul(255).round().to(torch.uint8)
+            yield images.mul(255).round().to(torch.uint8)
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> Tensor:
-        """(k, H, W, 3) in 0..1."""
-        return torch.cat([self.vae.decode(latent)[..., :3].float().cpu() for latent in latents.split(1)]).clamp(0, 1)
+        """(N, H, W, 3) in 0..1, of a clip."""
+        return torch.cat(list(self._images(latents)))
+
+    def _images(self, latents: Tensor) -> Iterator[Tensor]:
+        """One at a time: how many ComfyUI decodes at once depends on the memory that is free, and the last bits on how
+        many those are. A temporal decoder streams the clip, in parts of up to its own size."""
+        alone = map(self.vae.decode, latents.split(1))
+        for images in self.vae.decode_stream([latents]) if isinstance(self.vae, TemporalVAE) else alone:
+            yield images[..., :3].float().cpu().clamp(0, 1)
 
     def _conditions(self, clip: int) -> dict[str, list[dict[str, Any]]]:
         given = self.guider.original_conds

@@ -147,3 +147,27 @@ def test_other_autoencoders_are_refused_by_what_they_are(comfy, comfy_vae):
         check_base(tiny, DecoderConfig(**SIZES))
     with pytest.raises(ValueError, match=r"block channels \(64, 64\) and 2 layers"):
         vidrd_decoder.check_base(new_vae(PocketConfig()), DecoderConfig(block_channels=(64, 64)))
+
+
+def test_long_video_decodes_a_clip_with_it(comfy, comfy_vae, temporal_vae, tiny_sd):
+    """A frame at a time, which is enough for other VAEs, would show the layers no neighbours."""
+    from stillmotion.model_patches.comfy_host.long import LongVideo, make_guider
+    from stillmotion.model_patches.vidrd.reuse import Config
+
+    words = [[torch.randn(1, 7, 32), {"pooled_output": None}]]
+
+    def long(vae):
+        given = {"sampler": "euler", "scheduler": "normal", "steps": 2, "seed": 5, "frames": 6, "size": (32, 32)}
+        return LongVideo(make_guider(tiny_sd, words, words, 1.0), vae, config=Config(overlap=2), **given)
+
+    vae, z = temporal_vae(), latents(6)
+    with torch.inference_mode():
+        whole, shown = vae.decode(z), long(vae).pictures(z)
+        written = torch.cat(list(long(vae).decode(z)))
+        alone = long(comfy_vae).pictures(z)
+    assert (shown - whole).abs().max() < 1e-5
+    assert torch.equal(written, (shown * 255).round().byte())
+    assert (shown - alone).abs().max() > 0.01
+    hashes = [long(v).identity()["models"].get("temporal decoder") for v in (comfy_vae, vae, temporal_vae(scale=0.1))]
+    assert hashes[0] is None
+    assert hashes[1] != hashes[2]
