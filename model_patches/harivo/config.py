@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from ..core.config import MotionConfig, at_least_one, known
-from .mitigating import Config as GuidanceConfig
 
 KERNELS = (1, 3)
 
@@ -83,18 +82,14 @@ class TokenConfig:
 class HarivoConfig:
     """A whole HARIVO model. `mapping` and `tokens` are None where the model was trained without them.
 
-    Raises ValueError when the parts clash, or `guidance` names an unknown setting.
+    Raises ValueError when the parts clash.
     """
 
     motion: MotionConfig
     mapping: MappingConfig | None = None
     tokens: TokenConfig | None = None
-    guidance: dict[str, Any] | None = None
-    """Settings of the mitigating gradient that the model was tuned with (`mitigating.Config`), None: none told."""
 
     def __post_init__(self) -> None:
-        if self.guidance is not None:
-            GuidanceConfig(**known(GuidanceConfig, self.guidance, "guidance of a HARIVO config"))
         if self.mapping is not None and self.mapping.max_frames < self.motion.max_frames:
             raise ValueError(
                 f"HARIVO config: the temporal layers know {self.motion.max_frames} frames, the mapping network only "
@@ -107,7 +102,6 @@ class HarivoConfig:
             "motion": self.motion.to_dict(),
             "mapping": self.mapping and self.mapping.to_dict(),
             "tokens": self.tokens and self.tokens.to_dict(),
-            "guidance": self.guidance,
         }
 
     @classmethod

@@ -207,7 +207,7 @@ def test_the_projection_head_has_the_papers_widths_and_one_latent_size():
 
 
 MOTION = MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8)
-WHOLE = HarivoConfig(motion=MOTION, mapping=MAPPING, tokens=TOKENS, guidance={"alpha": 30.0})
+WHOLE = HarivoConfig(motion=MOTION, mapping=MAPPING, tokens=TOKENS)
 
 
 def test_a_config_survives_its_file():
@@ -222,8 +222,6 @@ def test_a_config_survives_its_file():
         ({"mapping": {"colour": 1}}, "mapping config: unknown setting colour; known are channels, width"),
         ({"tokens": {"context_dim": 4, "colour": 1}}, "token config: unknown setting colour"),
         ({"motion": MOTION.to_dict() | {"colour": 1}}, "motion config: unknown setting colour"),
-        ({"guidance": {"colour": 1}}, "guidance of a HARIVO config: unknown setting colour"),
-        ({"guidance": {"kernel": "cubic"}}, "kernel is 'cubic'"),
         ({"mapping": {"width": 30}}, "8 heads do not divide a width of 30"),
         ({"mapping": {"max_frames": 4}}, "the temporal layers know 8 frames, the mapping network only 4"),
         ({"mapping": {"channels": 0}}, "channels is 0; it must be a whole number of at least 1"),
