@@ -238,7 +238,8 @@ class LongVideoNode(io.ComfyNode):
         output = Path(folder_paths.get_output_directory())
         shown = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
         video = InputImpl.VideoFromFile(str(path))
-        return io.NodeOutput(video, first_clip, str(path.parent), ui=ui.PreviewVideo([shown]))
+        # under "images" the editor would take the strip that it shows for a video, and show neither
+        return io.NodeOutput(video, first_clip, str(path.parent), ui={"video": [shown]})
 
 
 NODES = [PromptScheduleNode, LongVideoNode]

@@ -4,15 +4,16 @@ The frames of a clip share timestep and caption, their noise is independent. Eve
 function of (seed, k).
 """
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..model_patches.core.levels import BETA_END, BETA_START, alpha_bars
 from .bases import Base
-from .config import Plan, VidrdPlan
+from .config import ConfigError, Plan, VidrdPlan
 from .data.latents import Latents
 from .data.order import row
 from .engine import Task, sample_generator
@@ -52,6 +53,17 @@ class ClipTask(Task, Generic[P]):
 
     def identity(self) -> dict[str, str]:
         return self.plan.settings() | {"base": self.base_hash, "data": self.cache.digest}
+
+    def header(self) -> dict[str, Any]:
+        """What a file of trained weights says of where they come from."""
+        plan = self.plan
+        return {
+            "base": self.base_hash,
+            "step": str(plan.train.steps),
+            "frames": str(plan.data.frames),
+            "prediction_type": "epsilon",
+            "loss": asdict(plan.loss),
+        }
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
@@ -103,3 +115,11 @@ class ClipTask(Task, Generic[P]):
         """What a log shows of the errors of each clip (b,) at timesteps t (b,)."""
         high = t >= self.plan.loss.high_noise
         return {"eps": error.mean().detach()} | ({"eps_high": error[high].mean().detach()} if high.any() else {})
+
+
+def misfit(path: Path, odd: str) -> ConfigError:
+    """For a file to start from whose weight `odd` is not this model's."""
+    return ConfigError(
+        f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a file "
+        "of the same base and the same [model] sizes, or from nothing"
+    )

@@ -8,7 +8,7 @@ not exist: these are the rows of the paper's ablation.
 
 import logging
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,8 +23,8 @@ from ..model_patches.harivo.model import HarivoModel
 from ..model_patches.harivo.projection import ProjectionHead
 from . import bases
 from .bases import POCKET, TOKENS, Base
-from .clips import ClipTask, Noised
-from .config import BUNDLED, ConfigError, ModelTable, Plan
+from .clips import ClipTask, Noised, misfit
+from .config import BUNDLED, ModelTable, Plan
 from .data import latents
 from .data.latents import Latents, weights_hash
 from .engine import Average, first_process, fit, gathered
@@ -190,10 +190,7 @@ def start_from(model: HarivoModel, start: str) -> None:
     temporal = {k for k in own if k.startswith("temporal.")}
     if wrong or temporal - set(weights):
         odd = (wrong or sorted(temporal - set(weights)))[0]
-        raise ConfigError(
-            f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a "
-            "file of the same base and the same [model] sizes, or from nothing"
-        )
+        raise misfit(path, odd)
     model.load_state_dict(weights, strict=False)
     log.info("the weights begin as those of %s", path)
 
@@ -226,16 +223,8 @@ def write(task: HarivoTask, average: Average, path: Path) -> None:
     """The averaged weights in half precision, without the projection head, with what they were trained on and for."""
     weights = {k: v.detach().half() for k, v in task.harivo.state_dict().items()}
     weights |= {k.removeprefix("harivo."): v.half() for k, v in average.items() if k.startswith("harivo.")}
-    plan = task.plan
-    header = {
-        "base": task.base_hash,
-        "step": str(plan.train.steps),
-        "frames": str(plan.data.frames),
-        "prediction_type": "epsilon",
-        "loss": asdict(plan.loss),
-    }
     config = task.harivo.config.to_dict()
-    checkpoint.save(path, system=checkpoint.HARIVO, config=config, weights=weights, header=header)
+    checkpoint.save(path, system=checkpoint.HARIVO, config=config, weights=weights, header=task.header())
     log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, task.base_hash)
 
 

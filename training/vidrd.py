@@ -7,7 +7,7 @@ random numbers of its own. With model.dropout = 0 they go together.
 
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from ..model_patches.vidrd.config import VidrdConfig
 from ..model_patches.vidrd.model import VidrdModel, is_temporal
 from . import bases
 from .bases import Base
-from .clips import ClipTask
-from .config import ConfigError, VidrdModelTable, VidrdPlan
+from .clips import ClipTask, misfit
+from .config import VidrdModelTable, VidrdPlan
 from .data import latents
 from .data.latents import Latents, tensors_hash
 from .engine import Average, first_process, fit
@@ -110,10 +110,7 @@ def start_from(task: VidrdTask, start: str) -> None:
     own = dict(task.vidrd.named_parameters()) | dict(task.tuned())
     odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
     if odd:
-        raise ConfigError(
-            f"model.start: {path.name} does not fit this model ({odd[0]} has another size or is missing); start from a "
-            "file of the same base and the same [model] sizes, or from nothing"
-        )
+        raise misfit(path, odd[0])
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(file.weights[name])
@@ -146,15 +143,7 @@ def train(plan: VidrdPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> P
 def write(task: VidrdTask, average: Average, path: Path) -> None:
     """The averaged weights in half precision, temporal and spatial, with what they were trained on and for."""
     weights = {k.removeprefix("vidrd.").removeprefix("unet."): v.detach().half() for k, v in average.items()}
-    plan = task.plan
-    header = {
-        "base": task.base_hash,
-        "step": str(plan.train.steps),
-        "frames": str(plan.data.frames),
-        "prediction_type": "epsilon",
-        "loss": asdict(plan.loss),
-    }
-    checkpoint.save(path, system=checkpoint.VIDRD, config=task.config.to_dict(), weights=weights, header=header)
+    checkpoint.save(path, system=checkpoint.VIDRD, config=task.config.to_dict(), weights=weights, header=task.header())
     temporal = sum(v.numel() for k, v in weights.items() if is_temporal(k)) / 1e6
     whole = sum(v.numel() for v in weights.values()) / 1e6
     log.info("%s: %.2f M weights, %.2f M of them temporal; the rest is untouched", path, whole, temporal)

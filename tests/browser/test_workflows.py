@@ -72,8 +72,11 @@ def test_no_nodes_lie_over_each_other(editor_file, name: str):
             assert apart or y - title >= other_y + other_height or other_y - title >= y + height
 
 
+CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2}  # which widget says how the seed changes
+
+
 def test_no_seed_changes_by_itself(editor_file):
     for name in NAMES:
-        seeded = [node for node in editor_file(name)["nodes"] if node["type"] in ("KSampler", "RandomNoise")]
+        seeded = [node for node in editor_file(name)["nodes"] if node["type"] in CONTROL]
         assert seeded
-        assert all(node["widgets_values"][1] == "fixed" for node in seeded), name
+        assert all(node["widgets_values"][CONTROL[node["type"]]] == "fixed" for node in seeded), name

@@ -98,6 +98,34 @@ def tiny_vae(comfy):
 
 
 @pytest.fixture
+def weight_file(tmp_path):
+    """weight_file(system, model, dtype=torch.float32) -> the path of a StillMotion file of this model."""
+    from stillmotion.model_patches import checkpoint
+
+    def write(system, model, dtype=torch.float32):
+        path = tmp_path / f"{system}_{len(list(tmp_path.iterdir()))}.safetensors"
+        weights = {k: v.to(dtype) for k, v in model.state_dict().items()}
+        checkpoint.save(path, system=system, config=model.config.to_dict(), weights=weights)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def patched(comfy, tiny_sd, motion_file):
+    """patched(frames=4, model=tiny_sd, file=..., options=..., **of motion_file) -> a MODEL with a motion model on it.
+
+    motion_file is the test module's own: motion_file(**sizes) -> the path of one.
+    """
+    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
+
+    def patch(*, frames=4, model=None, file=None, options=None, **sizes):
+        return apply_motion(model or tiny_sd, load_motion(file or motion_file(**sizes)), frames=frames, **options or {})
+
+    return patch
+
+
+@pytest.fixture
 def run_sampler(comfy: ModuleType):
     """run_sampler(model, frames=8, sampler="euler", ...) -> the latent, as the KSampler node makes it."""
     from comfy import sample

@@ -27,28 +27,13 @@ def random_motion(seed=1, *, scale=0.1, **sizes):
 
 
 @pytest.fixture
-def motion_file(tmp_path):
+def motion_file(weight_file):
     """motion_file(seed=1, scale=0.1, dtype=..., **sizes) -> the path of a StillMotion file."""
 
     def write(seed=1, *, scale=0.1, dtype=torch.float32, **sizes):
-        motion = random_motion(seed, scale=scale, **sizes)
-        path = tmp_path / f"motion_{len(list(tmp_path.iterdir()))}.safetensors"
-        weights = {k: v.to(dtype) for k, v in motion.state_dict().items()}
-        checkpoint.save(path, system="motion", config=motion.config.to_dict(), weights=weights)
-        return path
+        return weight_file("motion", random_motion(seed, scale=scale, **sizes), dtype)
 
     return write
-
-
-@pytest.fixture
-def patched(comfy, tiny_sd, motion_file):
-    """patched(frames=4, model=tiny_sd, file=..., options=..., **of motion_file) -> a MODEL with random motion."""
-    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
-
-    def patch(*, frames=FRAMES, model=None, file=None, options=None, **sizes):
-        return apply_motion(model or tiny_sd, load_motion(file or motion_file(**sizes)), frames=frames, **options or {})
-
-    return patch
 
 
 @pytest.fixture

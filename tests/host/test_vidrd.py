@@ -27,29 +27,13 @@ def random_model(seed=1, *, scale=0.1, **changes):
 
 
 @pytest.fixture
-def vidrd_file(tmp_path):
-    """vidrd_file(seed=1, scale=0.1, dtype=..., **config) -> the path of a StillMotion file."""
+def motion_file(weight_file):
+    """motion_file(seed=1, scale=0.1, dtype=..., **config) -> the path of a StillMotion file."""
 
     def write(seed=1, *, scale=0.1, dtype=torch.float32, **changes):
-        model = random_model(seed, scale=scale, **changes)
-        path = tmp_path / f"vidrd_{len(list(tmp_path.iterdir()))}.safetensors"
-        weights = {k: v.to(dtype) for k, v in model.state_dict().items()}
-        checkpoint.save(path, system="vidrd", config=model.config.to_dict(), weights=weights)
-        return path
+        return weight_file("vidrd", random_model(seed, scale=scale, **changes), dtype)
 
     return write
-
-
-@pytest.fixture
-def patched(comfy, tiny_sd, vidrd_file):
-    """patched(frames=4, model=tiny_sd, file=..., options=..., **of vidrd_file) -> a MODEL with random VidRD layers."""
-    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
-
-    def patch(*, frames=FRAMES, model=None, file=None, options=None, **sizes):
-        loaded = load_motion(file or vidrd_file(**sizes))
-        return apply_motion(model or tiny_sd, loaded, frames=frames, **options or {})
-
-    return patch
 
 
 def close(a, b, share=1e-4):
@@ -82,8 +66,8 @@ def test_runs_leave_nothing_behind_and_the_base_is_restored(tiny_sd, patched, ru
     assert not [key for key in a.model_options["transformer_options"] if "stillmotion" in str(key)]
 
 
-def test_the_spatial_strength_goes_from_the_base_to_the_file(tiny_sd, patched, vidrd_file, run_sampler):
-    path = vidrd_file()
+def test_the_spatial_strength_goes_from_the_base_to_the_file(tiny_sd, patched, motion_file, run_sampler):
+    path = motion_file()
     off = {"strength": 0.0, "spatial": 0.0}
     assert torch.equal(run_sampler(patched(file=path, options=off)), run_sampler(tiny_sd))
     whole = run_sampler(patched(file=path, options={"strength": 0.0}), frames=FRAMES, steps=1)
@@ -94,10 +78,10 @@ def test_the_spatial_strength_goes_from_the_base_to_the_file(tiny_sd, patched, v
     assert not close(half, whole, 0.01)
 
 
-def test_the_weights_under_the_patch_are_those_of_the_file(tiny_sd, patched, vidrd_file):
+def test_the_weights_under_the_patch_are_those_of_the_file(tiny_sd, patched, motion_file):
     from comfy import model_management
 
-    path = vidrd_file()
+    path = motion_file()
     model = patched(file=path)
     model_management.load_models_gpu([model])
     held, wanted = tiny_sd.model.state_dict(), load_file(path)
@@ -108,8 +92,8 @@ def test_the_weights_under_the_patch_are_those_of_the_file(tiny_sd, patched, vid
     torch.testing.assert_close(held[f"diffusion_model.middle_block.1.{name}"], wanted[f"mid_block.attentions.0.{name}"])
 
 
-def test_a_lora_adds_to_the_fine_tuned_weights_in_either_order(tiny_sd, patched, vidrd_file, run_sampler):
-    path, key = vidrd_file(), "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+def test_a_lora_adds_to_the_fine_tuned_weights_in_either_order(tiny_sd, patched, motion_file, run_sampler):
+    path, key = motion_file(), "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     delta = torch.randn(64, 64, generator=torch.Generator().manual_seed(4)) * 0.1
     first = tiny_sd.clone()
     first.add_patches({key: (delta,)}, 1.0)
@@ -131,7 +115,7 @@ def test_several_videos_in_one_batch_equal_separate_runs(patched, run_sampler):
         assert close(together[clip], alone, 1e-3)
 
 
-def test_it_adds_to_a_motion_model_on_the_same_model(tiny_sd, patched, vidrd_file, run_sampler, tmp_path):
+def test_it_adds_to_a_motion_model_on_the_same_model(tiny_sd, patched, motion_file, run_sampler, tmp_path):
     """Both kinds of slots behind the same layers, and the order of applying does not matter for what is reached."""
     torch.manual_seed(0)
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8))
@@ -141,20 +125,20 @@ def test_it_adds_to_a_motion_model_on_the_same_model(tiny_sd, patched, vidrd_fil
     checkpoint.save(
         tmp_path / "m.safetensors", system="motion", config=motion.config.to_dict(), weights=motion.state_dict()
     )
-    path = vidrd_file()
+    path = motion_file()
     alone, other = patched(file=path), patched(file=tmp_path / "m.safetensors")
     both = patched(file=tmp_path / "m.safetensors", model=alone)
     results = [run_sampler(model, frames=FRAMES) for model in (alone, other, both)]
     assert not any(close(results[2], result, 0.01) for result in results[:2])
 
 
-def test_a_patch_of_somebody_else_inside_the_transformer_is_seen(tiny_sd, patched, vidrd_file, run_sampler):
+def test_a_patch_of_somebody_else_inside_the_transformer_is_seen(tiny_sd, patched, motion_file, run_sampler):
     """Set after ours, and yet ours looks at the features that it leaves: the same as the patch set before."""
 
     def shift(x, options):
         return x + 0.5
 
-    path = vidrd_file()
+    path = motion_file()
     before = tiny_sd.clone()
     before.set_model_patch(shift, "middle_patch")
     one, other = patched(file=path, model=before), patched(file=path)
@@ -169,7 +153,7 @@ def test_context_windows_decide_the_frames(patched, windowed, run_sampler):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_files_are_close_to_full_ones(patched, vidrd_file, run_sampler, dtype):
+def test_half_files_are_close_to_full_ones(patched, motion_file, run_sampler, dtype):
     full, half = patched(), patched(dtype=dtype)
     assert close(run_sampler(half, frames=FRAMES, steps=1), run_sampler(full, frames=FRAMES, steps=1), 0.1)
 
@@ -207,14 +191,14 @@ def test_other_bases_are_refused_by_what_differs(comfy, tiny_wan, patched):
 
 
 @torch.no_grad()
-def test_both_hosts_give_the_same_eps(tiny_sd, patched, vidrd_file, network_output):
+def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_output):
     """One file, ComfyUI's U-Net and diffusers': temporal layers, fine-tuned blocks, one frame."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from stillmotion.model_patches.diffusers_host.vidrd import attach
     from stillmotion.model_patches.ldm_names import rename, unet_prefixes
 
-    path = vidrd_file(scale=0.05)
+    path = motion_file(scale=0.05)
     unet = UNet2DConditionModel(
         block_out_channels=(32, 64),
         layers_per_block=1,
@@ -244,11 +228,11 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, vidrd_file, network_outp
     assert (ours - unet(x, t, context).sample).abs().max() < 1e-4
 
 
-def test_the_temporal_weights_alone_are_the_additional_model(comfy, vidrd_file):
+def test_the_temporal_weights_alone_are_the_additional_model(comfy, motion_file):
     """The fine-tuned blocks would lie in memory a second time, for nothing."""
     from stillmotion.model_patches.comfy_host.motion import load_motion
 
-    loaded = load_motion(vidrd_file())
+    loaded = load_motion(motion_file())
     assert all(is_temporal(k) for k in loaded.patcher.model.state_dict())
     assert loaded.spatial
     assert not any(is_temporal(k) for k in loaded.spatial)
@@ -257,13 +241,13 @@ def test_the_temporal_weights_alone_are_the_additional_model(comfy, vidrd_file):
     assert again.model.state_dict().keys() == loaded.patcher.model.state_dict().keys()
 
 
-def test_memory_management_that_makes_weights_late_still_loads_them(comfy, vidrd_file, monkeypatch):
+def test_memory_management_that_makes_weights_late_still_loads_them(comfy, motion_file, monkeypatch):
     """With dynamic memory ComfyUI's Linear has no weight before it is loaded."""
     import comfy.memory_management
 
     from stillmotion.model_patches.comfy_host.motion import load_motion
 
-    path = vidrd_file()
+    path = motion_file()
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     held = load_motion(path).patcher.model.state_dict()
     assert all(torch.equal(held[k], v) for k, v in load_file(path).items() if is_temporal(k))
