@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..vidrd.config import DecoderConfig
-from ..vidrd.decoder import Stage, TemporalDecoder, decode, stream
+from ..vidrd.decoder import Stage, TemporalDecoder, cut, decode, stream
 from .motion_files import Typed, patcher_of
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class TemporalVAE(comfy.sd.VAE):
     def _run(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images of one clip as the network gives them, where it works."""
         decoder: Any = self.temporal.patcher.model
-        layers, steps = decoder.layers(), stages(self.first_stage_model, self.temporal.config)
+        layers, steps = decoder.layers(), stages(self.first_stage_model)
         whole = self.temporal.config.group_norm == "per_clip"
 
         def placed() -> Iterator[Tensor]:
@@ -173,7 +173,7 @@ def check_base(vae: comfy.sd.VAE, config: DecoderConfig) -> None:
         )
 
 
-def stages(model: Any, config: DecoderConfig) -> list[Stage]:
+def stages(model: Any) -> list[Stage]:
     """What the decoder runs on each frame alone, cut behind each ResNet of its up blocks."""
     decoder = model.decoder
 
@@ -186,19 +186,5 @@ def stages(model: Any, config: DecoderConfig) -> list[Stage]:
         images = decoder.conv_out(F.silu(decoder.norm_out(x)))
         return images.tanh() if decoder.tanh_out else images
 
-    def then(before: list[Stage], last: Stage) -> Stage:
-        def run(x: Tensor) -> Tensor:
-            for stage in (*before, last):
-                x = stage(x)
-            return x
-
-        return run
-
-    found: list[Stage] = []
-    before: list[Stage] = [begin]
-    for level in reversed(range(len(config.block_channels))):
-        for resnet in decoder.up[level].block:
-            found.append(then(before, resnet))
-            before = []
-        before = [decoder.up[level].upsample] if level else []
-    return [*found, then(before, end)]
+    levels = reversed(list(enumerate(decoder.up)))
+    return cut(begin, [(level.block, [level.upsample] if i else []) for i, level in levels], end)

@@ -6,7 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from ..vidrd.config import DecoderConfig
-from ..vidrd.decoder import Stage
+from ..vidrd.decoder import Stage, cut
 
 
 def stages(vae: AutoencoderKL, config: DecoderConfig) -> list[Stage]:
@@ -25,14 +25,11 @@ def stages(vae: AutoencoderKL, config: DecoderConfig) -> list[Stage]:
     def end(x: Tensor) -> Tensor:
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(x)))
 
-    found: list[Stage] = []
-    before: list[Stage] = [begin]
-    for block in decoder.up_blocks:
-        for resnet in block.resnets:
-            found.append(_chain([*before, lambda x, resnet=resnet: resnet(x, temb=None)]))
-            before = []
-        before = list(block.upsamplers or [])
-    return [*found, _chain([*before, end])]
+    def alone(resnet: Any) -> Stage:
+        return lambda x: resnet(x, temb=None)
+
+    blocks = [([alone(resnet) for resnet in b.resnets], list(b.upsamplers or [])) for b in decoder.up_blocks]
+    return cut(begin, blocks, end)
 
 
 def check_base(vae: AutoencoderKL, config: DecoderConfig) -> None:
@@ -45,12 +42,3 @@ def check_base(vae: AutoencoderKL, config: DecoderConfig) -> None:
             f"{config.layers_per_block} layers per block, this one has {given[0]} and {given[1]}; load the autoencoder "
             "that it was trained on"
         )
-
-
-def _chain(parts: list[Stage]) -> Stage:
-    def run(x: Tensor) -> Tensor:
-        for part in parts:
-            x = part(x)
-        return x
-
-    return run

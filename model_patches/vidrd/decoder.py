@@ -51,10 +51,29 @@ class TemporalDecoder(nn.Module):
         blocks: list[Any] = list(self.up_blocks)
         return [conv for block in blocks for conv in block.temp_convs]
 
-    def channels(self) -> list[int]:
-        """Channels of each layer, in the order of a forward pass."""
-        each = self.config.layers_per_block + 1
-        return [c for c in reversed(self.config.block_channels) for _ in range(each)]
+
+def cut(begin: Stage, blocks: Iterable[tuple[Sequence[Stage], Sequence[Stage]]], end: Stage) -> list[Stage]:
+    """The stages of a decoder that runs `begin`, its up blocks, `end`, cut behind each ResNet.
+
+    blocks: the ResNets of each, in the order they run, and what follows them: an upsampling, or nothing.
+    """
+    found: list[Stage] = []
+    before: list[Stage] = [begin]
+    for resnets, after in blocks:
+        for resnet in resnets:
+            found.append(_chain([*before, resnet]))
+            before = []
+        before = list(after)
+    return [*found, _chain([*before, end])]
+
+
+def _chain(parts: Sequence[Stage]) -> Stage:
+    def run(x: Tensor) -> Tensor:
+        for part in parts:
+            x = part(x)
+        return x
+
+    return run
 
 
 def decode(stages: Sequence[Stage], layers: Sequence[TemporalConv], latents: Tensor, frames: int) -> Tensor:
