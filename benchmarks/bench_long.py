@@ -82,9 +82,6 @@ def main() -> None:
     counter, meter = Counter(), Meter()
     long = long_video(args, counter)
 
-    def sample(clip, take, before, step):
-        return long.sample(clip, take, before, step)
-
     def decode(latents):
         for frames in long.decode(latents):
             yield frames.numpy()
@@ -95,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, open_job(Path(root), "bench", long.identity()) as (job, _):
         began = time.monotonic()
         for length in args.lengths:
-            render(job, length // FRAMES, Work(sample, decode), output, watch=meter)
+            render(job, length // FRAMES, Work(long.sample, decode), output, watch=meter)
             print(f"{length:6} {time.monotonic() - began:8.1f} {resident():10.1f}", flush=True)
         size = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
     finish("long", figures(meter, counter, args.steps) | {"disk_mb_per_frame": round(size / 1e6 / args.lengths[-1], 4)})

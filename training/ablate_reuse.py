@@ -146,8 +146,9 @@ def scores(
 ) -> dict[str, Interval]:
     """Of one row: its joins, and its last clips against their prompts."""
     prompts = [prompt for job in wanted for prompt in job.prompts()]
-    joins = [joins_of(videos[row]) for videos in drawn(wanted)]
-    last = (videos[row, -FRAMES:] for videos in drawn(wanted))
+    mine = [videos[row].clone() for videos in drawn(wanted)]  # not the other rows, which stand in the same files
+    joins = [joins_of(video) for video in mine]
+    last = [video[-FRAMES:] for video in mine]
     found = {}
     for name in JOINS:
         values = torch.tensor([join[name] for join in joins], dtype=torch.float64)
