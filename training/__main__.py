@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, ablate, latents, export, view, pocket, motion, lora, control."""
+"""python -m stillmotion.training VERB: train, doctor, ablate, latents, select, export, view, pocket, motion, ..."""
 
 import argparse
 import logging
@@ -22,11 +22,15 @@ def arguments() -> argparse.ArgumentParser:
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
     encode.add_argument("--images", type=Path, help="folder of images with captions in NAME.txt: pseudo-videos of them")
     encode.add_argument("--zoompan", action="store_true", help="make pseudo-videos as VidRD's paper does, by FFmpeg")
+    encode.add_argument("--kept", type=Path, help="a list of `select --videos`: encode only its clips")
     encode.add_argument("--clips", type=int, default=1000, help="how many drawn clips or pseudo-videos")
     encode.add_argument("--size", type=int, default=256, help="width and height in pixels")
     encode.add_argument("--frames", type=int, default=24, help="frames of a clip")
     encode.add_argument("--fps", type=float, default=6.0, help="frames a second of the clips, for videos")
-    for verb in (train, doctor, encode):
+    select = verbs.add_parser("select", help="list the clips that move as they should, or fit their captions best")
+    select.add_argument("stage", choices=("motion", "clip"), help="what looks at them")
+    _select_options(select)
+    for verb in (train, doctor, encode, select):
         verb.add_argument("config", help="a TOML file, or a bundled one: harivo_pocket, vidrd_pocket, ...")
         if verb is not encode:
             verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
@@ -83,16 +87,35 @@ def arguments() -> argparse.ArgumentParser:
     for verb, name in recipes.items():
         default = CONFIGS / f"{name}.toml"
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
-    for verb in (train, encode, export, ablate, *recipes):
+    for verb in (train, encode, select, export, ablate, *recipes):
         verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
     for verb in (train, ablate, *recipes):
         verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
-    for verb in (train, doctor, encode, ablate, *recipes):
+    for verb in (train, doctor, encode, select, ablate, *recipes):
         verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
         )
     return parser
+
+
+def _select_options(select: argparse.ArgumentParser) -> None:
+    """Defaults of the motion filter are those of `data.motion_score.MotionFilter`."""
+    select.add_argument("--videos", type=Path, help="folder of videos with captions in NAME.txt, instead of --latents")
+    select.add_argument("--frames", type=int, default=16, help="frames of a clip, for videos")
+    select.add_argument("--fps", type=float, default=8.0, help="frames a second of the clips, for videos")
+    select.add_argument("--after", type=Path, help="the list of the stage before: look at its kept clips alone")
+    select.add_argument("--low", type=float, help="motion: smallest mean flow, pixels a frame at --width (default: 1)")
+    select.add_argument("--high", type=float, help="motion: largest mean flow (default: 20)")
+    select.add_argument("--residual", type=float, help="motion: what the flow may leave, 0..255; 0: any (default: 5)")
+    select.add_argument("--method", help="motion: dis (default) or farneback, both of OpenCV")
+    select.add_argument(
+        "--width", type=int, help="motion: pixels of the square that flow is measured on (default: 320)"
+    )
+    select.add_argument("--stride", type=int, help="motion: frames between the two of a pair (default: 1)")
+    select.add_argument("--clip", type=Path, help="clip: folder with a CLIP of transformers")
+    select.add_argument("--top", type=int, help="clip: how many clips are kept")
+    select.add_argument("--clip-frames", type=int, default=4, help="clip: frames of a clip that are looked at")
 
 
 def recipe(path: Path, changes: list[str]) -> dict[str, dict[str, Any]]:
@@ -198,7 +221,29 @@ def run_latents(args: argparse.Namespace) -> None:
 
     table, tokenizer = _plan(args).base, tokenizer_folder(args.tokenizer)
     source = {"videos": args.videos, "images": args.images, "paper": args.zoompan, "clips": args.clips}
+    source |= {"kept": args.kept}
     encode(table, tokenizer, args.out, size=args.size, frames=args.frames, fps=args.fps, **source)
+
+
+def run_select(args: argparse.Namespace) -> None:
+    from . import curate
+    from .config import ConfigError
+    from .data.motion_score import MotionFilter
+
+    if bool(args.videos) == bool(args.latents):
+        raise ConfigError("select: give one of --latents DIR and --videos DIR")
+    if args.stage == "clip" and not (args.clip and args.top):
+        raise ConfigError("select clip: give --clip FOLDER (a CLIP of transformers) and --top N (how many clips)")
+    told = {field.name: getattr(args, field.name) for field in fields(MotionFilter)}
+    chosen = MotionFilter(**{name: value for name, value in told.items() if value is not None})
+    if args.videos:
+        clips = curate.OfVideos(args.videos, frames=args.frames, fps=args.fps, size=chosen.width)
+    else:
+        clips = curate.OfLatents(args.latents, _plan(args).base, tokenizer_folder(args.tokenizer))
+    if args.stage == "motion":
+        curate.by_motion(clips, chosen, args.out, args.after)
+    else:
+        curate.by_clip(clips, args.clip, args.out, top=args.top, frames=args.clip_frames, after=args.after)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -278,6 +323,7 @@ VERBS = {
     "train": run_train,
     "doctor": run_doctor,
     "latents": run_latents,
+    "select": run_select,
     "export": run_export,
     "ablate": run_ablate,
     "view": run_view,

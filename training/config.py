@@ -43,6 +43,7 @@ class BaseTable:
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
     latents: str = ""  # folder of cached latents; made by the verb `latents`
+    kept: str = ""  # a list of their clips that are taken, made by the verb `select`; none: all
     frames: int = 24  # of a clip
     drop: float = 0.1  # share of empty captions, for classifier-free guidance
     still_weight: int = 1  # times a drawn clip at rest is taken in an epoch; others once. Ours

@@ -33,7 +33,19 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"model_patches", "model_patches/comfy_host", "rendering", "evaluation"},
     ),
     "training": (
-        {"torch", "numpy", "safetensors", "diffusers", "transformers", "accelerate", "peft", "kornia", "PIL", "av"},
+        {
+            "torch",
+            "numpy",
+            "safetensors",
+            "diffusers",
+            "transformers",
+            "accelerate",
+            "peft",
+            "kornia",
+            "PIL",
+            "av",
+            "cv2",
+        },
         {"model_patches", "model_patches/core", "model_patches/diffusers_host", "evaluation"}
         | {f"model_patches/{paper}" for paper in PAPERS},
     ),

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...model_patches.files import write_tensors
 from ..config import ConfigError, DataTable
-from . import sprites
+from . import selection, sprites
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Latents:
     seed: int
     told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
     digest: str = ""  # of the shards' content
+    kept: frozenset[int] | None = None  # the clips that a training takes; None: all
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,8 +52,8 @@ class Latents:
         return not self.told and self.clip(i).motion == "still"
 
     def taken(self, still_weight: int = 1) -> list[int]:
-        """The clips that an epoch takes: each once, drawn clips at rest `still_weight` times."""
-        clips = range(len(self.values))
+        """The clips that an epoch takes: each kept one once, drawn clips at rest `still_weight` times."""
+        clips = [i for i in range(len(self.values)) if self.kept is None or i in self.kept]
         return [i for i in clips for _ in range(still_weight if still_weight > 1 and self.at_rest(i) else 1)]
 
     def caption(self, i: int, rng: random.Random) -> str:
@@ -203,4 +204,15 @@ def for_training(data: DataTable, vae: nn.Module) -> Latents:
             f"data.frames is {data.frames}, the clips in {data.latents} have {len(cache.times)}; encode longer clips "
             "or use fewer frames"
         )
-    return cache
+    return chosen(cache, Path(data.kept)) if data.kept else cache
+
+
+def chosen(cache: Latents, path: Path) -> Latents:
+    """The cache with the clips of a list of the verb `select`. ConfigError when it is for others, or keeps none."""
+    found = selection.load(path)
+    selection.check_source(found, {"latents": cache.digest}, path)
+    if not found.kept:
+        raise ConfigError(f"{path} keeps no clip; make it again with `select` and wider limits")
+    numbers = ",".join(map(str, sorted(found.kept)))
+    digest = hashlib.sha256(f"{cache.digest}/{numbers}".encode()).hexdigest()[:16]
+    return replace(cache, kept=found.kept, digest=digest)

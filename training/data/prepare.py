@@ -27,11 +27,15 @@ def encode(
     videos: Path | None = None,
     images: Path | None = None,
     paper: bool = False,
+    kept: Path | None = None,
 ) -> None:
     """Shards in `out`: of a folder of videos, of pseudo-videos of a folder of images, or else of drawn clips.
 
-    paper: make the pseudo-videos by FFmpeg's zoompan. ConfigError when both folders are given.
+    paper: make the pseudo-videos by FFmpeg's zoompan. kept: a list of `select` of the videos' clips. ConfigError when
+    both folders are given, or a list without videos.
     """
+    if kept and not videos:
+        raise ConfigError("--kept is for --videos; with cached latents give the list to the training (data.kept)")
     if videos and images:
         raise ConfigError("--videos and --images: give one of them, and an output folder for each")
     if any(out.glob("*.safetensors")):
@@ -41,7 +45,8 @@ def encode(
     if videos:
         from .videos import encode_folder
 
-        encode_folder(vae, videos, out, frames=frames, fps=fps, size=size, scale=SCALE, shard=SHARD)
+        cut = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
+        encode_folder(vae, videos, out, kept=kept, **cut)
         return
     if images:
         from . import pseudo

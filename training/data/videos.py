@@ -1,7 +1,9 @@
 """Clips of video files: a folder of videos, each with its caption in a text file of the same name."""
 
+import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -9,27 +11,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import latents
+from . import latents, selection
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 
 def encode_folder(
-    vae, videos: Path, out: Path, *, frames: int, fps: float, size: int, scale: float, shard: int = 250
+    vae,
+    videos: Path,
+    out: Path,
+    *,
+    frames: int,
+    fps: float,
+    size: int,
+    scale: float,
+    shard: int = 250,
+    kept: Path | None = None,
 ) -> int:
     """Latents of all clips of a folder, in shards; returns how many. A broken video is told and left out.
 
-    A video gives as many clips, one after another, as fit into it. ValueError when a caption is missing.
+    A video gives as many clips, one after another, as fit into it. kept: a list of `select`; only its clips are encoded.
+    ValueError when a caption is missing, ConfigError for a list of other clips.
     """
-    files = sorted(p for p in videos.iterdir() if p.suffix.lower() in SUFFIXES)
-    told = latents.captions_of(files, videos, "video")
+    files, told = listed(videos)
+    wanted = None
+    if kept:
+        chosen = selection.load(kept)
+        selection.check_source(chosen, source(videos, frames=frames, fps=fps), kept)
+        wanted = chosen.kept
     writer = latents.ShardWriter(out, vae, {"seed": "0", "times": latents.times_of(frames, fps)}, shard)
+    number = 0
     for file, caption in zip(files, told, strict=True):
         for clip in clips(file, frames=frames, fps=fps, size=size):
-            writer.add(latents.encoded(vae, clip, scale), caption)
+            if wanted is None or number in wanted:
+                writer.add(latents.encoded(vae, clip, scale), caption)
+            number += 1
     log.info("%d clips of %d videos", writer.close(), len(files))
     return writer.done
+
+
+def listed(folder: Path) -> tuple[list[Path], list[str]]:
+    """The videos of a folder, in the order of their clips, and their captions. ValueError when one has none."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    return files, latents.captions_of(files, folder, "video")
+
+
+def source(folder: Path, *, frames: int, fps: float) -> dict[str, Any]:
+    """What tells whether a list of `select` means these clips: the files, and how they are cut."""
+    files, _ = listed(folder)
+    told = "".join(f"{file.name}/{file.stat().st_size}\n" for file in files)
+    return {"videos": hashlib.sha256(told.encode()).hexdigest()[:16], "frames": frames, "fps": fps}
 
 
 def clips(file: Path, *, frames: int, fps: float, size: int) -> list[Tensor]:
