@@ -24,15 +24,23 @@ from .noise import level_shift, sinusoid_of
 from .places import AnchorBlocks, stages
 
 
+def groups_of(channels: int) -> int:
+    """Groups of a GroupNorm: 32 as in Stable Diffusion, or fewer in narrow networks, each of two channels at least.
+
+    With one channel a group, the norm behind the time embedding would take away what the embedding adds.
+    """
+    return gcd(GROUPS, channels // 2)
+
+
 class ResBlock(nn.Module):
     """skip(x) + conv(silu(norm(conv(silu(norm(x))) + linear(silu(emb)))))."""
 
     def __init__(self, before: int, channels: int, emb: int, ops: Any) -> None:
         super().__init__()
-        self.norm1 = ops.GroupNorm(gcd(GROUPS, before), before)
+        self.norm1 = ops.GroupNorm(groups_of(before), before)
         self.conv1 = ops.Conv2d(before, channels, 3, padding=1)
         self.emb = ops.Linear(emb, channels)
-        self.norm2 = ops.GroupNorm(gcd(GROUPS, channels), channels)
+        self.norm2 = ops.GroupNorm(groups_of(channels), channels)
         self.conv2 = ops.Conv2d(channels, channels, 3, padding=1)
         self.skip = ops.Conv2d(before, channels, 1) if before != channels else None
 
@@ -46,7 +54,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, context: int, heads: int, ops: Any, attention: Attention) -> None:
         super().__init__()
-        self.norm = ops.GroupNorm(gcd(GROUPS, channels), channels, eps=1e-6)
+        self.norm = ops.GroupNorm(groups_of(channels), channels, eps=1e-6)
         self.proj_in = ops.Linear(channels, channels)
         self.block = TransformerBlock(channels, context, heads, ops=ops, attention=attention)
         self.proj_out = ops.Linear(channels, channels)
@@ -83,7 +91,7 @@ class MaskUNet(nn.Module):
         self.time_embed = nn.Sequential(ops.Linear(first, self.emb), nn.SiLU(), ops.Linear(self.emb, self.emb))
         self.conv_in = ops.Conv2d(config.latent_channels, first, 3, padding=1)
         self._build(ops, attention)
-        self.norm_out = ops.GroupNorm(gcd(GROUPS, first), first)
+        self.norm_out = ops.GroupNorm(groups_of(first), first)
         self.conv_out = ops.Conv2d(first, 1, 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
