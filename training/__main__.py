@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a HARIVO or VidRD model as a config says; it also resumes")
+    train = verbs.add_parser("train", help="train a HARIVO, VidRD or ART-V model as a config says; it also resumes")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos or images, for a base")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -201,6 +201,8 @@ def run_train(args: argparse.Namespace) -> None:
         from .vidrd import train
     elif plan.system == "vidrd_decoder":
         from .vidrd_decoder import train
+    elif plan.system == "artv":
+        from .artv import train
     else:
         from .harivo import train
     train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
@@ -211,8 +213,10 @@ def run_doctor(args: argparse.Namespace) -> None:
     from .doctor import examine
 
     plan = _plan(args)
-    if plan.system != "harivo":
-        raise ConfigError(f"doctor looks at the losses of HARIVO; {args.config} is of {plan.system}: try train.steps=2")
+    if plan.system not in ("harivo", "artv"):
+        raise ConfigError(
+            f"doctor looks at the losses of HARIVO and ART-V; {args.config} is of {plan.system}: try train.steps=2"
+        )
     examine(plan, tokenizer_folder(args.tokenizer))
 
 

@@ -14,8 +14,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..model_patches.diffusers_host.pocket import load_networks, load_pocket, new_text_encoder, new_unet, new_vae
 from ..model_patches.pocket import PocketConfig
-from .config import BUNDLED, RANDOM, BaseTable, ConfigError
+from .config import BaseTable, ConfigError
 from .data.latents import weights_hash
+from .tables import BUNDLED, RANDOM
 
 POCKET = Path(__file__).resolve().parents[1] / "pocket"
 BUNDLED_POCKET = POCKET / "pocket.safetensors"

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..model_patches.core.levels import BETA_END, BETA_START, alpha_bars
 from .bases import Base
-from .config import ConfigError, Plan, VidrdPlan
+from .config import ArtvPlan, ConfigError, Plan, VidrdPlan
 from .data.latents import Latents
 from .data.order import row
 from .engine import Task, sample_generator
 from .pocket.unet import loss_weight
 
-P = TypeVar("P", Plan, VidrdPlan)
+P = TypeVar("P", Plan, VidrdPlan, ArtvPlan)
 
 
 @dataclass(frozen=True)

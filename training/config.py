@@ -1,8 +1,8 @@
 """The tables of `python -m stillmotion.training train CONFIG`: typed, and an unknown key is an error that names it.
 
-A config may begin with `system = "harivo"` (the default), "vidrd" or "vidrd_decoder"; [model] and [loss] are then those
-of that system. A field that the paper leaves open says so. The values of a run of the papers are in
-configs/harivo_sd15.toml and configs/vidrd_sd21.toml.
+A config may begin with `system = "harivo"` (the default), "vidrd", "vidrd_decoder" or "artv"; [model] and [loss] are
+then those of that system (`tables`). The values of a run of the papers are in
+configs/harivo_sd15.toml, configs/vidrd_sd21.toml and configs/artv_sd21.toml.
 """
 
 import difflib
@@ -12,149 +12,41 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
+from ..model_patches.artv.config import ANCHORS, LEVELS, STATIC_REFERENCES, STATICS
 from ..model_patches.core.config import GROUP_NORMS
-from ..model_patches.harivo.losses import SOFTENINGS, TAU
+from ..model_patches.core.levels import TIMESTEPS
+from ..model_patches.harivo.losses import SOFTENINGS
 from ..model_patches.vidrd.config import EMBEDDINGS
 from ..model_patches.vidrd.losses import PERCEPTUAL
 from .engine import Run
+from .tables import (
+    ArtvDataTable,
+    ArtvModelTable,
+    ArtvSamplesTable,
+    BaseTable,
+    DataTable,
+    DecoderDataTable,
+    DecoderLossTable,
+    DecoderModelTable,
+    LossTable,
+    ModelTable,
+    SamplesTable,
+    VidrdLossTable,
+    VidrdModelTable,
+)
 
 CONFIGS = Path(__file__).parent / "configs"
 BASES = ("pocket", "sd15", "sd21")
-BUNDLED, RANDOM = "bundled", "random"
 DSM = ("plain", "boosted")
-SAMPLES_DEPEND_ON = ("frames", "drop", "still_weight")  # of [data]; the data themselves are known by their hash
+SAMPLES_DEPEND_ON = (
+    *("frames", "drop", "still_weight"),
+    *("drop_references", "drop_anchor", "anchor_window", "max_level"),
+)  # of [data]; the data themselves are known by their hash
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
     """A config cannot be used; the message names the file, the key, and what would do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseTable:
-    """The frozen image model."""
-
-    kind: str = "pocket"  # "pocket", "sd15" or "sd21"
-    weights: str = BUNDLED  # a .safetensors file, a diffusers folder, "bundled" (pocket), or "random" (to try a shape)
-    half: bool = False  # hold the frozen weights in bfloat16; needs train.precision = "bf16"
-    checkpointing: bool = False  # forget activations of the U-Net and compute them again: less memory, more time
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataTable:
-    latents: str = ""  # folder of cached latents; made by the verb `latents`
-    kept: str = ""  # a list of their clips that are taken, made by the verb `select`; none: all
-    frames: int = 24  # of a clip
-    drop: float = 0.1  # share of empty captions, for classifier-free guidance
-    still_weight: int = 1  # times a drawn clip at rest is taken in an epoch; others once. Ours
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderDataTable(DataTable):
-    """Pictures: what a decoder learns from. It has no captions and no cached latents."""
-
-    frames: int = 8
-    videos: str = ""  # a folder of videos; none: drawn clips
-    clips: int = 20000  # drawn ones
-    size: int = 64  # width and height in pixels
-    fps: float = 6.0  # frames a second, of videos
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelTable:
-    """What is trained. Betas and tokens are the paper's; the sizes of the mapping network are not told."""
-
-    mid_block: bool = True
-    heads: int = 8
-    max_frames: int = 32
-    group_norm: str = "per_frame"
-    beta_schedule: str = "linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    mapping: bool = True
-    mapping_width: int = 128
-    mapping_heads: int = 8
-    tokens: int = 3  # frame-wise tokens a frame, 0: none
-    token_layers: int = 2
-    token_kernel: int = 1
-    start: str = ""  # a motion or HARIVO file to start from, or "bundled" (pocket)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossTable:
-    """Weights of the terms, all RECONSTRUCTED: the paper does not print them. 0 leaves a term out altogether."""
-
-    reg: float = 0.1
-    trs: float = 0.1
-    dc: float = 0.01
-    softening: str = "sqrt_alpha_bar"
-    reg_frames: int = 0  # frames of each clip that the image model sees, chosen by sample; 0: all. Ours, to save time
-    trs_queries: int = 256  # query pixels of each map, spread evenly; 0: all. Ours, to save memory
-    trs_heads: str = "mean"  # "mean" over heads, or "all"
-    tau: float = TAU
-    queue: int = 1024
-    dsm: str = "plain"  # "plain" (the paper's), or "boosted": min-SNR with `boost`, which suits the pocket model. Ours
-    boost: float = 1.0
-    high_share: float = 0.0  # share of the samples whose timestep is drawn from high_noise on. Ours
-    high_noise: int = 600  # timesteps from here on decide layout and motion
-
-
-@dataclass(frozen=True, kw_only=True)
-class VidrdModelTable:
-    """What of VidRD is trained. Layers, dropout and embedding are those of the published code."""
-
-    spatial: bool = True  # fine-tune the blocks of the spatial transformers, too
-    conv_layers: int = 4
-    dropout: float = 0.1
-    group_norm: str = "per_clip"  # or "per_frame": ours
-    embedding: str = "stream"  # or "branch": ours, a fresh model is then the image model
-    beta_schedule: str = "scaled_linear"  # the base's own, which the paper does not change
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    start: str = ""  # a VidRD file to start from
-
-
-@dataclass(frozen=True, kw_only=True)
-class VidrdLossTable:
-    """Which noise levels count how much; the paper has none of this."""
-
-    dsm: str = "plain"  # as in LossTable
-    boost: float = 1.0
-    high_share: float = 0.0
-    high_noise: int = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderModelTable:
-    """Temp-Convs of the decoder. Statistics per frame are ours: a stream is then exact."""
-
-    conv_layers: int = 3
-    dropout: float = 0.1
-    group_norm: str = "per_frame"  # or "per_clip": the published code
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderLossTable:
-    """Eq. 9. The weights are the paper's; what the terms are is RECONSTRUCTED. L_reg is constant and left out."""
-
-    rec: float = 1.0
-    disc: float = 0.5
-    perceptual: str = "gradient"  # or "lpips", with weights
-    lpips: str = ""  # a TorchScript file that gives LPIPS of two images in -1..1
-    disc_start: int = 0  # step at which the discriminator's part begins; latent diffusion takes 50,001
-    disc_width: int = 64
-    disc_layers: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplesTable:
-    """Pictures while training: one row a prompt."""
-
-    every: int = 500  # steps, 0: never
-    prompts: tuple[str, ...] = ()
-    steps: int = 12
-    guidance: float = 7.5
-    columns: int = 8  # frames shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +87,10 @@ class Basics:
             "train.log_every": (self.train.log_every, 1),
             "train.keep": (self.train.keep, 1),
         }
+
+    def most(self) -> dict[str, tuple[float, float]]:
+        """Numbers: key -> (value, the largest that will do)."""
+        return {"data.drop": (self.data.drop, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +140,44 @@ class VidrdPlan(Basics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArtvPlan(Basics):
+    """A config of ART-V."""
+
+    system: ClassVar[str] = "artv"
+    data: ArtvDataTable = field(default_factory=ArtvDataTable)
+    model: ArtvModelTable = field(default_factory=ArtvModelTable)
+    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    samples: ArtvSamplesTable = field(default_factory=ArtvSamplesTable)
+
+    def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
+        anchors = [name for name in ANCHORS if name != "clip"]  # whose tokens no cache of latents holds
+        return super().choices() | {
+            "model.anchor": (self.model.anchor, anchors),
+            "model.level_embedding": (self.model.level_embedding, LEVELS),
+            "model.static": (self.model.static, STATICS),
+            "model.static_reference": (self.model.static_reference, STATIC_REFERENCES),
+            "loss.dsm": (self.loss.dsm, DSM),
+        }
+
+    def least(self) -> dict[str, tuple[float, float]]:
+        return super().least() | {
+            "data.drop_references": (self.data.drop_references, 0),
+            "data.drop_anchor": (self.data.drop_anchor, 0),
+            "data.anchor_window": (self.data.anchor_window, 1),
+            "data.max_level": (self.data.max_level, 0),
+            "samples.level": (self.samples.level, 0),
+        }
+
+    def most(self) -> dict[str, tuple[float, float]]:
+        return super().most() | {
+            "data.drop_references": (self.data.drop_references, 1),
+            "data.drop_anchor": (self.data.drop_anchor, 1),
+            "data.max_level": (self.data.max_level, TIMESTEPS - 1),
+            "samples.level": (self.samples.level, TIMESTEPS - 1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderPlan(Basics):
     """A config of VidRD's temporal-aware decoder."""
 
@@ -269,8 +203,8 @@ class DecoderPlan(Basics):
         }
 
 
-PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan]] = {
-    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan)
+PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan] | type[ArtvPlan]] = {
+    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan, ArtvPlan)
 }
 
 
@@ -377,6 +311,9 @@ def _check(plan: Basics, name: str) -> None:
     for key, (value, smallest) in plan.least().items():
         if value < smallest:
             raise ConfigError(f"{name}: {key} is {value}; it must be at least {smallest}")
+    for key, (value, largest) in plan.most().items():
+        if value > largest:
+            raise ConfigError(f"{name}: {key} is {value}; it must be at most {largest}")
     longest = getattr(getattr(plan, "model", None), "max_frames", None)
     if longest is not None and plan.data.frames > longest:
         raise ConfigError(

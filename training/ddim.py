@@ -1,4 +1,4 @@
-"""DDIM with classifier-free guidance through a host: pictures while training, and the clips of an ablation."""
+"""DDIM through a host, with classifier-free or any guidance: pictures while training, and the clips of an ablation."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> eps
+Noise = Callable[[Tensor, int], Tensor]  # x_t, t -> eps, guided
 Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> x_0
 Begin = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> what the step starts from
 
@@ -28,15 +29,33 @@ def ddim(
     guide: Guide | None = None,  # moves the predicted x_0 of every step; eps follows
     begin: Begin | None = None,
 ) -> Tensor:
-    """x_0 (b, f, 4, h, w). DDIM with eta = 0 (arXiv 2010.02502, Eq. 12), eps = eps_0 + guidance (eps_y - eps_0)."""
-    x, both = noise, torch.cat([empty, context])
-    times = timesteps(len(alpha_bar), steps)
+    """x_0 (b, f, 4, h, w) by `descend`, eps = eps_0 + guidance (eps_y - eps_0)."""
+    both = torch.cat([empty, context])
+
+    def guided(x: Tensor, t: int) -> Tensor:
+        at = torch.full((len(both),), t, device=x.device)
+        plain, told = predict(torch.cat([x, x]), at, both).chunk(2)
+        return plain + guidance * (told - plain)
+
+    return descend(guided, noise, alpha_bar, steps=steps, guide=guide, begin=begin)
+
+
+@torch.no_grad()
+def descend(
+    predict: Noise,
+    noise: Tensor,  # any shape
+    alpha_bar: Tensor,  # (T,)
+    *,
+    steps: int,
+    guide: Guide | None = None,
+    begin: Begin | None = None,
+) -> Tensor:
+    """x_0, shaped like the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12)."""
+    x, times = noise, timesteps(len(alpha_bar), steps)
     for k, (t, after) in enumerate(zip(times, [*times[1:], None], strict=True)):
         if begin is not None:
             x = begin(k, x)
-        at = torch.full((len(both),), t, device=x.device)
-        plain, told = predict(torch.cat([x, x]), at, both).chunk(2)
-        eps = plain + guidance * (told - plain)
+        eps = predict(x, t)
         level = alpha_bar[t].item()
         x_0 = (x - (1 - level) ** 0.5 * eps) / level**0.5
         if guide is not None:

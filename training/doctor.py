@@ -10,45 +10,58 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .config import Plan
+from . import artv, harivo
+from .artv import ArtvTask
+from .config import ArtvPlan, Plan
 from .engine import Loop
-from .harivo import HarivoTask, prepare
+from .harivo import HarivoTask
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "tensorboard")
 STEPS = 3
 
 
-def examine(plan: Plan, tokenizer: Path) -> dict[str, float]:
+def examine(plan: Plan | ArtvPlan, tokenizer: Path) -> dict[str, float]:
     """Log the report and return its figures. Nothing of the run's folder is touched."""
     log.info("Python %s, %s", platform.python_version(), ", ".join(f"{n} {_version(n)}" for n in PACKAGES))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s", device)
-    task, _ = prepare(plan, tokenizer)
+    task, _ = artv.prepare(plan, tokenizer) if isinstance(plan, ArtvPlan) else harivo.prepare(plan, tokenizer)
     if torch.cuda.is_available():
         task.to("cuda")
     log.info("data: %d clips of %d frames, latents %s", len(task.cache), len(task.cache.times), task.cache.shape)
     figures = sizes(task)
     samples = list(range(plan.train.micro or plan.train.batch))
     figures["loader_clips_per_second"] = len(samples) / _seconds(lambda: task.draw(samples))
-    log.info("loader, captions and text encoder: %.1f clips/s", figures["loader_clips_per_second"])
-    figures |= pulls(task, samples)
-    figures |= costs(task, samples)
+    log.info("loader, captions and text encoder: %.1f samples/s", figures["loader_clips_per_second"])
+    if isinstance(task, HarivoTask):
+        figures |= pulls(task, samples)
+        figures |= costs(task, samples)
+    else:
+        figures |= pull(task, samples)
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(task, replace(plan.train, out=Path(folder)))
         figures["seconds_per_step"] = _seconds(loop.advance)
     figures["memory_gb"] = memory_gb()
-    log.info("a whole step of %d clips: %.2f s on one process", plan.train.batch, figures["seconds_per_step"])
+    log.info("a whole step of %d samples: %.2f s on one process", plan.train.batch, figures["seconds_per_step"])
     log.info("largest memory so far: %.2f GB", figures["memory_gb"])
     return figures
 
 
-def sizes(task: HarivoTask) -> dict[str, float]:
+def trained_parts(task: HarivoTask | ArtvTask) -> dict[str, nn.Module]:
+    """What learns, by name."""
+    if isinstance(task, ArtvTask):
+        return dict(task.artv.named_children()) | ({"unet": task.unet} if task.plan.model.unet else {})
+    return dict(task.harivo.named_children()) | ({"head": task.head} if task.head is not None else {})
+
+
+def sizes(task: HarivoTask | ArtvTask) -> dict[str, float]:
     """Numbers of parameters, in millions."""
-    parts = {"base_frozen": task.unet, "projection_head": task.head, **dict(task.harivo.named_children())}
-    counts = {f"parameters_{n}_m": sum(p.numel() for p in m.parameters()) / 1e6 for n, m in parts.items() if m}
+    learning = trained_parts(task)
+    parts = learning if "unet" in learning else {"base_frozen": task.unet, **learning}
+    counts = {f"parameters_{n}_m": sum(p.numel() for p in m.parameters()) / 1e6 for n, m in parts.items()}
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad) / 1e6
     for name, count in counts.items():
         log.info("%s: %.2f", name, count)
@@ -80,9 +93,27 @@ def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
     return figures
 
 
-def gradients(task: HarivoTask, loss: Tensor) -> dict[str, float]:
+def pull(task: ArtvTask, samples: list[int]) -> dict[str, float]:
+    """Value of the one loss, the length of its gradient on each part, and seconds of forward and backward."""
+    out = task(samples)
+    lengths = gradients(task, out["loss"])
+    figures = {f"value_{name}": float(value.detach()) for name, value in out.items()}
+    figures |= {f"gradient_{part}": length for part, length in lengths.items()}
+    shown = ", ".join(f"{part} {length:.3g}" for part, length in lengths.items())
+    log.info("loss: %.4g; gradient on %s", figures["value_loss"], shown)
+
+    def step() -> None:
+        task(samples)["loss"].backward()
+        task.zero_grad(set_to_none=True)
+
+    figures["seconds_loss"] = _seconds(step)
+    log.info("seconds of forward and backward for %d frames: %.2f", len(samples), figures["seconds_loss"])
+    return figures
+
+
+def gradients(task: HarivoTask | ArtvTask, loss: Tensor) -> dict[str, float]:
     """Length of the gradient on each trained part."""
-    parts = dict(task.harivo.named_children()) | ({"head": task.head} if task.head is not None else {})
+    parts = trained_parts(task)
     named = [(part, p) for part, module in parts.items() for p in module.parameters() if p.requires_grad]
     grads = torch.autograd.grad(loss, [p for _, p in named], retain_graph=True, allow_unused=True)
     squares = dict.fromkeys(parts, 0.0)

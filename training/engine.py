@@ -26,6 +26,7 @@ from .logs import Logs
 
 log = logging.getLogger(__name__)
 
+ADDED = {"train.beta2": "0.99"}  # settings which older states do not name, and what they were
 FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}  # may change under a resumed run
 Average = dict[str, Tensor]
 
@@ -43,6 +44,7 @@ class Run:
     warmup: int = 100
     decay: float = 0.4  # last share of the run in which the learning rate falls linearly to lr_end
     weight_decay: float = 0.01
+    beta2: float = 0.99  # AdamW's decay of squared gradients
     clip: float = 1.0
     ema: float = 0.999
     precision: str = "no"  # "bf16": autocast
@@ -141,7 +143,7 @@ class Loop:
         self.task, self.run = task.to(self.accelerator.device), run
         named = {name: p for name, p in task.named_parameters() if p.requires_grad}
         self.names, self.params = list(named), list(named.values())
-        decay = {"weight_decay": run.weight_decay, "betas": (0.9, 0.99)}
+        decay = {"weight_decay": run.weight_decay, "betas": (0.9, run.beta2)}
         self.optimizer = torch.optim.AdamW(self.params, lr=run.lr, fused=True, **decay)
         self.model = self.accelerator.prepare_model(task)
         self.average = [p.detach().clone() for p in self.params]
@@ -298,6 +300,7 @@ def check_identity(
     before: Mapping[str, str], now: Mapping[str, str], state_folder: Path, allow: Collection[str] = ()
 ) -> None:
     """ChangedRun naming every entry that differs and is not in `allow`."""
+    before = ADDED | dict(before)
     changed = [n for n in dict.fromkeys([*before, *now]) if before.get(n) != now.get(n)]
     refused = [n for n in changed if n not in allow or n == "model"]
     if not refused:

@@ -24,11 +24,12 @@ from ..model_patches.harivo.projection import ProjectionHead
 from . import bases
 from .bases import POCKET, TOKENS, Base
 from .clips import ClipTask, Noised, misfit
-from .config import BUNDLED, ModelTable, Plan
+from .config import ModelTable, Plan
 from .data import latents
 from .data.latents import Latents, weights_hash
 from .engine import Average, first_process, fit, gathered
 from .preview import Preview
+from .tables import BUNDLED
 
 log = logging.getLogger(__name__)
 

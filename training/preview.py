@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..model_patches.pocket import SCALE
 from .clips import ClipTask
-from .config import Plan, VidrdPlan
+from .config import ArtvPlan, Plan, VidrdPlan
 from .ddim import ddim
 from .engine import Average
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Preview:
     """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
 
-    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan) -> None:
+    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan | ArtvPlan) -> None:
         self.task, self.vae, self.plan = task, vae, plan
 
     def __call__(self, step: int, average: Average) -> None:
@@ -31,9 +31,14 @@ class Preview:
         path = self.plan.train.out / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with averaged(self.task, average):
-            latents = sample(self.task, list(table.prompts), steps=table.steps, guidance=table.guidance)
+            latents = self.latents(list(table.prompts))
         save_grid(decoded(self.vae, latents, table.columns), path)
         log.info("%s", path)
+
+    def latents(self, prompts: list[str]) -> Tensor:
+        """What is shown: (prompts, f, 4, h, w)."""
+        table = self.plan.samples
+        return sample(self.task, prompts, steps=table.steps, guidance=table.guidance)
 
 
 @contextlib.contextmanager

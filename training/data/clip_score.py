@@ -30,7 +30,7 @@ class ClipScore:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise ConfigError(
-                f"--clip {folder}: {missing[0]} is missing; give a folder with a CLIP of transformers: {', '.join(FILES)}"
+                f"--clip {folder}: {missing[0]} is missing; give a folder of transformers' CLIP: {', '.join(FILES)}"
             )
         self.frames, self.sha256 = frames, sha256(folder / "model.safetensors")
         log.info("CLIP: %s, sha256 %s", folder, self.sha256)

@@ -31,8 +31,8 @@ def encode_folder(
 ) -> int:
     """Latents of all clips of a folder, in shards; returns how many. A broken video is told and left out.
 
-    A video gives as many clips, one after another, as fit into it. kept: a list of `select`; only its clips are encoded.
-    ValueError when a caption is missing, ConfigError for a list of other clips.
+    A video gives as many clips, one after another, as fit into it. kept: a list of `select`, whose clips alone are
+    encoded. ValueError when a caption is missing, ConfigError for a list of other clips.
     """
     files, told = listed(videos)
     wanted = None
