@@ -9,13 +9,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stillmotion.model_patches import checkpoint
-from stillmotion.model_patches.artv.config import ArtvConfig
+from stillmotion.model_patches.artv.config import POCKET, ArtvConfig
 from stillmotion.model_patches.artv.guidance import Weights
 from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.diffusers_host.artv import ArtvUNet
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training import artv, config
+from stillmotion.training.__main__ import main
 from stillmotion.training.artv import ArtvTask, RollPreview, artv_config
 from stillmotion.training.artv_roll import Given, Roller, Settings, guided_eps, noise_of, roll
 from stillmotion.training.bases import Base, clip_ids
@@ -402,3 +403,44 @@ def test_the_paper_s_sizes_are_those_of_its_config():
     unet = SimpleNamespace(config=SimpleNamespace(attention_head_dim=bases.SD21_HEADS))
     plan = config.read(config.find("artv_sd21"))
     assert artv_config(plan.model, SimpleNamespace(unet=unet, config=bases.SD21)) == SD21
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(base, plan):
+    """base.checkpointing: the blocks of the U-Net run once more in the backward pass, with the parts in them."""
+    plan = replace(plan, model=replace(plan.model, unet=True))
+    found = []
+    for checkpointing in (False, True):
+        task = task_of(fresh(base), plan)
+        if checkpointing:
+            task.unet.enable_gradient_checkpointing()
+            task.unet.train()
+        losses = [task([2 * i, 2 * i + 1])["loss"] for i in range(2)]  # two forwards before the first backward
+        for loss in losses:
+            loss.backward()
+        found.append({n: p.grad for n, p in task.named_parameters() if p.grad is not None})
+        with torch.no_grad():
+            plain = task.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
+        expected = base.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
+        assert torch.equal(plain, expected)  # and the U-Net by itself is the image model
+    assert found[0].keys() == found[1].keys()
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, msg=name)
+
+
+@pytest.mark.slow
+def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplog):
+    """The whole way on the bundled pocket model, as small as it goes; the file stays below 6 MB."""
+    caplog.set_level("INFO")
+    small = ["--set", "data.frames=4", "--set", "train.batch=1", "--latents", str(tmp_path / "latents")]
+    sizes = ["--clips", "2", "--size", "64", "--frames", "4", "--out", str(tmp_path / "latents")]
+    assert main(["latents", "artv_pocket", *sizes]) == 0
+    assert main(["doctor", "artv_pocket", *small]) == 0
+    for told in ("parameters_base_frozen_m", "parameters_mask_m", "gradient on reference", "a whole step of 1 samples"):
+        assert told in caplog.text
+    quick = ["--set", "samples.steps=1", "--set", "samples.columns=2", "--set", "train.steps=1", "--out", str(tmp_path)]
+    assert main(["train", "artv_pocket", *small, *quick]) == 0
+    file = tmp_path / "artv.safetensors"
+    assert file.stat().st_size < 6e6
+    assert ArtvConfig.from_dict(checkpoint.load(file, expect=checkpoint.ARTV).config) == POCKET
+    with Image.open(tmp_path / "samples" / "step-00000001.png") as picture:
+        assert picture.size == (2 * 64, 3 * 64)
