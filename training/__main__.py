@@ -59,7 +59,7 @@ def arguments() -> argparse.ArgumentParser:
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
-    ablate.add_argument("system", choices=("harivo", "vidrd"))
+    ablate.add_argument("system", choices=("harivo", "vidrd", "artv"))
     ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
     ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
     ablate.add_argument("--prompts", type=int, help="that are scored")
@@ -68,8 +68,8 @@ def arguments() -> argparse.ArgumentParser:
     ablate.add_argument("--rows", help="harivo: rows by name, separated by commas (default: all)")
     ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
     ablate.add_argument("--steps", type=int, help="harivo: of each training")
-    ablate.add_argument("--model", type=Path, help="vidrd: the motion or HARIVO file that draws (default: bundled)")
-    ablate.add_argument("--length", type=int, help="vidrd: clips of a video")
+    ablate.add_argument("--model", type=Path, help="vidrd, artv: the file that draws (default: bundled)")
+    ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames")
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -259,14 +259,15 @@ def run_export(args: argparse.Namespace) -> None:
 def run_ablate(args: argparse.Namespace) -> None:
     from .config import ConfigError
 
-    harivo, others = (
-        args.system == "harivo",
-        {"harivo": ("model", "length"), "vidrd": ("latents", "rows", "seeds", "steps", "set")},
-    )
+    of_training = ("latents", "rows", "seeds", "steps", "set")
+    others = {"harivo": ("model", "length"), "vidrd": of_training, "artv": of_training}
     for name in others[args.system]:
         if getattr(args, name):
             raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
-    (ablate_harivo if harivo else ablate_vidrd)(args)
+    if args.system == "harivo":
+        ablate_harivo(args)
+    else:
+        ablate_sampling(args)
 
 
 def ablate_harivo(args: argparse.Namespace) -> None:
@@ -287,9 +288,11 @@ def ablate_harivo(args: argparse.Namespace) -> None:
     )
 
 
-def ablate_vidrd(args: argparse.Namespace) -> None:
-    from . import ablate_reuse as ablate
+def ablate_sampling(args: argparse.Namespace) -> None:
+    """Of a method whose rows need no training of their own."""
+    from . import ablate_artv, ablate_reuse
 
+    ablate: Any = ablate_reuse if args.system == "vidrd" else ablate_artv
     options = ablate.Options(
         out=args.out,
         tokenizer=tokenizer_folder(args.tokenizer),

@@ -53,8 +53,12 @@ class Job:
         return [self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
 
     def clips(self) -> Tensor:
-        """(n, f, 3, 64, 64) bytes; f is FRAMES or a multiple."""
+        """(n, f, 3, 64, 64) bytes; f is FRAMES or a multiple. What most files hold."""
         raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the file holds."""
+        return {"clips": self.clips()}
 
     def made_of(self) -> str:
         """A digest of what decides the clips: they are drawn again when any of it has changed."""
@@ -121,7 +125,7 @@ def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
 def draw(job: Job) -> None:
     """The clips of a job, in its file."""
     torch.set_num_threads(1)
-    write_tensors({"clips": job.clips()}, job.file, {"made_of": job.made_of()})
+    write_tensors(job.tensors(), job.file, {"made_of": job.made_of()})
 
 
 def guide(alpha: float) -> Guide:
