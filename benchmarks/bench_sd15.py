@@ -1,8 +1,8 @@
 """The graphs for SD1.5 and an AnimateDiff file, on a real ComfyUI server: files of their sizes with random weights.
 
 Both files are written into a folder of this run (3 GB), then each graph makes a small video: 64 x 64 pixels, four
-frames of a clip, two steps. Keys: `videos`, how many graphs made one; `frames` of all of them; `seconds_NAME` from queue
-to file, with loading; `memory_gb`, the most that the server held. Needs 12 GB.
+frames of a clip, two steps. Keys: `videos`, how many graphs made one; `frames` of all of them; `seconds_NAME` from
+queue to file, with loading; `memory_gb`, the most that the server held. Needs 12 GB.
 """
 
 import argparse
