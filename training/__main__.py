@@ -65,6 +65,7 @@ def arguments() -> argparse.ArgumentParser:
     ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
     ablate.add_argument("--steps", type=int, help="harivo: of each training")
     ablate.add_argument("--model", type=Path, help="vidrd: the motion or HARIVO file that draws (default: bundled)")
+    ablate.add_argument("--decoder", type=Path, help="vidrd: a temporal decoder file to look at (default: bundled)")
     ablate.add_argument("--length", type=int, help="vidrd: clips of a video")
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
@@ -212,7 +213,7 @@ def run_ablate(args: argparse.Namespace) -> None:
 
     harivo, others = (
         args.system == "harivo",
-        {"harivo": ("model", "length"), "vidrd": ("latents", "rows", "seeds", "steps", "set")},
+        {"harivo": ("model", "decoder", "length"), "vidrd": ("latents", "rows", "seeds", "steps", "set")},
     )
     for name in others[args.system]:
         if getattr(args, name):
@@ -248,7 +249,8 @@ def ablate_vidrd(args: argparse.Namespace) -> None:
         split=args.split,
         processes=args.processes,
     )
-    ablate.ablate(replace(options, model=args.model) if args.model else options)
+    given = {name: value for name in ("model", "decoder") if (value := getattr(args, name))}
+    ablate.ablate(replace(options, **given))
 
 
 def _given(budget: Any, args: argparse.Namespace) -> Any:
