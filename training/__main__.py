@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from . import ablations
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -59,17 +61,7 @@ def arguments() -> argparse.ArgumentParser:
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
-    ablate.add_argument("system", choices=("harivo", "vidrd", "artv"))
-    ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
-    ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
-    ablate.add_argument("--prompts", type=int, help="that are scored")
-    ablate.add_argument("--sampling", type=int, help="DDIM steps")
-    ablate.add_argument("--latents", type=Path, help="harivo: folder of latents (default: drawn clips are encoded)")
-    ablate.add_argument("--rows", help="harivo: rows by name, separated by commas (default: all)")
-    ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
-    ablate.add_argument("--steps", type=int, help="harivo: of each training")
-    ablate.add_argument("--model", type=Path, help="vidrd, artv: the file that draws (default: bundled)")
-    ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames")
+    ablations.add_options(ablate)
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -257,56 +249,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_ablate(args: argparse.Namespace) -> None:
-    from .config import ConfigError
-
-    of_training = ("latents", "rows", "seeds", "steps", "set")
-    others = {"harivo": ("model", "length"), "vidrd": of_training, "artv": of_training}
-    for name in others[args.system]:
-        if getattr(args, name):
-            raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
-    if args.system == "harivo":
-        ablate_harivo(args)
-    else:
-        ablate_sampling(args)
-
-
-def ablate_harivo(args: argparse.Namespace) -> None:
-    from . import ablate
-
-    ablate.ablate(
-        ablate.Options(
-            out=args.out,
-            tokenizer=tokenizer_folder(args.tokenizer),
-            budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
-            latents=args.latents,
-            rows=ablate.chosen(args.rows or "all"),
-            seeds=tuple(range(args.seeds or 1)),
-            split=args.split,
-            processes=args.processes,
-            changes=tuple(args.set),
-        )
-    )
-
-
-def ablate_sampling(args: argparse.Namespace) -> None:
-    """Of a method whose rows need no training of their own."""
-    from . import ablate_artv, ablate_reuse
-
-    ablate: Any = ablate_reuse if args.system == "vidrd" else ablate_artv
-    options = ablate.Options(
-        out=args.out,
-        tokenizer=tokenizer_folder(args.tokenizer),
-        budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
-        split=args.split,
-        processes=args.processes,
-    )
-    ablate.ablate(replace(options, model=args.model) if args.model else options)
-
-
-def _given(budget: Any, args: argparse.Namespace) -> Any:
-    """The budget with what the command says of it."""
-    told = {field.name: getattr(args, field.name, None) for field in fields(budget)}
-    return replace(budget, **{name: value for name, value in told.items() if value})
+    ablations.run(args, tokenizer_folder(args.tokenizer))
 
 
 def run_view(args: argparse.Namespace) -> None:
