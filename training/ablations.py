@@ -27,8 +27,8 @@ def add_options(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument(
         "--model",
         type=Path,
-        help="vidrd: the motion, HARIVO or VidRD file that draws; artv: the ART-V file; pseudo: the VidRD file to start "
-        "from",
+        help="vidrd: the motion, HARIVO or VidRD file that draws; artv: the ART-V file; pseudo: the VidRD file that a "
+        "training starts from",
     )
     ablate.add_argument("--decoder", type=Path, help="vidrd: a temporal decoder file to look at (default: bundled)")
     ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames")
