@@ -5,4 +5,6 @@ from comfy_api.latest import io
 CATEGORY = "StillMotion"
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+ArtvModel = io.Custom("STILLMOTION_ARTV")
+Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")
