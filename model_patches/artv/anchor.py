@@ -71,7 +71,9 @@ class AnchorBlock(TransformerBlock):
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # (n, c, h, w), (n, T, k) -> (n, c, h, w)
         h, w = x.shape[-2:]
         z = x.flatten(2).transpose(1, 2).contiguous()
-        return super().forward(z, tokens.to(z)).transpose(1, 2).unflatten(2, (h, w))
+        z = super().forward(z, tokens.to(z))
+        # contiguous: in another order of memory the next convolution adds up otherwise, and bits change
+        return z.transpose(1, 2).unflatten(2, (h, w)).contiguous()
 
 
 def patch_tokens(anchor: Tensor, patch: int, positions: bool) -> Tensor:

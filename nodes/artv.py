@@ -1,4 +1,4 @@
-"""StillMotion/autoregressive: ART-V's videos, frame by frame onto the disk, and the stories that they tell."""
+"""ART-V: its model, the videos that it makes frame by frame onto the disk, and the stories that they tell."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -9,14 +9,59 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
+from ..model_patches.comfy_host.artv import load_artv
 from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS, SCHEDULERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
 from ..rendering.formats import FORMATS
+from . import files
 from .render import KEEP
 from .roll import RollRequest
 from .sockets import CATEGORY, ArtvModel, Story
 
 GROUP = f"{CATEGORY}/autoregressive"
+FOLDERS = (files.OWN,)
+BUNDLED = {"pocket/artv.safetensors": files.POCKET / "artv.safetensors"}
+
+files.add_folder(files.OWN)
+
+
+def artv_path(name: str) -> Path:
+    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    return files.path_of(name, FOLDERS, BUNDLED, "ART-V model")
+
+
+class LoadArtvModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_LoadArtvModel",
+            display_name="Load ART-V Model",
+            category=f"{CATEGORY}/loaders",
+            description="Reads an ART-V model: what lets an image model draw the frame after two others, and the mask "
+            "network that copies what does not move.",
+            search_aliases=["ART-V", "autoregressive", "frame by frame", "image to video"],
+            inputs=[
+                io.Combo.Input(
+                    "artv_name",
+                    options=files.names(FOLDERS, BUNDLED),
+                    tooltip="A StillMotion ART-V file of models/stillmotion, or the bundled one for the pocket Stable "
+                    "Diffusion.",
+                ),
+            ],
+            outputs=[
+                ArtvModel.Output("artv_model", tooltip="For Autoregressive Video."),
+                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, artv_name: str) -> tuple[int, int]:
+        return files.fingerprint(artv_path(artv_name))
+
+    @classmethod
+    def execute(cls, artv_name: str) -> io.NodeOutput:
+        artv = load_artv(artv_path(artv_name))
+        return io.NodeOutput(artv, artv.info)
 
 
 class StoryNode(io.ComfyNode):
@@ -222,4 +267,4 @@ class AutoregressiveVideo(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), last, str(path.parent), ui={"video": [shown]})
 
 
-NODES = [StoryNode, AutoregressiveVideo]
+NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo]
