@@ -144,7 +144,8 @@ class Roll:
         return "" if self.story is None else json.dumps([self.story.text(frame), anchor_of(frame, self.story.story)])
 
     def noise(self, frame: int, take: int) -> Tensor:
-        return comfy.sample.prepare_noise(torch.zeros(1, *self.shape), clip_seed(self.seed, frame, take))
+        drawn: Any = comfy.sample.prepare_noise(torch.zeros(1, *self.shape), clip_seed(self.seed, frame, take))
+        return drawn
 
     def augmentation(self, frame: int, take: int) -> Tensor:
         """(3, c, h, w): unit noise for the references and the anchor of a frame, of a seed of its own."""

@@ -134,7 +134,8 @@ def test_one_batch_of_four_is_four_calls(predicted, tiny_sd, monkeypatch):
     full, rows = predicted(Weights(0, 0, 0), given)
     assert rows == [1]
     without = {name: 2 * full - predicted(alone(name), given)[0] for name in CONDITIONS}  # P + (P - P_k)
-    torch.testing.assert_close(together, guided(full, without, weights), rtol=0, atol=1e-5)
+    # P_k is got back here from P + (P - P_k), which doubles the rounding
+    torch.testing.assert_close(together, guided(full, without, weights), rtol=0, atol=5e-5)
     for name in CONDITIONS:  # each of them matters
         assert (without[name] - full).abs().max() > 1e-3
     monkeypatch.setattr(type(tiny_sd), "get_free_memory", lambda *_: 0)
