@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stillmotion.model_patches import checkpoint
-from stillmotion.model_patches.artv.config import ArtvConfig
+from stillmotion.model_patches.artv.config import POCKET, ArtvConfig
 from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.checkpoint import CheckpointError
 from stillmotion.model_patches.core.config import MotionConfig
@@ -413,3 +413,46 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
     assert "ART-V" in info
     with pytest.raises(ValueError, match=r"ART-V model: there is no file gone\.safetensors; put it in one of"):
         artv.LoadArtvModel.execute("gone.safetensors")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR])
+@pytest.mark.parametrize("changes", [{}, {"static": "paper", "level_embedding": "inside"}])
+def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, given, kind, changes):
+    """One file, ComfyUI's U-Net and diffusers'."""
+    from stillmotion.model_patches.comfy_host.pocket import load_pocket
+    from stillmotion.model_patches.diffusers_host import pocket
+    from stillmotion.model_patches.diffusers_host.artv import ArtvUNet
+
+    torch.manual_seed(1)
+    model = ArtvModel(replace(POCKET, **changes)).eval()
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.02)
+    file = root / "pocket" / "pocket.safetensors"
+    base, what = load_pocket(file)[0], given((16, 12))
+    sampling = base.get_model_object("model_sampling")
+    sigma = float(sampling.sigma(torch.tensor(400)))
+    y_t, words = noise(1, 4, 16, 12, seed=9), noise(1, 77, 128, seed=4)
+    x = y_t * (1 + sigma**2) ** 0.5
+    masks = []
+    ours = drawn(
+        what, model=base, file=weight_file("artv", model), left_out=(kind,), trace=lambda _s, _k, m: masks.append(m)
+    )
+    eps = (x - predictions(ours, [words], x, sigma)[0]) / sigma
+    theirs = ArtvUNet(pocket.load_pocket(file).unet, model)
+    wanted, m, dynamic = theirs(
+        y_t,
+        torch.tensor([400]),
+        words,
+        what.references[None],
+        what.anchor[None],
+        what.noise[None],
+        torch.tensor([what.level]),
+        no_references=torch.tensor(["reference" in kind]),
+        no_anchor=torch.tensor(["anchor" in kind]),
+    )
+    assert (eps - wanted).abs().max() < 1e-4
+    assert (masks[0] - m).abs().max() < 1e-5
+    still = theirs.unet(y_t, torch.tensor([400]), words).sample
+    assert (dynamic - still).abs().max() > 1e-2
+    assert ("reference" in kind) == torch.equal(wanted, dynamic)
