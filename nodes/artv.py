@@ -9,7 +9,10 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import InputImpl, io, ui
 
+from ..evaluation.masks import draw_masks, masks_text
+from ..evaluation.views import as_batch
 from ..model_patches.comfy_host.artv import load_artv
+from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, seen_masks
 from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS, SCHEDULERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
 from ..rendering.formats import FORMATS
@@ -267,4 +270,65 @@ class AutoregressiveVideo(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), last, str(path.parent), ui={"video": [shown]})
 
 
-NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo]
+class ArtvMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_ArtvMasks",
+            display_name="ART-V Masks",
+            category=f"{CATEGORY}/views",
+            description="Where ART-V would copy the frame before, at each part of the schedule, on frames that are "
+            "there: bright is copied, dark is drawn. Runs the model on the frames with noise added.",
+            search_aliases=["ART-V", "masked diffusion", "static and dynamic"],
+            inputs=[
+                io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
+                ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
+                io.Vae.Input("vae", tooltip="Encodes the frames."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the video."),
+                io.Image.Input(
+                    "images", tooltip="The frames of one video, in order; the first is the anchor."
+                ),
+                io.Int.Input(
+                    "levels",
+                    default=6,
+                    min=1,
+                    max=50,
+                    tooltip="At how many places of the schedule; the model is run as often for each frame.",
+                ),
+                io.Int.Input(
+                    "t_test",
+                    default=200,
+                    min=0,
+                    max=999,
+                    advanced=True,
+                    tooltip="Time step whose noise is put on references and anchor, as in Autoregressive Video.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    advanced=True,
+                    tooltip="Seed of the added noise.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("picture", tooltip="A row for each level, a column for each frame, and the curves."),
+                io.Image.Output("masks", tooltip="Each mask as a picture, level after level within a frame."),
+                io.String.Output("measures", tooltip="Mean and contrast at each level, in 0 to 1."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, artv, vae, positive, images, levels: int, t_test: int = 200, seed: int = 0
+    ) -> io.NodeOutput:
+        percents = schedule_parts(levels)
+        masks = seen_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
+        picture = as_batch(draw_masks(masks, percents))
+        shown = ui.PreviewImage(picture, cls=cls)
+        return io.NodeOutput(picture, as_images(masks), masks_text(masks, percents), ui=shown)
+
+
+NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo, ArtvMasks]
