@@ -13,6 +13,13 @@ from typing import Any
 CONFIGS = Path(__file__).parent / "configs"
 
 
+ABLATE_OPTIONS = {  # those that not every ablation takes
+    "harivo": ("latents", "rows", "seeds", "steps", "set"),
+    "vidrd": ("model", "decoder", "length"),
+    "pseudo": ("model", "steps", "images", "set"),
+}
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -55,7 +62,7 @@ def arguments() -> argparse.ArgumentParser:
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
-    ablate.add_argument("system", choices=("harivo", "vidrd"))
+    ablate.add_argument("system", choices=tuple(ABLATE_OPTIONS), help="pseudo: VidRD's pseudo-videos")
     ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
     ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
     ablate.add_argument("--prompts", type=int, help="that are scored")
@@ -63,8 +70,14 @@ def arguments() -> argparse.ArgumentParser:
     ablate.add_argument("--latents", type=Path, help="harivo: folder of latents (default: drawn clips are encoded)")
     ablate.add_argument("--rows", help="harivo: rows by name, separated by commas (default: all)")
     ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
-    ablate.add_argument("--steps", type=int, help="harivo: of each training")
-    ablate.add_argument("--model", type=Path, help="vidrd: the motion or HARIVO file that draws (default: bundled)")
+    ablate.add_argument("--steps", type=int, help="harivo, pseudo: of each training")
+    ablate.add_argument("--images", type=int, help="pseudo: images beside the clips")
+    ablate.add_argument(
+        "--model",
+        type=Path,
+        help="vidrd: the motion, HARIVO or VidRD file that draws; pseudo: the VidRD file to start from",
+    )
+    ablate.add_argument("--decoder", type=Path, help="vidrd: a temporal decoder file to look at (default: bundled)")
     ablate.add_argument("--length", type=int, help="vidrd: clips of a video")
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
@@ -210,14 +223,10 @@ def run_export(args: argparse.Namespace) -> None:
 def run_ablate(args: argparse.Namespace) -> None:
     from .config import ConfigError
 
-    harivo, others = (
-        args.system == "harivo",
-        {"harivo": ("model", "length"), "vidrd": ("latents", "rows", "seeds", "steps", "set")},
-    )
-    for name in others[args.system]:
+    for name in {name for names in ABLATE_OPTIONS.values() for name in names} - set(ABLATE_OPTIONS[args.system]):
         if getattr(args, name):
             raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
-    (ablate_harivo if harivo else ablate_vidrd)(args)
+    {"harivo": ablate_harivo, "vidrd": ablate_vidrd, "pseudo": ablate_pseudo}[args.system](args)
 
 
 def ablate_harivo(args: argparse.Namespace) -> None:
@@ -247,6 +256,21 @@ def ablate_vidrd(args: argparse.Namespace) -> None:
         budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
         split=args.split,
         processes=args.processes,
+    )
+    given = {name: value for name in ("model", "decoder") if (value := getattr(args, name))}
+    ablate.ablate(replace(options, **given))
+
+
+def ablate_pseudo(args: argparse.Namespace) -> None:
+    from . import ablate_data as ablate
+
+    options = ablate.Options(
+        out=args.out,
+        tokenizer=tokenizer_folder(args.tokenizer),
+        budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
+        split=args.split,
+        processes=args.processes,
+        changes=tuple(args.set),
     )
     ablate.ablate(replace(options, model=args.model) if args.model else options)
 

@@ -12,6 +12,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -146,11 +147,16 @@ def train(options: Options, row: Row, seed: int, latents: Path) -> None:
     changes = {"train.steps": options.budget.steps, "train.seed": seed, "samples.every": 0}
     sets = [*options.changes, *(f"{name}={value}" for name, value in changes.items()), *row.without]
     log.info("row %s, seed %d: training", row.name, seed)
-    command = [sys.executable, "-m", __package__ or "", "train", options.config, "--latents", str(latents)]
-    command += ["--out", str(options.out / f"{row.key}-{seed}"), "--processes", str(options.processes)]
-    done = subprocess.run([*command, *(word for change in sets for word in ("--set", change))], check=False)
+    run_training(options.config, options.out / f"{row.key}-{seed}", latents, sets, options.processes)
+
+
+def run_training(config: str, out: Path, latents: Path, changes: Sequence[str], processes: int) -> None:
+    """The trainer as a command of its own. ConfigError when it fails."""
+    command = [sys.executable, "-m", __package__ or "", "train", config, "--latents", str(latents)]
+    command += ["--out", str(out), "--processes", str(processes)]
+    done = subprocess.run([*command, *(word for change in changes for word in ("--set", change))], check=False)
     if done.returncode:
-        raise ConfigError(f"the training of row {row.name} ended with status {done.returncode}; see its messages above")
+        raise ConfigError(f"the training of {out.name} ended with status {done.returncode}; see its messages above")
 
 
 def jobs(options: Options, row: Row, seed: int) -> list[ClipJob]:

@@ -3,12 +3,14 @@
 Reuse needs no training: rows differ in sampling alone. Each video is `length` clips of one prompt; its first clip is
 the same in all rows. Joins and mirrored repeats are `evaluation.continuity`'s, the other scores are of the last
 clip, with intervals over the prompts. The sweeps change one of M, alpha and beta around the paper's setting
-(arXiv 2309.03549, Figure 9).
+(arXiv 2309.03549, Figure 9). Where a temporal-aware decoder is given, it decodes the video of the paper's setting once
+more, and clips of the truth (section 3.4).
 """
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -23,13 +25,26 @@ from ..evaluation.score import score
 from ..evaluation.statistics import Interval, bootstrap
 from ..evaluation.video_judge import VideoJudge, load_video_judge
 from ..model_patches.core.levels import sigma_from_alpha_bar
+from ..model_patches.pocket import SCALE
 from ..model_patches.vidrd.reuse import Config, History, Recorder, next_noise
 from . import scoring
 from .ablate import CHUNK, SPLITS, command
 from .bases import POCKET
 from .data import sprites
 from .ddim import timesteps
-from .drawing import FRAMES, MOTIONS, Job, PocketModel, draw_all, drawn, noise_of, pocket_model
+from .drawing import (
+    FRAMES,
+    MOTIONS,
+    Job,
+    PocketModel,
+    draw_all,
+    drawn,
+    fingerprint,
+    noise_of,
+    pocket_model,
+    temporal_decoder,
+)
+from .vidrd_decoder import flicker, psnr
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +62,9 @@ SWEEPS = {
 }
 CONFIGS = list(dict.fromkeys([*PARTS.values(), *(config for sweep in SWEEPS.values() for config in sweep.values())]))
 WIDEST = Config(overlap=FRAMES, guidance=1.0)  # the first clip keeps what any row may replay
+DECODERS = {"decoder of the image model": PAPER, "temporal-aware decoder": "temporal"}
+DECODER = POCKET / "temporal_decoder.safetensors"
+RECONSTRUCTED = {"psnr": "PSNR, dB", "flicker": "flicker"}
 JOINS = {"join": "join", "seam": "seam", "mirror": "mirror"}
 COLUMNS = {**JOINS, **{k: v for k, v in report.COLUMNS.items() if k not in ("difference", "background")}}
 READ = (
@@ -75,18 +93,22 @@ class Options:
     tokenizer: Path
     budget: Budget
     model: Path = POCKET / "motion.safetensors"
+    decoder: Path | None = field(default_factory=lambda: DECODER if DECODER.exists() else None)
     split: str = "test"
     processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoJob(Job):
-    """A video of each prompt for each of `CONFIGS`: (prompts, rows, length * f, 3, 64, 64)."""
+    """A video of each prompt for each of `CONFIGS`, and with a decoder that of `PAPER` by it as the last row:
+    (prompts, rows, length * f, 3, 64, 64)."""
 
     length: int
+    decoder: Path | None = None
 
     def settings(self) -> list[object]:
-        return [self.length, [asdict(config) for config in CONFIGS], *super().settings()]
+        decoder = [fingerprint(self.decoder)] if self.decoder else []
+        return [self.length, [asdict(config) for config in CONFIGS], *decoder, *super().settings()]
 
     def clips(self) -> Tensor:
         model = pocket_model(self.model, self.tokenizer)
@@ -102,7 +124,12 @@ class VideoJob(Job):
                 latents, before = self._clip(model, prompt, config, next_noise(before.noise, fresh, config), before)
                 video.append(latents)
             videos.append(torch.cat(video, dim=1))
-        return model.pictures(torch.cat(videos))
+        shown = model.pictures(torch.cat(videos))
+        if self.decoder is None:
+            return shown
+        clips = videos[CONFIGS.index(PAPER)][0].split(FRAMES)
+        again = [model.reconstructed(clip, temporal_decoder(self.decoder)) for clip in clips]
+        return torch.cat([shown, ((torch.cat(again).clamp(-1, 1) + 1) * 127.5).round().byte()[None]])
 
     def _clip(
         self, model: PocketModel, prompt: sprites.Clip, config: Config, noise: Tensor, before: History | None
@@ -121,7 +148,8 @@ def ablate(options: Options) -> dict:
     video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
     real = scoring.reference(video_judge, motions=MOTIONS, after=after)
     judges = load_judge(POCKET / "judge.safetensors"), video_judge
-    return write(options, {config: scores(wanted, row, judges, real) for row, config in enumerate(CONFIGS)})
+    rows = [*CONFIGS, *(["temporal"] if options.decoder else [])]
+    return write(options, {config: scores(wanted, row, judges, real) for row, config in enumerate(rows)})
 
 
 def jobs(options: Options) -> list[VideoJob]:
@@ -136,6 +164,7 @@ def jobs(options: Options) -> list[VideoJob]:
             count=min(CHUNK, begin + budget.prompts - first),
             tokenizer=options.tokenizer,
             length=budget.length,
+            decoder=options.decoder,
         )
         for first in range(begin, begin + budget.prompts, CHUNK)
     ]
@@ -149,10 +178,7 @@ def scores(
     mine = [videos[row].clone() for videos in drawn(wanted)]  # not the other rows, which stand in the same files
     joins = [joins_of(video) for video in mine]
     last = [video[-FRAMES:] for video in mine]
-    found = {}
-    for name in JOINS:
-        values = torch.tensor([join[name] for join in joins], dtype=torch.float64)
-        found[name] = bootstrap(lambda drawn, values=values: values[drawn].nanmean().item(), len(values))
+    found = intervals(JOINS, [[join[name] for name in JOINS] for join in joins])
     return found | score(scoring.sample(last, prompts, *judges), real)
 
 
@@ -163,15 +189,44 @@ def joins_of(video: Tensor) -> dict[str, float]:
     return {"join": fmean(between), "seam": fmean(found.seams), "mirror": fmean(found.mirror)}
 
 
-def write(options: Options, made: dict[Config, dict[str, Interval]]) -> dict:
+@torch.no_grad()
+def reconstructions(options: Options, decoder: Path) -> dict[str, dict[str, Interval]]:
+    """PSNR (dB) and flicker of both decoders on rendered clips of held-out prompts, which neither has seen."""
+    model, layers = pocket_model(options.model, options.tokenizer), temporal_decoder(decoder)
+    prompts = sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split])
+    plain, temporal = [], []
+    for prompt in prompts:
+        x = sprites.render(prompt, sprites.frame_times(FRAMES)) * 2 - 1
+        z = model.base.vae.encode(x).latent_dist.mean
+        for y, found in ((model.base.vae.decode(z).sample, plain), (model.reconstructed(z * SCALE, layers), temporal)):
+            found.append((psnr(y, x).item(), flicker(y, x).item()))
+    return {name: intervals(RECONSTRUCTED, found) for name, found in zip(DECODERS, (plain, temporal), strict=True)}
+
+
+def intervals(names: Iterable[str], values: Sequence[Sequence[float]]) -> dict[str, Interval]:
+    """Means of the columns, over the rows that have a number there."""
+    told = torch.tensor(values, dtype=torch.float64)
+    return {
+        name: bootstrap(lambda drawn, column=column: column[drawn].nanmean().item(), len(column))
+        for name, column in zip(names, told.T, strict=True)
+    }
+
+
+def write(options: Options, made: Mapping[Config | str, dict[str, Interval]]) -> dict:
     """The tables and curves in `out`."""
     settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
     tables = {"parts": {name: made[config] for name, config in PARTS.items()}}
     for name, sweep in SWEEPS.items():
         tables[name] = {f"{name} {value:g}": made[config] for value, config in sweep.items()}
     text = [report.origin(command(), **settings), "", READ]
+    if options.decoder:
+        tables["decoder"] = {name: made[row] for name, row in DECODERS.items()}
     for rows in tables.values():
         text += ["", report.markdown(rows, COLUMNS)]
+    if options.decoder:
+        tables["truth"] = reconstructions(options, options.decoder)
+        text += ["", "Rendered clips of the same prompts, encoded and decoded. Flicker: mean change over time that is"]
+        text += ["not theirs, of values from -1 to 1.", "", report.markdown(tables["truth"], RECONSTRUCTED)]
     told = settings | {
         name: {row: report.figures(found) for row, found in rows.items()} for name, rows in tables.items()
     }

@@ -12,13 +12,21 @@ from pathlib import Path
 from time import monotonic
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
 
 from ..evaluation.video_judge import FRAMES
-from ..model_patches.diffusers_host.harivo import attach
+from ..model_patches import checkpoint
+from ..model_patches.core.levels import alpha_bars
+from ..model_patches.diffusers_host import harivo, vidrd
+from ..model_patches.diffusers_host.vidrd_decoder import stages
 from ..model_patches.files import write_tensors
 from ..model_patches.harivo import mitigating
+from ..model_patches.pocket import SCALE
+from ..model_patches.vidrd.config import DecoderConfig, VidrdConfig
+from ..model_patches.vidrd.decoder import TemporalDecoder, decode
+from ..model_patches.vidrd.model import VidrdModel
 from . import bases
 from .config import BaseTable
 from .data import sprites
@@ -136,11 +144,11 @@ def guide(alpha: float) -> Guide:
 
 
 class PocketModel:
-    """The pocket with a trained motion or HARIVO model in it."""
+    """The pocket with a trained motion, HARIVO or VidRD model in it."""
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
-        self.base, model = bases.load(BaseTable(), tokenizer), load_harivo(path)
-        self.handle, self.levels = attach(self.base.unet, model), levels_of(model)
+        self.base = bases.load(BaseTable(), tokenizer)
+        self.handle, self.levels = _put_in(self.base.unet, path)
         self.empty = self.words("")
 
     def words(self, text: str) -> Tensor:
@@ -156,6 +164,31 @@ class PocketModel:
     def pictures(self, latents: Tensor) -> Tensor:
         """(n, f, 3, 64, 64) bytes."""
         return (decoded(self.base.vae, latents, latents.shape[1]) * 255).round().byte()
+
+    def reconstructed(self, latents: Tensor, decoder: TemporalDecoder) -> Tensor:
+        """Pictures (f, 3, H, W) in -1..1 of one clip (f, 4, h, w) by VidRD's temporal-aware decoder."""
+        return decode(stages(self.base.vae, decoder.config), decoder.layers(), latents / SCALE, len(latents))
+
+
+def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
+    """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
+    file = checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD))
+    if file.system != checkpoint.VIDRD:
+        model = load_harivo(path)
+        return harivo.attach(unet, model), levels_of(model)
+    config = VidrdConfig.from_dict(file.config)
+    tuned = VidrdModel(config).eval().requires_grad_(False)
+    tuned.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return vidrd.attach(unet, tuned), alpha_bars(config.beta_schedule or "scaled_linear").float()
+
+
+@lru_cache(maxsize=1)
+def temporal_decoder(path: Path) -> TemporalDecoder:
+    """The Temp-Convs of a file."""
+    file = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    decoder = TemporalDecoder(DecoderConfig.from_dict(file.config)).eval().requires_grad_(False)
+    decoder.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return decoder
 
 
 pocket_model = lru_cache(maxsize=1)(PocketModel)

@@ -12,7 +12,6 @@ from typing import Any
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from ..harivo.config import HarivoConfig
 from ..harivo.model import HarivoModel
 from ..vidrd.config import VidrdConfig
 from ..vidrd.model import VidrdModel, is_temporal
+from .ops import operations
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> M
 
 
 def _module(file: checkpoint.Checkpoint) -> Typed:
-    parts = {"ops": comfy.ops.manual_cast, "attention": attention}
+    parts = {"ops": operations, "attention": attention}
     if file.system == checkpoint.HARIVO:
         return HostedHarivoModel(HarivoConfig.from_dict(file.config), **parts)
     if file.system == checkpoint.VIDRD:

@@ -29,7 +29,7 @@ POCKET = [
     "controlled_text_to_video_pocket",
     "harivo_text_to_video",
 ]
-SD15 = ["text_to_video_sd15", "text_to_video_mitigating_gradient_sd15"]
+SD15 = ["text_to_video_sd15", "text_to_video_mitigating_gradient_sd15", "vidrd_long_video_sd15"]
 
 
 def short(name: str, **changes) -> dict:

@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from stillmotion.evaluation.score import score
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.vidrd.config import DecoderConfig
+from stillmotion.model_patches.vidrd.decoder import TemporalDecoder
 from stillmotion.model_patches.vidrd.reuse import Config
 from stillmotion.training import ablate_reuse
 from stillmotion.training.__main__ import main
@@ -86,6 +89,27 @@ def test_videos_are_those_of_algorithm_1(comfyui_dir, tmp_path, monkeypatch, con
     assert torch.equal(alone[FRAMES : 2 * FRAMES], fresh)
 
 
+@pytest.fixture
+def decoder(tmp_path):
+    """A file of a temporal-aware decoder for the pocket that has learned nothing: it decodes as the pocket does."""
+    torch.manual_seed(0)
+    fresh = TemporalDecoder(DecoderConfig(block_channels=(64, 64, 128), layers_per_block=1, group_norm="per_frame"))
+    path, weights = tmp_path / "temporal_decoder.safetensors", fresh.state_dict()
+    checkpoint.save(path, system=checkpoint.VIDRD_DECODER, config=fresh.config.to_dict(), weights=weights, header={})
+    return path
+
+
+def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_path, monkeypatch, decoder):
+    monkeypatch.setattr(ablate_reuse, "CONFIGS", [PARTS["FNR"], PAPER])
+    rules = {"file": tmp_path / "v", "seed": 0, "steps": 1, "first": 0, "count": 1, "length": 2}
+    rules |= {"model": POCKET / "motion.safetensors", "tokenizer": comfyui_dir / "comfy" / "sd1_tokenizer"}
+    with torch.no_grad():
+        fnr, paper, again = VideoJob(**rules, decoder=decoder).clips()[0].int()
+    assert (paper - fnr).abs().max() > 1
+    assert (paper - again).abs().max() <= 1
+    assert VideoJob(**rules, decoder=decoder).made_of() != VideoJob(**rules).made_of()
+
+
 def test_what_decides_a_video_decides_its_file(tmp_path):
     def job(**changes):
         settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "length": 2} | changes
@@ -111,17 +135,22 @@ def test_joins_are_those_between_clips():
 
 
 @pytest.mark.slow
-def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch):
+def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch, decoder):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ablate_reuse, "score", partial(score, draws=20))  # a Frechet distance each
     out = tmp_path / "out"
     words = ["ablate", "vidrd", "--quick", "--prompts", "3", "--sampling", "1", "--out", str(out)]
+    words += ["--decoder", str(decoder)]
     assert main(words) == 0
     told = json.loads((out / "ablation.json").read_text())
     assert list(told["parts"]) == list(PARTS)
     assert list(told["beta"]) == ["beta 0", "beta 0.2", "beta 0.4", "beta 0.8", "beta 1"]
     assert told["beta"]["beta 0.4"] == told["parts"]["FNR + PNS + DSG"] == told["M"]["M 4"]
     assert {"join", "seam", "mirror", "pocket_fvd", "shape"} <= set(told["parts"]["FNR"])
+    plain, temporal = told["truth"].values()
+    assert plain["psnr"] == pytest.approx(temporal["psnr"], abs=1e-3)
+    assert 20 < plain["psnr"][0] < 50
+    assert 0 < plain["flicker"][0] == pytest.approx(temporal["flicker"][0], rel=1e-3)
     assert "| FNR + PNS |" in (out / "ablation.md").read_text()
     with Image.open(out / "sweeps.png") as picture:
         assert picture.height > 1000

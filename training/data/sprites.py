@@ -172,12 +172,15 @@ def _circle(clip: Clip) -> float:
     return 0.42 - clip.sprite.radius
 
 
-def caption(clip: Clip, rng: random.Random | None = None) -> str:
-    """The caption; with `rng`, one of its wordings, in which parts may be left out as people do."""
+def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> str:
+    """The caption; with `rng`, one of its wordings, in which parts may be left out as people do.
+
+    moves: whether it may tell the motion; a caption of one frame does not.
+    """
     pick = (lambda words: rng.choice(words)) if rng else (lambda words: words[0])
     says = lambda share: rng is None or rng.random() < share  # noqa: E731
     words = [pick(PREFIXES) + "a", pick(SIZES[clip.size]), clip.sprite.colour, clip.sprite.shape]
-    if says(0.85):
+    if says(0.85) and moves:
         words.append(pick(MOTIONS[clip.motion]))
         if clip.motion != "still":
             words.append(pick(SPEEDS[clip.speed]))

@@ -1,0 +1,67 @@
+"""The product that a CPU computes as a convolution is the product."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stillmotion.model_patches.core import linear as module
+from stillmotion.model_patches.core.linear import linear
+
+
+def made(rows: tuple[int, ...], i: int, o: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, w, b = (torch.randn(shape, generator=generator) for shape in ((*rows, i), (o, i), (o,)))
+    return x, w / i**0.5, b
+
+
+@pytest.fixture
+def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Outputs of each convolution."""
+    seen: list[int] = []
+    monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module.F, "conv2d", lambda x, w, b: seen.append(len(w)) or torch.conv2d(x, w, b))
+    return seen
+
+
+@pytest.mark.parametrize(("rows", "i", "o", "parts"), [((32, 16), 128, 96, 1), ((4, 64), 1280, 3000, 2)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_it_is_the_linear_layer(convolutions, rows, i, o, parts, biased):
+    x, w, b = made(rows, i, o)
+    found = linear(x, w, b if biased else None)
+    want = F.linear(x.double(), w.double(), b.double() if biased else None)
+    assert found.shape == (*rows, o)
+    assert len(convolutions) == parts
+    assert sum(convolutions) == o
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [(8, 16), (260,), (17, 31)])
+def test_few_or_odd_rows_stay_a_product(convolutions, rows):
+    x, w, b = made(rows, 256, 256)
+    assert torch.equal(linear(x, w, b), F.linear(x, w, b))
+    assert convolutions == []
+
+
+def test_other_numbers_and_other_libraries_stay_a_product(convolutions, monkeypatch):
+    x, w, b = (t.bfloat16() for t in made((32, 16), 256, 256))
+    assert torch.equal(linear(x, w, b), F.linear(x, w, b))
+    monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: False)
+    x, w, b = x.float(), w.float(), b.float()
+    assert torch.equal(linear(x, w, b), F.linear(x, w, b))
+    assert convolutions == []
+
+
+def test_rows_that_are_not_in_order_in_memory(convolutions):
+    x, w, b = made((256, 16), 32, 64)
+    x = x.transpose(0, 1)
+    torch.testing.assert_close(linear(x, w, b), F.linear(x, w, b), rtol=1e-5, atol=1e-5)
+    assert convolutions == [64]
+
+
+def test_gradients_are_those_of_the_linear_layer(convolutions):
+    found, want = ([t.requires_grad_() for t in made((64, 16), 64, 128)] for _ in range(2))
+    linear(*found).square().sum().backward()
+    F.linear(*want).square().sum().backward()
+    assert convolutions == [128]
+    for a, b in zip(found, want, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-2)
