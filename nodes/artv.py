@@ -285,9 +285,7 @@ class ArtvMasks(io.ComfyNode):
                 ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
                 io.Vae.Input("vae", tooltip="Encodes the frames."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the video."),
-                io.Image.Input(
-                    "images", tooltip="The frames of one video, in order; the first is the anchor."
-                ),
+                io.Image.Input("images", tooltip="The frames of one video, in order; the first is the anchor."),
                 io.Int.Input(
                     "levels",
                     default=6,
