@@ -6,4 +6,5 @@ CATEGORY = "StillMotion"
 ArtvModel = io.Custom("STILLMOTION_ARTV")
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")

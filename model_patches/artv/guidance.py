@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-CONDITIONS = ("reference", "anchor", "text")
+CONDITIONS: tuple[str, ...] = ("reference", "anchor", "text")
 
 
 @dataclass(frozen=True)
