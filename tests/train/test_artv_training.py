@@ -2,6 +2,8 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stillmotion.model_patches import checkpoint
-from stillmotion.model_patches.artv.config import POCKET, ArtvConfig
+from stillmotion.model_patches.artv.config import POCKET, SD21, ArtvConfig
 from stillmotion.model_patches.artv.guidance import Weights
 from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.diffusers_host.artv import ArtvUNet
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
-from stillmotion.training import artv, config
+from stillmotion.training import artv, bases, config
 from stillmotion.training.__main__ import main
 from stillmotion.training.artv import ArtvTask, RollPreview, artv_config
 from stillmotion.training.artv_roll import Given, Roller, Settings, guided_eps, noise_of, roll
@@ -188,12 +190,12 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path, une
         raise Stop
 
     plan = replace(plan, model=replace(plan.model, unet=unet), train=replace(plan.train, ema=0.9999))
-    bases = [base, fresh(base), fresh(base)]
-    average = fit(task_of(bases[0], plan), plan.train)
+    each = [base, fresh(base), fresh(base)]
+    average = fit(task_of(each[0], plan), plan.train)
     cut = replace(plan, train=replace(plan.train, out=tmp_path / "cut"))
     with pytest.raises(Stop):
-        fit(task_of(bases[1], cut), cut.train, on_save=stop)
-    again = fit(task_of(bases[2], cut, moved=False), cut.train)
+        fit(task_of(each[1], cut), cut.train, on_save=stop)
+    again = fit(task_of(each[2], cut, moved=False), cut.train)
     assert average.keys() == again.keys()
     assert all(torch.equal(average[n], again[n]) for n in average)
     assert any(n.startswith("unet.") for n in average) == unet
@@ -395,14 +397,10 @@ def test_sizes_that_make_no_model_are_named(base):
 
 def test_the_paper_s_sizes_are_those_of_its_config():
     """Table 2, from the config of the paper's run and Stable Diffusion 2.1's sizes."""
-    from types import SimpleNamespace
-
-    from stillmotion.model_patches.artv.config import SD21
-    from stillmotion.training import bases
-
     unet = SimpleNamespace(config=SimpleNamespace(attention_head_dim=bases.SD21_HEADS))
     plan = config.read(config.find("artv_sd21"))
-    assert artv_config(plan.model, SimpleNamespace(unet=unet, config=bases.SD21)) == SD21
+    base: Any = SimpleNamespace(unet=unet, config=bases.SD21)
+    assert artv_config(plan.model, base) == SD21
 
 
 def test_activations_that_are_computed_again_give_the_same_gradients(base, plan):

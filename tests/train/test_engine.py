@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from stillmotion.training import state
-from stillmotion.training.engine import ChangedRun, NonFiniteLoss, Run, Task, fit, learning_rate, sample_generator
+from stillmotion.training.engine import (
+    ChangedRun,
+    NonFiniteLoss,
+    Run,
+    Task,
+    check_identity,
+    fit,
+    learning_rate,
+    sample_generator,
+)
 
 
 class Line(Task):
@@ -244,3 +253,10 @@ def test_the_state_that_a_task_adds_is_resumed(run, tmp_path):
     resumed = Counting()
     fit(resumed, replace(cut))
     assert torch.equal(whole.memory, resumed.memory)
+
+
+def test_a_state_from_before_a_setting_was_there_goes_on_with_what_it_was(tmp_path):
+    old = {"train.seed": "0"}
+    check_identity(old, {"train.seed": "0", "train.beta2": "0.99"}, tmp_path)
+    with pytest.raises(ChangedRun, match=r"train\.beta2 was 0\.99, is now 0\.999"):
+        check_identity(old, {"train.seed": "0", "train.beta2": "0.999"}, tmp_path)

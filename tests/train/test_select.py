@@ -1,6 +1,7 @@
 """Which clips are kept: motion scores of made clips of known motion, CLIP scores by a tiny CLIP, and the lists."""
 
 import json
+from typing import Any
 
 import av
 import pytest
@@ -124,7 +125,7 @@ def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
     from transformers import CLIPImageProcessor
 
     picture = (panned(texture, 0, 1) * 255).round().byte()
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    size: Any = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     theirs = CLIPImageProcessor(**size)(list(picture), return_tensors="pt").pixel_values
     ours = ClipScore(clip_folder).pixels(picture.float() / 255)
     assert (ours - theirs).abs().max() < 0.05
@@ -208,7 +209,7 @@ def test_a_folder_of_videos_is_selected_and_only_that_is_encoded(tmp_path, textu
     assert main(list(map(str, words))) == 0
     assert [row.name for row in selection.load(kept).rows if row.kept] == ["b.mp4 0", "b.mp4 1"]
     vae = new_vae(SMALL).eval().requires_grad_(False)
-    cut = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "kept": kept}
+    cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "kept": kept}
     assert encode_folder(vae, folder, tmp_path / "latents", **cut) == 2
     assert latents.read(tmp_path / "latents", vae).told == ["caption b"] * 2
     with pytest.raises(ConfigError, match=r"made for videos .*, frames 4, fps 8\.0, these are videos"):

@@ -35,7 +35,8 @@ class ClipScore:
         self.frames, self.sha256 = frames, sha256(folder / "model.safetensors")
         log.info("CLIP: %s, sha256 %s", folder, self.sha256)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
+        self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
+        self.model.eval().to(device)
         self.tokens = CLIPTokenizer.from_pretrained(str(folder))
         self.mean, self.deviation = _normalisation(folder / "preprocessor_config.json")
 

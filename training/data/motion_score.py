@@ -96,7 +96,7 @@ class Motion:
 
 def _opencv() -> ModuleType:
     try:
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports]  # an extra
     except ModuleNotFoundError as error:
         raise ConfigError(
             "the motion score needs OpenCV; install it with: pip install opencv-python-headless (the extra `curate`)"
