@@ -13,7 +13,7 @@ Shapes: the U-Net's batch is (chunks * n, c, h, w): ComfyUI puts conditions behi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -42,6 +42,7 @@ REFERENCE, ANCHOR = "reference", "anchor"
 ALPHA_BARS = alpha_bars()  # of the training's augmentation, whatever the sampling does
 ModelPatcher = comfy.model_patcher.ModelPatcher
 Kind = tuple[bool, bool]  # goes without references, without anchor
+Features = tuple[list[Tensor], list[Tensor]]  # of the dynamic network's adapter, of the mask network's
 Trace = Callable[[float, int, Tensor], None]
 
 
@@ -53,6 +54,7 @@ class Use:
     left_out: tuple[frozenset[str], ...]
     mask: bool
     trace: Trace | None
+    cache: bool
 
     def kind(self, condition: int) -> Kind:
         """What a condition of the sampler's call goes without."""
@@ -70,11 +72,14 @@ class Use:
 
 @dataclass
 class Run:
-    """One sampling run: the parts that it needs and has come by, and the adapters' features, made once."""
+    """One sampling run: the parts that it needs and has come by, and what is made once for the frame."""
 
     needed: set[tuple[str, Slot]] = field(default_factory=set)
     reached: set[tuple[str, Slot]] = field(default_factory=set)
-    features: dict[tuple, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    features: dict[tuple, Features] = field(default_factory=dict)
+    """Of the adapters, one row, with and without references."""
+    batches: dict[tuple, tuple[Conditions, Features]] = field(default_factory=dict)
+    """Of all rows, by what each goes without."""
 
 
 @dataclass
@@ -90,8 +95,8 @@ class Call:
     dtype: torch.dtype
     made: Conditions = field(init=False)
     """Of every row of the batch."""
-    features: tuple[list[Tensor], list[Tensor]] = field(init=False)
-    """Of the dynamic and of the mask network's adapter, of every row."""
+    features: Features = field(init=False)
+    """Of every row of the batch."""
     unet: Any = None
     t: Any = None
     sites: dict[int, Slot] = field(default_factory=dict)
@@ -101,36 +106,44 @@ class Call:
 
     def __post_init__(self) -> None:
         rows = self.x.shape[0] // len(self.chunks)
-        kinds = [self.use.kind(condition) for condition in self.chunks for _ in range(rows)]
-        self.made = self._conditions(kinds)
-        each = [self._features(no_references) for no_references, _ in kinds]
-        self.features = tuple(  # type: ignore[assignment]
-            [torch.cat(stage) for stage in zip(*(row[network] for row in each), strict=True)] for network in (0, 1)
-        )
+        kinds = tuple(self.use.kind(condition) for condition in self.chunks for _ in range(rows))
+        key = (id(self.model), self.x.device, self.dtype, kinds)
+        if key not in self.run.batches:
+            made = self._conditions(kinds)
+            each = [self._features(made, row, *kind) for row, kind in enumerate(kinds)]
+            dynamic, mask = (
+                [torch.cat(stage) for stage in zip(*rows, strict=True)] for rows in zip(*each, strict=True)
+            )
+            self.run.batches[key] = (made, (dynamic, mask))
+        self.made, self.features = self.run.batches[key]
 
-    def _conditions(self, kinds: list[Kind]) -> Conditions:
+    def _conditions(self, kinds: Sequence[Kind]) -> Conditions:
         given, n, device = self.use.given, len(kinds), self.x.device
-        noise = given.noise.to(device)
-        references = noise[:2] if given.references is None else given.references.to(device)
-        anchor = noise[2] if given.anchor is None else given.anchor.to(device)
+        references = given.noise[:2] if given.references is None else given.references  # any, where they are left out
+        anchor = given.noise[2] if given.anchor is None else given.anchor
         if given.anchor is None and self.model.config.anchor == "clip":
-            anchor = noise.new_zeros(1, self.model.config.token_width)
+            anchor = given.noise.new_zeros(1, self.model.config.token_width)
+
+        def rows(values: Tensor) -> Tensor:
+            return values.to(device, torch.float32).expand(n, *values.shape)
+
         without = torch.tensor(kinds, device=device)
         return conditions(
             self.model.config,
-            *(values.float().expand(n, *values.shape) for values in (references, anchor, noise)),
+            rows(references),
+            rows(anchor),
+            rows(given.noise),
             torch.full((n,), given.level, device=device),
             ALPHA_BARS,
             no_references=without[:, 0],
             no_anchor=without[:, 1],
         )
 
-    def _features(self, no_references: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Of one row, made at the first call of a run."""
+    def _features(self, made: Conditions, row: int, no_references: bool, _no_anchor: bool) -> Features:
+        """Of one row, made once whatever the batches of a run are."""
         key = (id(self.model), self.x.device, self.dtype, no_references)
         if key not in self.run.features:
-            row = int((self.made.blank == no_references).nonzero()[0])
-            latents = self.made.references[row : row + 1].to(self.dtype)
+            latents = made.references[row : row + 1].to(self.dtype)
             self.run.features[key] = (self.model.reference(latents), self.model.mask.reference(latents))
         return self.run.features[key]
 
@@ -185,12 +198,14 @@ def apply_artv(
     left_out: Sequence[frozenset[str]] = (frozenset(), frozenset()),
     mask: bool = True,
     trace: Trace | None = None,
+    cache: bool = True,
 ) -> ModelPatcher:
     """A clone of `model` that makes the frame after `given`. An ART-V model that was on it is replaced.
 
     left_out: for each condition of the sampler's call (ComfyUI's cond_or_uncond; of a CFGGuider 0 is positive and 1 is
         negative), which of "reference" and "anchor" it goes without.
     mask: False leaves the mask network out, m = 0.
+    cache: False runs the adapters at every call of the MODEL, to see what it costs.
     trace: called with (sigma, condition, m) after every call of the MODEL, m (n, 1, h, w) on the CPU.
 
     ValueError when the base does not fit, or `given` is no such latent or holds NaN.
@@ -205,7 +220,7 @@ def apply_artv(
     _check_others(model)
     patched = model.clone()
     patcher = artv.patcher.clone()
-    patcher.set_attachments(KEY, Use(given, tuple(left_out), mask, trace))
+    patcher.set_attachments(KEY, Use(given, tuple(left_out), mask, trace, cache))
     patched.set_additional_models(KEY, [patcher])
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -300,7 +315,10 @@ def _apply_model(
     model, use = found
     _check_latent(x, use.given)
     chunks = list(options.get("cond_or_uncond", ())) or [0]
-    call = options[KEY] = Call(model, use, options.get(RUN) or Run(), chunks, x, base.get_dtype_inference())
+    run = options.get(RUN) or Run()
+    if not use.cache:
+        run = replace(run, features={}, batches={})
+    call = options[KEY] = Call(model, use, run, chunks, x, base.get_dtype_inference())
     x_0 = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     return call.blended(base, c_crossattn, t, x_0)
 

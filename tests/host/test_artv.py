@@ -1,6 +1,7 @@
 """ART-V on a real ComfyUI MODEL: identity at first, nothing left behind, once per frame, errors before work."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +158,14 @@ def test_the_adapters_run_once_a_frame_and_condition(drawn, frame, monkeypatch):
     calls.clear()
     frame(drawn(left_out=(WHOLE, NO_REFERENCE)), steps=3)
     assert calls == [1, 1] * 2
+    calls.clear()
+    frame(drawn(cache=False), steps=3, cfg=1.0)
+    assert calls == [1, 1] * 3
+
+
+def test_the_cache_changes_no_bit(drawn, artv_file, frame):
+    path = artv_file()
+    assert torch.equal(frame(drawn(file=path, cache=False)), frame(drawn(file=path)))
 
 
 def predictions(model, conditions, x, sigma=2.0, separate=False):
@@ -171,7 +180,7 @@ def predictions(model, conditions, x, sigma=2.0, separate=False):
     batch = [[{"model_conds": _text(c), "uuid": i, "control": None}] for i, c in enumerate(conditions)]
     with torch.inference_mode():
         if separate:
-            calls = [[None] * i + [one] for i, one in enumerate(batch)]
+            calls: Any = [[None] * i + [one] for i, one in enumerate(batch)]
             found = [comfy.samplers.calc_cond_batch(model.model, call, x, level, options)[-1] for call in calls]
         else:
             found = comfy.samplers.calc_cond_batch(model.model, batch, x, level, options)
@@ -384,6 +393,7 @@ def test_the_loader_takes_artv_files_only(comfy, weight_file, artv_file, tmp_pat
     loaded = load_artv(artv_file())
     assert loaded.config == SMALL
     assert "ART-V: adapter and 4 anchor blocks for block channels (32, 64)" in loaded.info
+    assert loaded.patcher.cached_patcher_init is not None
     again = loaded.patcher.cached_patcher_init[0](*loaded.patcher.cached_patcher_init[1], disable_dynamic=True)
     assert again.model.state_dict().keys() == loaded.patcher.model.state_dict().keys()
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8))
@@ -408,7 +418,7 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 
     path = artv_file()
     monkeypatch.setitem(artv.BUNDLED, "pocket/artv.safetensors", path)
-    model, info = artv.LoadArtvModel.execute("pocket/artv.safetensors").result
+    model, info = artv.LoadArtvModel.execute("pocket/artv.safetensors").result or ()
     assert (model.path, model.config) == (path, SMALL)
     assert "ART-V" in info
     with pytest.raises(ValueError, match=r"ART-V model: there is no file gone\.safetensors; put it in one of"):
@@ -430,7 +440,7 @@ def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, 
         parameter.add_(torch.randn_like(parameter) * 0.02)
     file = root / "pocket" / "pocket.safetensors"
     base, what = load_pocket(file)[0], given((16, 12))
-    sampling = base.get_model_object("model_sampling")
+    sampling: Any = base.get_model_object("model_sampling")
     sigma = float(sampling.sigma(torch.tensor(400)))
     y_t, words = noise(1, 4, 16, 12, seed=9), noise(1, 77, 128, seed=4)
     x = y_t * (1 + sigma**2) ** 0.5
