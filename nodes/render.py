@@ -25,20 +25,20 @@ KEEP = ("everything", "what extends it")
 log = logging.getLogger(__name__)
 
 
-def job_root() -> Path:
-    return Path(folder_paths.get_output_directory()) / FOLDER
+def job_root(folder: str = FOLDER) -> Path:
+    return Path(folder_paths.get_output_directory()) / folder
 
 
 class NodeWatch(Watch):
     """A render on a node: ComfyUI's progress bar, the strip as its preview, remarks in the log."""
 
-    def __init__(self, clips: int, steps: int) -> None:
-        self.steps = clips * steps
+    def __init__(self, clips: int, steps: int, what: str = "long video") -> None:
+        self.steps, self.what = clips * steps, what
         self.bar = comfy.utils.ProgressBar(self.steps)
         self.shows = args.preview_method != LatentPreviewMethod.NoPreviews
 
     def remark(self, text: str) -> None:
-        log.info("long video: %s", text)
+        log.info("%s: %s", self.what, text)
 
     def progress(self, progress: Progress) -> None:
         strip = progress.strip if self.shows else None

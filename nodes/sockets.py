@@ -3,6 +3,8 @@
 from comfy_api.latest import io
 
 CATEGORY = "StillMotion"
+ArtvModel = io.Custom("STILLMOTION_ARTV")
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")
