@@ -253,6 +253,14 @@ class AutoregressiveVideo(io.ComfyNode):
                 tooltip="When the video is finished. everything: a changed story goes on from its first new frame at "
                 "once. what extends it: smaller; a changed story is then made anew from the beginning.",
             ),
+            io.Int.Input(
+                "enlarge",
+                default=1,
+                min=1,
+                max=16,
+                advanced=True,
+                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+            ),
         ]
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model_patches.comfy_host.autoregressive import FITS, Roll, Start, Weights, started
 from ..rendering import reader
-from ..rendering.formats import check_format
+from ..rendering.formats import check_format, enlarged
 from ..rendering.graph import input_hashes
 from ..rendering.job import LATENTS, clean, open_job
 from ..rendering.loop import Output, Work, render
@@ -41,6 +41,7 @@ class RollRequest:
     format: str = "h264-mp4"
     fit: str = FITS[0]
     keep: str = KEEP[0]
+    enlarge: int = 1
     positive: Any = None
     negative: Any = None
     story: Any = None
@@ -50,7 +51,7 @@ class RollRequest:
 
     def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
         """The path of the video, and the picture of its last frame."""
-        kind, count = check_format(self.format, self.width, self.height), self.count()
+        kind, count = check_format(self.format, self.width * self.enlarge, self.height * self.enlarge), self.count()
         start, told = started(
             self.vae, (self.height, self.width), self.fit, image=self.image, video=self.given(), anchor=self.anchor
         )
@@ -58,7 +59,11 @@ class RollRequest:
         roll.check(count)
         identity = self.identity() | roll.identity() | {"graph": self.graph(prompt, node)}
         output = Output(kind, self.rate(), 1, metadata(prompt, pnginfo), unit="frame")
-        work = Work(roll.sample, lambda latents: (part.numpy() for part in roll.decode(latents)), roll.inputs)
+        work = Work(
+            roll.sample,
+            lambda latents: (enlarged(part.numpy(), self.enlarge) for part in roll.decode(latents)),
+            roll.inputs,
+        )
         watch = NodeWatch(count, self.steps, WHAT)
         with open_job(job_root(FOLDER), self.name, identity) as (job, remark):
             for line in filter(None, (remark, told)):
@@ -105,7 +110,7 @@ class RollRequest:
         """Settings that the frames depend on. How many there are is none, and neither is the story: what of it differs
         is made anew from there on."""
         names = ("seed", "steps", "width", "height", "text_weight", "reference_weight", "anchor_weight", "t_test")
-        given = {name: getattr(self, name) for name in (*names, "sampler_name", "scheduler", "format")}
+        given = {name: getattr(self, name) for name in (*names, "sampler_name", "scheduler", "format", "enlarge")}
         return given | {"fps": str(self.rate()), "told by": "positive" if self.story is None else "a story"}
 
     def graph(self, prompt: Any, node: Any) -> dict[str, str]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_patcher
-import comfy.ops
 import torch
 
 from .. import checkpoint
 from ..artv.config import ArtvConfig
 from ..artv.model import ArtvModel
 from .motion_files import Typed, attention, patcher_of
+from .ops import operations
 
 log = logging.getLogger(__name__)
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -47,5 +47,5 @@ def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:
     with torch.device("meta"):  # the file's tensors become the weights; nothing is allocated twice
-        module = HostedArtvModel(ArtvConfig.from_dict(file.config), ops=comfy.ops.manual_cast, attention=attention)
+        module = HostedArtvModel(ArtvConfig.from_dict(file.config), ops=operations, attention=attention)
     return patcher_of(module, file.weights, disable_dynamic=disable_dynamic)

@@ -418,7 +418,8 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 
     path = artv_file()
     monkeypatch.setitem(artv.BUNDLED, "pocket/artv.safetensors", path)
-    model, info = artv.LoadArtvModel.execute("pocket/artv.safetensors").result or ()
+    found: Any = artv.LoadArtvModel.execute("pocket/artv.safetensors").result
+    model, info = found
     assert (model.path, model.config) == (path, SMALL)
     assert "ART-V" in info
     with pytest.raises(ValueError, match=r"ART-V model: there is no file gone\.safetensors; put it in one of"):

@@ -163,6 +163,12 @@ def test_any_video_is_continued(rendered, output):
         rendered(video=InputImpl.VideoFromFile(str(output / "broken.mp4")))
 
 
+def test_small_pictures_are_enlarged_in_the_file(rendered):
+    plain, last = frames_of(rendered(frames=1)[0]), rendered(frames=1, enlarge=2)
+    assert np.array_equal(frames_of(last[0]), plain.repeat(2, axis=1).repeat(2, axis=2))
+    assert last[1].shape == (1, SIZE, SIZE, 3)
+
+
 def test_a_picture_of_another_size_is_fitted_and_told(rendered):
     path, _ = rendered(image=picture(size=(48, 96)).expand(2, -1, -1, -1), frames=1)
     log = (path.parent / "log.txt").read_text()
