@@ -5,4 +5,5 @@ from comfy_api.latest import io
 CATEGORY = "StillMotion"
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+RetentionBranch = io.Custom("STILLMOTION_RETENTION_BRANCH")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")
