@@ -66,8 +66,8 @@ class ApplyImageRetention(io.ComfyNode):
             node_id="StillMotion_ApplyImageRetention",
             display_name="Apply Image Retention",
             category=GROUP,
-            description="Makes the video begin with an image, and keep to it. It is a ControlNet to ComfyUI: others can "
-            "stand before and behind it.",
+            description="Makes the video begin with an image, and keep to it. It is a ControlNet to ComfyUI: others "
+            "can stand before and behind it.",
             search_aliases=["DreamVideo", "image to video", "I2V", "first frame"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The text. An empty prompt leaves it to the image alone."),

@@ -83,7 +83,7 @@ def conditions(host, branch_file):
 
 @pytest.fixture
 def run(comfy):
-    """run(model or guider, positive, negative, cfg=2.0, steps=3) -> the latent that CFGGuider, or this guider, makes."""
+    """run(model, positive, negative, cfg=2.0, steps=3), or run(guider) -> the latent that it makes."""
     from comfy import samplers
 
     def sample(model, positive=None, negative=None, *, cfg=2.0, steps=3, frames=FRAMES, size=8, sampler="euler"):
