@@ -28,7 +28,7 @@ class DoubleConditionGuider(CFGGuider):
         self.set_cfg(text)
 
     def predict_noise(
-        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, **_options: Any
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, *_args: Any, **_options: Any
     ) -> Tensor:
         """ComfyUI's name; it is x_0 that comes out."""
         options = model_options or {}

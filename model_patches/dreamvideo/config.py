@@ -109,4 +109,5 @@ class DreamVideoConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name."""
         found = known(cls, values, "DreamVideo config")
-        return cls(**found | {"branch": RetentionConfig.from_dict(found["branch"])})
+        found["branch"] = RetentionConfig.from_dict(found["branch"])
+        return cls(**found)

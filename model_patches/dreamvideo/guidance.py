@@ -9,11 +9,10 @@ white. The paper does not tell s_t and s_i.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 from torch import Tensor
 
-Branch = Literal["none", "text", "image", "both"]
+Branch = str  # "none", "text", "image" or "both": which conditions a prediction has
 TEXT_FIRST, IMAGE_FIRST = "text first", "image first"
 ORDERS = (TEXT_FIRST, IMAGE_FIRST)
 

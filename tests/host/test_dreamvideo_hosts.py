@@ -37,6 +37,7 @@ def model_of(config, unet):
         for name, weight in model.named_parameters():
             if name.startswith(("branch.controlnet_", "motion.", "branch.temporal")):
                 weight.add_(torch.randn_like(weight) * 0.03)
+        model.branch.controlnet_cond_embedding.conv_out.weight.mul_(100)  # type: ignore[operator, union-attr]
     return model.eval()
 
 
@@ -110,7 +111,7 @@ def test_both_hosts_give_the_same_eps(comfy, root, pocket, image, tmp_path, inje
     handle.remove()
     moving.remove()
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
-    assert (expected - white).abs().max() > 1e-3
+    assert (expected - white).abs().max() > 0.01
 
 
 def test_each_clip_has_its_own_image(pocket, image):
@@ -118,7 +119,7 @@ def test_each_clip_has_its_own_image(pocket, image):
     g = torch.Generator().manual_seed(1)
     x, context = torch.randn(2, FRAMES, 4, 16, 16, generator=g), torch.randn(2, 77, 128, generator=g)
     images, t = torch.rand(2, 3, 64, 64, generator=g), torch.tensor([10, 900])
-    moving = diffusers_vidrd.attach(pocket.unet, whole.motion)  # type: ignore[arg-type]
+    moving = diffusers_vidrd.attach(pocket.unet, whole.motion)
     handle = diffusers_dreamvideo.attach(pocket.unet, whole.branch, moving)
     with torch.no_grad():
         both = handle.predict(x, t, context, images)
@@ -130,7 +131,7 @@ def test_each_clip_has_its_own_image(pocket, image):
         plain = pocket.unet(x[1], t[1:].expand(FRAMES), context[1:].expand(FRAMES, -1, -1)).sample
     moving.remove()
     torch.testing.assert_close(both[1:], second, rtol=0, atol=1e-4)
-    assert (other - second).abs().max() > 1e-3
+    assert (other - second).abs().max() > 0.01
     torch.testing.assert_close(none[0], plain, rtol=0, atol=1e-6)
 
 
@@ -138,7 +139,7 @@ def test_the_branch_can_be_trained_and_the_rest_stays(pocket, image):
     whole = model_of(config_of(), pocket.unet).train()
     g = torch.Generator().manual_seed(1)
     x, context = torch.randn(1, FRAMES, 4, 16, 16, generator=g), torch.randn(1, 77, 128, generator=g)
-    moving = diffusers_vidrd.attach(pocket.unet, whole.motion)  # type: ignore[arg-type]
+    moving = diffusers_vidrd.attach(pocket.unet, whole.motion)
     handle = diffusers_dreamvideo.attach(pocket.unet, whole.branch, moving)
     handle.predict(x, torch.tensor([500]), context, image.movedim(-1, 1)).square().mean().backward()
     moving.remove()

@@ -1,5 +1,7 @@
 """DreamVideo files, with and without a motion model; and ControlNets as a beginning."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -11,6 +13,7 @@ from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, Retent
 from stillmotion.model_patches.dreamvideo.retention import RetentionBranch
 from stillmotion.model_patches.ldm_names import control_prefixes, inverse, rename
 from stillmotion.model_patches.vidrd.config import VidrdConfig
+from stillmotion.model_patches.vidrd.model import VidrdModel
 
 SMALL = {"block_channels": (32, 64), "attention": (False, True), "heads": (4, 8), "layers_per_block": 1}
 SMALL |= {"context_dim": 16}
@@ -122,3 +125,24 @@ def test_what_is_no_controlnet_is_named(tmp_path):
     torch.save({"input_hint_block.0.weight": torch.zeros(1)}, tmp_path / "z.pth")
     with pytest.raises(CheckpointError, match=r"z\.pth is a ControlNet with blocks of another build"):
         checkpoint.load_controlnet(tmp_path / "z.pth")
+
+
+def test_the_keys_of_a_file_are_kept(request):
+    """Files of users have these names; those of the temporal layers are VidRD's, which has a list of its own."""
+    layers = VidrdConfig(
+        block_channels=(320, 640, 1280, 1280), attention=(True, True, True, False), heads=(5, 10, 20, 20)
+    )
+    config = DreamVideoConfig(branch=RetentionConfig(), layers=layers.to_dict(), motion=True)
+    with torch.device("meta"):
+        weights = dreamvideo_model(config).state_dict()
+    vidrd = ("motion.", "branch.temporal.")
+    own = {k: v for k, v in weights.items() if not k.startswith(vidrd)}
+    lines = "".join(f"{k} {'x'.join(map(str, v.shape))}\n" for k, v in sorted(own.items()))
+    golden = Path(__file__).parents[2] / "golden" / "keys_dreamvideo.txt"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(lines, encoding="utf-8")
+    assert golden.read_text(encoding="utf-8") == lines
+    with torch.device("meta"):
+        known = VidrdModel(layers).state_dict().keys()
+    rest = {k.removeprefix(vidrd[0]).removeprefix(vidrd[1]) for k in weights.keys() - own.keys()}
+    assert rest == set(known)

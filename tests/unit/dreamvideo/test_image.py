@@ -54,7 +54,7 @@ def test_several_images_and_odd_shapes_are_refused_with_what_to_do():
 @pytest.mark.parametrize("rule", FITS)
 @pytest.mark.parametrize("size", [(16, 16), (8, 24), (40, 10), (1, 999)])
 def test_every_picture_fits_and_white_stays_white(rule, size):
-    image = white(*size, torch.zeros(1))
+    image = white(size[0], size[1], torch.zeros(1))
     torch.testing.assert_close(fit(image, 16, 12, rule), white(16, 12, image))
 
 

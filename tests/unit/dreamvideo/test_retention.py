@@ -168,7 +168,7 @@ def test_the_frozen_layers_are_not_trained_and_leave_nothing_out_at_random():
     x, t, context, image = inputs()
     a, b = (outputs(branch, x, t, context, image, frames=4) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
-    sum(y.square().mean() for y in a).backward()
+    torch.stack([y.square().mean() for y in a]).sum().backward()
     assert branch.temporal is not None
     assert not any(p.requires_grad or p.grad is not None for p in branch.temporal.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in branch.trained())
