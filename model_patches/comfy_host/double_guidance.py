@@ -22,6 +22,8 @@ class DoubleConditionGuider(CFGGuider):
     when memory allows. Conditions whose weight is 0 are left out. Post-CFG functions see the final prediction.
     """
 
+    text_roles = tuple(NAMES[branch] for branch in ("both", "text"))  # the conditions that have the prompt
+
     def __init__(self, model: comfy.model_patcher.ModelPatcher, text: float, image: float, order: str) -> None:
         super().__init__(model)
         self.scales: tuple[float, float, str] = (text, image, order)

@@ -77,6 +77,11 @@ class RetentionControl(ControlBase):
         self.dtype, self.frames = torch.float32, 0
         self.features: dict[Any, Tensor] = {}
 
+    @property
+    def control_model_wrapped(self) -> comfy.model_patcher.ModelPatcher:
+        """As ComfyUI's own ControlNets name their model."""
+        return self.branch.patcher
+
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any) -> Any:
         before = None
         if self.previous_controlnet is not None:
@@ -201,7 +206,8 @@ def apply_retention(
     def control(before: Any) -> RetentionControl:
         if id(before) not in shared:
             made = RetentionControl(branch, shown, rule)
-            made.set_cond_hint(shown, strength, (start_percent, end_percent))
+            hint = torch.ones(1, 3, 1, 1) if shown is None else shown  # for those who look at ControlNets
+            made.set_cond_hint(hint, strength, (start_percent, end_percent))
             made.set_previous_controlnet(before)
             shared[id(before)] = made
         return shared[id(before)]
@@ -217,8 +223,9 @@ def retention_of(condition: Conditioning) -> RetentionControl | None:
     for _words, options in condition:
         control = options.get("control")
         while control is not None:
-            if isinstance(control, RetentionControl):
-                return control
+            inner = getattr(control, "inner", control)  # ControlNet Frames stands around another
+            if isinstance(inner, RetentionControl):
+                return inner
             control = control.previous_controlnet
     return None
 

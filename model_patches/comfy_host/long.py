@@ -103,6 +103,8 @@ class LongVideo:
             models["clip"] = of_model(self.prompts.clip.patcher)
             conditions["prompts"] = of_values(list(self.prompts.lines))
         guider = {"kind": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
+        if hasattr(self.guider, "scales"):
+            guider["scales"] = list(self.guider.scales)
         versions = {"long video": str(VERSION), **of_machine()}
         return {
             "models": models,
@@ -164,12 +166,15 @@ class LongVideo:
             return given
         words = comfy.sampler_helpers.convert_cond(self.prompts.encoded(clip))
         text = ("cross_attn", "pooled_output")
-        positive = [
-            others | {key: word[key] for key in text if key in word}
-            for others in given.get("positive", ())
-            for word in words
-        ]
-        return given | {"positive": positive or words}
+        spoken = {
+            role: [
+                others | {key: word[key] for key in text if key in word}
+                for others in given.get(role, ())
+                for word in words
+            ]
+            for role in getattr(self.guider, "text_roles", ("positive",))
+        }
+        return given | {role: conditions or words for role, conditions in spoken.items()}
 
     def _step_seed(self, clip: int, take: int) -> int:
         """Of noise in the steps: as ReuseSampler has it."""

@@ -219,3 +219,61 @@ def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions,
         guide(apply_stepped_cfg(tiny_sd, SteppedScale()))
     with pytest.raises(ValueError, match="order is 'x'; choose one of"):
         guide(tiny_sd, order="x")
+
+
+def test_it_works_in_context_windows(tiny_sd, guide, run, windowed, alone, conditions):
+    """Without temporal layers a frame is what it is alone, in whichever window."""
+    assert close(run(guide(windowed(tiny_sd, 2))), run(guide(tiny_sd)), 1e-4)
+
+
+def test_it_guides_behind_controlnet_frames(tiny_sd, conditions, run, guide):
+    from stillmotion.model_patches.comfy_host.control import limit_to_frames
+    from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
+
+    pair = limit_to_frames(conditions(picture()), {0: 1.0, 1: 1.0}, FRAMES)
+    found, whole = run(double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)), run(guide(tiny_sd))
+    assert close(found[:2], whole[:2], 1e-4)
+    assert not close(found[2:], whole[2:], 0.01)
+
+
+@pytest.fixture
+def long_video(tiny_vae):
+    """long_video(guider, **options) -> a LongVideo of clips of 4 frames."""
+    from stillmotion.model_patches.comfy_host.long import LongVideo, ReuseConfig
+
+    def make(guider, **options):
+        settings = {"sampler": "euler", "scheduler": "normal", "steps": 2, "seed": 0, "frames": FRAMES}
+        return LongVideo(guider, tiny_vae, **settings, size=(64, 64), config=ReuseConfig(overlap=2), **options)
+
+    return make
+
+
+def test_a_prompt_schedule_speaks_in_every_prediction_that_has_a_text(tiny_sd, branch, guide, long_video):
+    from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo import apply_retention
+    from stillmotion.model_patches.comfy_host.prompts import PromptSchedule
+
+    schedule = PromptSchedule(None, ((0, "another"),), last=("another", words(7)))
+    spoken, _ = long_video(guide(tiny_sd), prompts=schedule).sample(0, 0, None, lambda _share: None)
+    pair = apply_retention((words(7), words(2)), branch, picture())
+    whole, _ = long_video(double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)).sample(
+        0, 0, None, lambda _share: None
+    )
+    assert torch.equal(spoken, whole)
+
+
+def test_a_long_video_knows_when_the_guidance_is_another(tiny_sd, branch, guide, long_video):
+    from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo import apply_retention
+
+    padded = apply_retention((words(1), words(2)), branch, picture(), rule="pad")
+    ways = [
+        guide(tiny_sd),
+        guide(tiny_sd, image=3.0),
+        guide(tiny_sd, order="image first"),
+        guide(tiny_sd, shown=picture(3)),
+        double_condition_guider(tiny_sd, *padded, text=7.5, image=2.0),
+    ]
+    known = [long_video(way).identity() for way in ways]
+    assert long_video(guide(tiny_sd)).identity() == known[0]
+    assert all(a != b for i, a in enumerate(known) for b in known[:i])

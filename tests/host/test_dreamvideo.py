@@ -307,3 +307,34 @@ def test_frozen_layers_take_the_clips_of_the_motion_model(comfy, tiny_sd, condit
 def test_it_works_in_context_windows(tiny_sd, conditions, run, windowed):
     found = run(windowed(tiny_sd, 2), *conditions(picture()))
     assert torch.isfinite(found).all()
+
+
+def test_a_copy_for_another_device_has_weights_of_its_own(tiny_sd, conditions, run):
+    (positive, negative) = conditions(picture())
+    control = positive[0][1]["control"]
+    found = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
+    assert control.get_instance_for_device(torch.device("cpu")) is found
+    own, copied = (c.control_model_wrapped.model.state_dict() for c in (control, found))
+    assert all(torch.equal(copied[k], v) and copied[k].data_ptr() != v.data_ptr() for k, v in own.items())
+    expected = run(tiny_sd, positive, negative)
+    control.multigpu_clones.clear()
+    moved = [[[w, o | {"control": found}] for w, o in condition] for condition in (positive, negative)]
+    assert torch.equal(run(tiny_sd, *moved), expected)
+
+
+def test_it_can_be_limited_to_frames(tiny_sd, conditions, branch_file, run):
+    """With all frames chosen it is as without; with none left of the first, that is another video."""
+    from stillmotion.model_patches.comfy_host.control import limit_to_frames
+
+    file = branch_file(temporal="none")
+    pair = conditions(picture(), file=file)
+    whole = run(tiny_sd, *pair)
+    assert close(run(tiny_sd, *limit_to_frames(pair, dict.fromkeys(range(FRAMES), 1.0), FRAMES)), whole)
+    first = run(tiny_sd, *limit_to_frames(pair, {0: 1.0}, FRAMES))
+    plain = run(tiny_sd, words(1), words(2))
+    assert close(first[:1], whole[:1])
+    assert close(first[1:], plain[1:])
+    white = limit_to_frames(conditions(None, file=file), {0: 1.0}, FRAMES)
+    assert not close(run(tiny_sd, *white)[:1], first[:1], 0.001)
+    with pytest.raises(ValueError, match="adds to the ends of the up blocks, which cannot be limited to frames"):
+        limit_to_frames(conditions(picture(), inject="up_blocks"), {0: 1.0}, FRAMES)
