@@ -107,8 +107,8 @@ class FrameControl(ControlBase):
     def around(cls, control: Any, chosen: Mapping[int, float], frames: int) -> "FrameControl":
         if isinstance(control, RetentionControl) and control.branch.config.inject == "up_blocks":
             raise ValueError(
-                "ControlNet frames: this retention branch adds to the ends of the up blocks, which cannot be limited to "
-                "frames; use a branch that adds to the skips, or remove the node"
+                "ControlNet frames: this retention branch adds to the ends of the up blocks, which cannot be limited "
+                "to frames; use a branch that adds to the skips, or remove the node"
             )
         hint = hints_by_frame(control.cond_hint_original, chosen, frames)
         inner = control.copy().set_cond_hint(
