@@ -213,7 +213,7 @@ def draw_token_attention(maps: Tensor, *, timestep: float, text: str = "") -> Im
     """
     maps = maps.float().cpu()
     f, n = maps.shape[:2]
-    shown, high, tokens = _columns(f), maps.max().item(), [f"token {k + 1}" for k in range(n)]
+    shown, high, tokens = shown_columns(f), maps.max().item(), [f"token {k + 1}" for k in range(n)]
     tiles = [[heat(maps[frame, k].numpy(), high) for frame in shown] for k in range(n)]
     title = f"Attention to the frame-wise tokens at t = {timestep:.0f}"
     sheet = contact_sheet(tiles, tokens, ["frame", *map(str, shown)], title=title, text=text)
@@ -222,7 +222,7 @@ def draw_token_attention(maps: Tensor, *, timestep: float, text: str = "") -> Im
     return below([sheet, scale_bar("attention probability", high, width=sheet.width), chart])
 
 
-def _columns(frames: int, most: int = 16) -> list[int]:
+def shown_columns(frames: int, most: int = 16) -> list[int]:
     """Which frames are shown: all, or `most` of them, evenly, first and last included."""
     if frames <= most:
         return list(range(frames))

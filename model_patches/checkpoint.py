@@ -1,10 +1,9 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "vidrd", "dreamvideo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all
-strings.
-Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's weights-only
-reader alone.
+"harivo", "vidrd", "artv", "dreamvideo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`,
+...), all strings. Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with
+torch's weights-only reader alone.
 """
 
 import json
@@ -19,6 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from . import control_layouts, layouts
+from .artv.config import ArtvConfig
+from .artv.model import ArtvModel
+from .artv.places import sites
 from .assembly import dreamvideo_model
 from .core.config import MotionConfig
 from .core.temporal import MotionModel
@@ -36,12 +38,14 @@ MOTION = "motion"
 HARIVO = "harivo"
 VIDRD = "vidrd"
 VIDRD_DECODER = "vidrd_decoder"
+ARTV = "artv"
 DREAMVIDEO = "dreamvideo"
 FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems of which other people's files are read
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
 __all__ = [
+    "ARTV",
     "DREAMVIDEO",
     "FORMAT",
     "HARIVO",
@@ -190,6 +194,14 @@ def _decoder_words(checkpoint: Checkpoint) -> str:
     return f" VidRD decoder: {modules} Temp-Convs for block channels {config.block_channels}, decodes {statistics}"
 
 
+def _artv_words(checkpoint: Checkpoint) -> str:
+    config = ArtvConfig.from_dict(checkpoint.config)
+    return (
+        f" ART-V: adapter and {len(sites(config))} anchor blocks for block channels {config.block_channels}, mask "
+        f"network with channels {config.mask_channels} for text {config.context_dim} wide, {config.static} static part"
+    )
+
+
 def _dreamvideo_words(checkpoint: Checkpoint) -> str:
     config = DreamVideoConfig.from_dict(checkpoint.config)
     branch = config.branch
@@ -209,6 +221,7 @@ WORDS: dict[str, Callable[[Checkpoint], str]] = {
     HARIVO: _motion_words,
     VIDRD: _vidrd_words,
     VIDRD_DECODER: _decoder_words,
+    ARTV: _artv_words,
     DREAMVIDEO: _dreamvideo_words,
 }
 
@@ -302,6 +315,11 @@ def _decoder_model(config: Mapping[str, Any]) -> nn.Module:
         return TemporalDecoder(DecoderConfig.from_dict(config))
 
 
+def _artv_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return ArtvModel(ArtvConfig.from_dict(config))
+
+
 def _dreamvideo_model(config: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         return dreamvideo_model(DreamVideoConfig.from_dict(config))
@@ -313,19 +331,21 @@ MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     HARIVO: _harivo_model,
     VIDRD: _vidrd_model,
     VIDRD_DECODER: _decoder_model,
+    ARTV: _artv_model,
     DREAMVIDEO: _dreamvideo_model,
 }
 
 
 def _check_parts(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """A component that the config tells of and the file has no weight of is named as a whole."""
-    if not isinstance(model, HarivoModel):
+    name = {HarivoModel: "a HARIVO", ArtvModel: "an ART-V"}.get(type(model))
+    if name is None:
         return
     given = {key.split(".")[0] for key in weights}
-    lost = [name for name, _ in model.named_children() if name not in given]
+    lost = [part for part, _ in model.named_children() if part not in given]
     if lost:
         raise CheckpointError(
-            f"{source} is a HARIVO file whose config tells of {', '.join(lost)}, but it has no such weights; it was "
+            f"{source} is {name} file whose config tells of {', '.join(lost)}, but it has no such weights; it was "
             "cut down or is of a run that failed, get the file again or export it again"
         )
 

@@ -224,6 +224,14 @@ class LongVideoNode(io.ComfyNode):
                 "finished. everything: each clip can be rendered again at once. what extends it: smaller; rendering a "
                 "clip again also samples all before it.",
             ),
+            io.Int.Input(
+                "enlarge",
+                default=1,
+                min=1,
+                max=16,
+                advanced=True,
+                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+            ),
         ]
 
     @classmethod

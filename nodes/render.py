@@ -14,7 +14,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 
 from ..model_patches.comfy_host.long import LongVideo, latent_size, make_guider
 from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, Rule
-from ..rendering.formats import check_format
+from ..rendering.formats import check_format, enlarged
 from ..rendering.graph import input_hashes
 from ..rendering.job import LATENTS, clean, open_job
 from ..rendering.loop import Output, Watch, Work, parse_takes, render
@@ -25,20 +25,20 @@ KEEP = ("everything", "what extends it")
 log = logging.getLogger(__name__)
 
 
-def job_root() -> Path:
-    return Path(folder_paths.get_output_directory()) / FOLDER
+def job_root(folder: str = FOLDER) -> Path:
+    return Path(folder_paths.get_output_directory()) / folder
 
 
 class NodeWatch(Watch):
     """A render on a node: ComfyUI's progress bar, the strip as its preview, remarks in the log."""
 
-    def __init__(self, clips: int, steps: int) -> None:
-        self.steps = clips * steps
+    def __init__(self, clips: int, steps: int, what: str = "long video") -> None:
+        self.steps, self.what = clips * steps, what
         self.bar = comfy.utils.ProgressBar(self.steps)
         self.shows = args.preview_method != LatentPreviewMethod.NoPreviews
 
     def remark(self, text: str) -> None:
-        log.info("long video: %s", text)
+        log.info("%s: %s", self.what, text)
 
     def progress(self, progress: Progress) -> None:
         strip = progress.strip if self.shows else None
@@ -75,6 +75,7 @@ class LongRequest:
     reuse_step_noise: bool = False
     re_render: str = ""
     keep: str = KEEP[0]
+    enlarge: int = 1
     positive: Any = None
     negative: Any = None
     prompts: Any = None
@@ -84,12 +85,14 @@ class LongRequest:
     def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
         """The path of the video, and the pictures of its first clip."""
         size, takes, count = self.size(), parse_takes(self.re_render), self.count()
-        kind = check_format(self.format, size[1], size[0])
+        kind = check_format(self.format, size[1] * self.enlarge, size[0] * self.enlarge)
         long = self.video(size)
         long.check(count)
         identity = self.identity(size) | long.identity() | {"graph": self.graph(prompt, node)}
         output = Output(kind, self.rate(), self.frames, metadata(prompt, pnginfo))
-        work = Work(long.sample, lambda latents: (frames.numpy() for frames in long.decode(latents)))
+        work = Work(
+            long.sample, lambda latents: (enlarged(part.numpy(), self.enlarge) for part in long.decode(latents))
+        )
         watch = NodeWatch(count, self.steps)
         with open_job(job_root(), self.name, identity) as (job, remark):
             watch.remark(remark)
@@ -131,6 +134,7 @@ class LongRequest:
         """Settings that the frames depend on. How many clips there are is none: a finished job can be extended."""
         names = ("seed", "frames", "steps", "sampler_name", "scheduler", "format", "overlap", "recycle", "guidance")
         given = {name: getattr(self, name) for name in (*names, "rule", "reuse_step_noise")}
+        given |= {"enlarge": self.enlarge} if self.enlarge != 1 else {}
         return given | {"width": size[1], "height": size[0], "fps": str(self.rate())}
 
     def graph(self, prompt: Any, node: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import av
+import numpy as np
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
 
@@ -59,3 +60,8 @@ def check_format(name: str, width: int, height: int) -> Format:
             " or install PyAV from PyPI"
         ) from error
     return kind
+
+
+def enlarged(frames: np.ndarray, times: int) -> np.ndarray:
+    """Every pixel as `times` x `times` of them: (k, h, w, 3) -> (k, times h, times w, 3)."""
+    return frames if times == 1 else frames.repeat(times, axis=1).repeat(times, axis=2)

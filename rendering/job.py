@@ -21,7 +21,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,12 @@ def checksum(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Record:
-    """What clip.json says. files: path from the job folder -> sum, or DROPPED for what was cleaned away."""
+    """What clip.json says. files: path from the job folder -> sum, or DROPPED for what was cleaned away. inputs: one
+    word for what this clip and those before were made with beside the job's identity; most have none."""
 
     take: int = 0
     files: dict[str, str] = field(default_factory=dict)
+    inputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,24 @@ class Job:
         """What is recorded of a clip, unless the record itself is damaged: then nothing is."""
         try:
             content = json.loads((self.clip_folder(clip) / "clip.json").read_text(encoding="utf-8"))
-            return Record(int(content["take"]), dict(content["files"]))
+            return Record(int(content["take"]), dict(content["files"]), str(content.get("inputs", "")))
         except (OSError, ValueError, KeyError, TypeError):
             return Record()
 
     def write_record(self, clip: int, record: Record) -> None:
         self.clip_folder(clip).mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"take": record.take, "files": record.files}, indent=1)
-        write_text(text, self.clip_folder(clip) / "clip.json")
+        content: dict[str, Any] = {"take": record.take, "files": record.files}
+        content |= {"inputs": record.inputs} if record.inputs else {}
+        write_text(json.dumps(content, indent=1), self.clip_folder(clip) / "clip.json")
 
     def recorded(self, clip: int, paths: list[Path]) -> None:
         """Add files that are on the disk to a clip's record."""
         old = self.record(clip)
-        sums = {self.key(path): checksum(path) or "" for path in paths}
-        self.write_record(clip, Record(old.take, old.files | sums))
+        self.write_record(clip, replace(old, files=old.files | self.sums(paths)))
+
+    def sums(self, paths: list[Path]) -> dict[str, str]:
+        """Of files that are on the disk, as a record has them."""
+        return {self.key(path): checksum(path) or "" for path in paths}
 
     def state_of(self, record: Record, path: Path) -> str:
         """ "whole", "damaged", "missing" (never recorded) or "dropped"."""
@@ -210,6 +216,6 @@ def clean(job: Job) -> int:
     for clip in states[:-1]:
         path, record = job.path(clip, STATE), job.record(clip)
         freed += path.stat().st_size
-        job.write_record(clip, Record(record.take, record.files | {job.key(path): DROPPED}))
+        job.write_record(clip, replace(record, files=record.files | {job.key(path): DROPPED}))
         path.unlink()
     return freed

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .preview import Clock, Progress, Strip
 from .segments import Joined, join, segment_writer, write_pictures
 
 State = dict[str, Tensor]
+DIGITS = 12
 SAMPLING = 0.9  # of the work on a clip; the rest is decoding and writing
 
 
@@ -47,12 +48,15 @@ class Work:
     sample(clip, take, before, step): latents (n, ...) of a clip, counted from 0, and the state that the next one needs.
         before: the state after the clip before, None for the first. step(share) is called as it goes, 0 to 1.
     decode(latents): the frames in parts, each (k, h, w, 3) uint8, n in all.
+    inputs(clip): what a clip depends on beside the job's identity. When it is another than it was, that clip and all
+        after it are made anew. It must not depend on how many clips there are.
 
-    Both give the same for the same, whatever ran before.
+    All give the same for the same, whatever ran before.
     """
 
     sample: Callable[[int, int, State | None, Callable[[float], None]], tuple[Tensor, State]]
     decode: Callable[[Tensor], Iterator[np.ndarray]]
+    inputs: Callable[[int], str] = lambda _clip: ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Output:
     fps: Fraction
     frames: int  # of a clip
     metadata: Mapping[str, Any]
+    unit: str = "clip"  # what is told of one
 
     def segment(self, job: Job, clip: int) -> Path:
         return job.path(clip, f"segment{self.kind.suffix}")
@@ -79,6 +84,7 @@ class Plan:
     """What has to be done for a clip."""
 
     take: int
+    inputs: str = ""
     sample: bool = False
     encode: bool = False
     damaged: tuple[str, ...] = ()
@@ -88,14 +94,16 @@ class Plan:
         return SAMPLING * self.sample + (1 - SAMPLING) * self.encode
 
 
-def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int]) -> list[Plan]:
+def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int], inputs: Callable[[int], str]) -> list[Plan]:
     """What of the clips is not whole, or is another take than asked for. Clips that `takes` leaves out keep theirs.
+    inputs: see Work.
 
     A state that was dropped is made anew only when a clip after it must be sampled. RenderError for a take of a clip
     that the video has not.
     """
     if beyond := [clip + 1 for clip in takes if not 0 <= clip < clips]:
         raise RenderError(f"long video: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
+    words = chained(clips, inputs)
     plans, state_needed = [], False
     for clip in reversed(range(clips)):
         record = job.record(clip)
@@ -103,13 +111,24 @@ def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int]) -> list
         told = {path: job.state_of(record, path) for path in (job.path(clip, LATENTS), job.path(clip, STATE))}
         shown = {path: job.state_of(record, path) for path in (output.segment(job, clip), *output.pictures(job, clip))}
         latents, state = told.values()
-        sample = take != record.take or latents != "whole" or state in {"damaged", "missing"}
+        same = take == record.take and words[clip] == record.inputs
+        sample = not same or latents != "whole" or state in {"damaged", "missing"}
         sample = sample or (state_needed and state == "dropped")
-        encode = take != record.take or any(word != "whole" for word in shown.values())
+        encode = not same or any(word != "whole" for word in shown.values())
         damaged = tuple(job.key(path) for path, word in (told | shown).items() if word == "damaged")
-        plans.append(Plan(take, sample, encode, damaged))
+        plans.append(Plan(take, words[clip], sample, encode, damaged))
         state_needed = sample
     return plans[::-1]
+
+
+def chained(clips: int, inputs: Callable[[int], str]) -> list[str]:
+    """For every clip a word of its own inputs and those of all before it; "" while they are."""
+    words, before = [], ""
+    for clip in range(clips):
+        own = inputs(clip)
+        before = hashlib.sha256(f"{before} {own}".encode()).hexdigest()[:DIGITS] if own or before else ""
+        words.append(before)
+    return words
 
 
 def render(
@@ -135,12 +154,13 @@ class _Run:
     ) -> None:
         self.job, self.clips, self.work, self.output, self.watch = job, clips, work, output, watch
         _sweep(job.folder)
-        self.plans = plan(job, clips, output, takes)
+        self.plans = plan(job, clips, output, takes, work.inputs)
         self.clock, self.done = Clock(sum(p.work for p in self.plans)), 0.0
         self.clip, self.strip = 0, Strip()
         for clip, p in enumerate(self.plans):
             for name in p.damaged:
-                self.remark(f"{name} is damaged; clip {clip + 1} is {'rendered' if p.sample else 'written'} again")
+                again = "rendered" if p.sample else "written"
+                self.remark(f"{name} is damaged; {output.unit} {clip + 1} is {again} again")
 
     def video(self) -> Path:
         with storage(self.job.folder):
@@ -171,27 +191,26 @@ class _Run:
     def _clip(self, clip: int, p: Plan) -> None:
         self.watch.check()
         begun, planned = self.done, p.work
-        if p.sample and self._sampled(clip, p.take):
+        if p.sample and self._sampled(clip, Record(p.take, inputs=p.inputs)):
             p.encode = True
         self.done = begun + SAMPLING * p.sample
         if p.encode:
             self._encoded(clip)
         self.done = begun + planned
 
-    def _sampled(self, clip: int, take: int) -> bool:
-        """Were the latents not those that the rest of the clip was made of?"""
-        job, begun = self.job, self.done
-        old = job.record(clip)
-        job.write_record(clip, Record(take, old.files if old.take == take else {}))
-        job.log(f"clip {clip + 1} is sampled" + (f", take {take}" if take else ""))
+    def _sampled(self, clip: int, new: Record) -> bool:
+        """Were the latents not those that the rest of the clip was made of? new: its record with nothing done."""
+        job, begun, old = self.job, self.done, self.job.record(clip)
+        same = (old.take, old.inputs) == (new.take, new.inputs)
+        if old.take != new.take or (old.files and not same):
+            job.write_record(clip, new)
+        job.log(f"{self.output.unit} {clip + 1} is sampled" + (f", take {new.take}" if new.take else ""))
         before = job.read_tensors(clip - 1, STATE) if clip else None
-        latents, state = self.work.sample(clip, take, before, lambda share: self._tell(begun + SAMPLING * share))
+        latents, state = self.work.sample(clip, new.take, before, lambda share: self._tell(begun + SAMPLING * share))
         paths = [job.write_tensors(clip, STATE, state), job.write_tensors(clip, LATENTS, latents_of(latents))]
-        known = old.files.get(job.key(paths[1]))
-        changed = old.take != take or known != checksum(paths[1])
-        if changed:  # what was made of others counts no more
-            job.write_record(clip, Record(take, {}))
-        job.recorded(clip, paths)
+        changed = not same or old.files.get(job.key(paths[1])) != checksum(paths[1])
+        # what was made of other latents counts no more
+        job.write_record(clip, replace(new, files=({} if changed else old.files) | job.sums(paths)))
         return changed
 
     def _encoded(self, clip: int) -> None:
@@ -214,9 +233,8 @@ class _Run:
     def _tell(self, done: float, *, shown: bool = False) -> None:
         total = self.clock.work or 1.0
         share = min(1.0, 1 - (total - done) / self.clips)
-        told = Progress(self.clip + 1, self.clips, share, self.clock.left(done))
-        strip = self.strip.draw(str(told)) if shown else None
-        self.watch.progress(Progress(told.clip, told.clips, told.share, told.left, strip))
+        told = Progress(self.clip + 1, self.clips, share, self.clock.left(done), unit=self.output.unit)
+        self.watch.progress(replace(told, strip=self.strip.draw(str(told))) if shown else told)
 
     def _joined(self) -> Path:
         """The video; joined anew when it is not whole, or was joined of other segments."""
@@ -232,7 +250,8 @@ class _Run:
         segments = (output.segment(job, clip) for clip in range(self.clips))
         count = join(segments, path, output.kind, output.fps, output.metadata)
         write_text(json.dumps({"made_of": made_of, "sum": checksum(path), "frames": count}), record)
-        self.remark(f"{path.name} has {self.clips} clips, {count} frames")
+        clips = "" if output.unit == "frame" else f"{self.clips} {output.unit}s, "
+        self.remark(f"{path.name} has {clips}{count} frames")
         return path
 
 

@@ -63,6 +63,8 @@ class Progress:
     share: float  # of the whole video, from 0 to 1
     left: float | None  # seconds
     strip: Image.Image | None = None
+    unit: str = "clip"
 
     def __str__(self) -> str:
-        return f"clip {self.clip} of {self.clips}" + ("" if self.left is None else f", {told_time(self.left)} left")
+        left = "" if self.left is None else f", {told_time(self.left)} left"
+        return f"{self.unit} {self.clip} of {self.clips}{left}"

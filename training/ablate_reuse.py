@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from PIL import Image
@@ -193,12 +194,12 @@ def joins_of(video: Tensor) -> dict[str, float]:
 def reconstructions(options: Options, decoder: Path) -> dict[str, dict[str, Interval]]:
     """PSNR (dB) and flicker of both decoders on rendered clips of held-out prompts, which neither has seen."""
     model, layers = pocket_model(options.model, options.tokenizer), temporal_decoder(decoder)
-    prompts = sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split])
+    vae: Any = model.base.vae
     plain, temporal = [], []
-    for prompt in prompts:
+    for prompt in sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split]):
         x = sprites.render(prompt, sprites.frame_times(FRAMES)) * 2 - 1
-        z = model.base.vae.encode(x).latent_dist.mean
-        for y, found in ((model.base.vae.decode(z).sample, plain), (model.reconstructed(z * SCALE, layers), temporal)):
+        z = vae.encode(x).latent_dist.mean
+        for y, found in ((vae.decode(z).sample, plain), (model.reconstructed(z * SCALE, layers), temporal)):
             found.append((psnr(y, x).item(), flicker(y, x).item()))
     return {name: intervals(RECONSTRUCTED, found) for name, found in zip(DECODERS, (plain, temporal), strict=True)}
 
@@ -237,7 +238,7 @@ def write(options: Options, made: Mapping[Config | str, dict[str, Interval]]) ->
     return told
 
 
-def curves(made: dict[Config, dict[str, Interval]]) -> Image.Image:
+def curves(made: Mapping[Config | str, dict[str, Interval]]) -> Image.Image:
     """Seam and mirrored repeat over M, alpha and beta."""
     rows = []
     for name, sweep in SWEEPS.items():

@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
-import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -86,8 +85,8 @@ class LongVideo:
         self.guider, self.vae, self.prompts = guider, vae, prompts
         self.seed, self.frames, self.config = seed, frames, config
         self.clips = ClipSampler(comfy.samplers.sampler_object(sampler), config, step_noise=step_noise)
-        self.sigmas = _sigmas(guider.model_patcher, sampler, scheduler, steps)
-        self.shape = _latent_shape(guider.model_patcher, vae, size)
+        self.sigmas = levels_of(guider.model_patcher, sampler, scheduler, steps)
+        self.shape = latent_shape(guider.model_patcher, vae, size)
 
     def check(self, clips: int) -> None:
         """ValueError when a condition is too short for so many clips."""
@@ -144,49 +143,50 @@ class LongVideo:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """uint8 frames of a clip, a few at a time."""
-        for images in self._images(latents):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            yield images.mul(255).round().to(torch.uint8)
+        yield from as_bytes(decoded(self.vae, latents))
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> Tensor:
         """(N, H, W, 3) in 0..1, of a clip."""
-        return torch.cat(list(self._images(latents)))
-
-    def _images(self, latents: Tensor) -> Iterator[Tensor]:
-        """One at a time: how many ComfyUI decodes at once depends on the memory that is free, and the last bits on how
-        many those are. A temporal decoder streams the clip, in parts of up to its own size."""
-        alone = map(self.vae.decode, latents.split(1))
-        for images in self.vae.decode_stream([latents]) if isinstance(self.vae, TemporalVAE) else alone:
-            yield images[..., :3].float().cpu().clamp(0, 1)
+        return torch.cat(list(decoded(self.vae, latents)))
 
     def _conditions(self, clip: int) -> dict[str, list[dict[str, Any]]]:
         given = self.guider.original_conds
         if self.prompts is None:
             return given
-        words = comfy.sampler_helpers.convert_cond(self.prompts.encoded(clip))
-        text = ("cross_attn", "pooled_output")
-        spoken = {
-            role: [
-                others | {key: word[key] for key in text if key in word}
-                for others in given.get(role, ())
-                for word in words
-            ]
-            for role in getattr(self.guider, "text_roles", ("positive",))
-        }
-        return given | {role: conditions or words for role, conditions in spoken.items()}
+        roles = getattr(self.guider, "text_roles", ("positive",))
+        return given | {role: self.prompts.instead(given.get(role, ()), clip) for role in roles}
 
     def _step_seed(self, clip: int, take: int) -> int:
         """Of noise in the steps: as ReuseSampler has it."""
         return self.seed + clip if take == 0 else clip_seed(self.seed, clip, take)
 
 
-def _sigmas(model: Any, sampler: str, scheduler: str, steps: int) -> Tensor:
+def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
+    """Frames in parts, each (k, H, W, 3) in 0..1.
+
+    One at a time: how many ComfyUI decodes at once depends on the memory that is free, and the last bits on how many
+    those are. A temporal decoder streams the clip, in parts of up to its own size.
+    """
+    alone = map(vae.decode, latents.split(1))
+    for images in vae.decode_stream([latents]) if isinstance(vae, TemporalVAE) else alone:
+        yield images[..., :3].float().cpu().clamp(0, 1)
+
+
+def as_bytes(parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same as uint8, as long as nobody cancels."""
+    for images in parts:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield images.mul(255).round().to(torch.uint8)
+
+
+def levels_of(model: Any, sampler: str, scheduler: str, steps: int) -> Tensor:
     """The levels that the KSampler node takes."""
     return comfy.samplers.KSampler(model, steps, torch.device("cpu"), sampler, scheduler).sigmas
 
 
-def _latent_shape(model: Any, vae: Any, size: tuple[int, int]) -> tuple[int, int, int]:
+def latent_shape(model: Any, vae: Any, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(c, h, w) of a frame's latent. size: (height, width) in pixels. ValueError for one that the VAE does not have."""
     form, ratio = model.get_model_object("latent_format"), vae.spacial_compression_decode()
     if form.latent_dimensions != 2:
         raise ValueError(

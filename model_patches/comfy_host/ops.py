@@ -10,8 +10,8 @@ class operations(comfy.ops.manual_cast):
     """In the form in which ComfyUI hands layer classes on."""
 
     class Linear(comfy.ops.manual_cast.Linear):
-        def forward_comfy_cast_weights(self, x: Tensor) -> Tensor:
-            weight, bias, stream = comfy.ops.cast_bias_weight(self, x, offloadable=True)
-            result = linear(x, weight, bias)
+        def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, input, offloadable=True)
+            result = linear(input, weight, bias)
             comfy.ops.uncast_bias_weight(self, weight, bias, stream)
             return result

@@ -1,8 +1,16 @@
 """One prompt per clip, kept as text: a thousand clips cost no more memory than one."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
+
+import comfy.sampler_helpers
+
+from ..artv.story import Story, parse_story
+
+__all__ = ["PromptSchedule", "Story", "ToldStory", "parse_prompts", "parse_story"]
 
 NUMBERED = re.compile(r"(\d+):\s+(.*)")
 
@@ -54,3 +62,24 @@ class PromptSchedule:
         if self.last is None or self.last[0] != text:
             self.last = text, self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
         return self.last[1]
+
+    def instead(self, positive: Iterable[dict[str, Any]], clip: int) -> list[dict[str, Any]]:
+        """A guider's positive conditions with the text of one clip in the place of theirs; its text where there are
+        none."""
+        words = comfy.sampler_helpers.convert_cond(self.encoded(clip))
+        text = ("cross_attn", "pooled_output")
+        found = [others | {key: word[key] for key in text if key in word} for others in positive for word in words]
+        return found or words
+
+
+@dataclass
+class ToldStory(PromptSchedule):
+    """A story as a schedule whose clips are single frames."""
+
+    story: Story = field(kw_only=True)
+
+    @classmethod
+    def of(cls, clip: Any, story: Story) -> "ToldStory":
+        starts = accumulate((count for count, _ in story.prompts[:-1]), initial=0)
+        lines = tuple((start, text) for start, (_, text) in zip(starts, story.prompts, strict=True))
+        return cls(clip, lines, story=story)

@@ -59,18 +59,18 @@ def _middle(block: Any) -> dict[Slot, nn.Module]:
     return found | ({MIDDLE: spatial[-2:][0]} if spatial else {})  # before the last ResBlock
 
 
-def require_unet(model: comfy.model_patcher.ModelPatcher) -> UNetModel:
-    """The MODEL's image U-Net. ValueError for every other kind of network, named."""
+def require_unet(model: comfy.model_patcher.ModelPatcher, what: str = "motion model") -> UNetModel:
+    """The MODEL's image U-Net. ValueError for every other kind of network, named. what: ours, that is to work in it."""
     unet = model.get_model_object("diffusion_model")
     if not isinstance(unet, UNetModel):
         raise ValueError(
-            f"motion model: this MODEL is {family(model)}, whose network is a {type(unet).__name__}; motion models "
-            "work in the U-Net of Stable Diffusion 1.5 and its kin. Load such a checkpoint"
+            f"{what}: this MODEL is {family(model)}, whose network is a {type(unet).__name__}; {what}s work in the "
+            "U-Net of Stable Diffusion 1.5 and its kin. Load such a checkpoint"
         )
     if any(isinstance(module, VideoResBlock | SpatialVideoTransformer) for module in unet.modules()):
         raise ValueError(
-            f"motion model: this MODEL is {family(model)}, which has temporal layers of its own; motion models work in "
-            "an image model such as Stable Diffusion 1.5. Load such a checkpoint"
+            f"{what}: this MODEL is {family(model)}, which has temporal layers of its own; {what}s work in an image "
+            "model such as Stable Diffusion 1.5. Load such a checkpoint"
         )
     return unet
 

@@ -108,12 +108,13 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Eight times as wide inside."""
+    """A GEGLU `widening` times as wide as its input, and back."""
 
-    def __init__(self, channels: int, ops: Any) -> None:
+    def __init__(self, channels: int, ops: Any, widening: int = 4) -> None:
         super().__init__()
+        inner = widening * channels
         # The middle entry is the dropout of the original, kept so that the keys net.0 and net.2 stay where they are.
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
+        self.net = nn.Sequential(GEGLU(channels, inner, ops), nn.Identity(), ops.Linear(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
         return self.net(x)

@@ -9,6 +9,7 @@ from stillmotion.model_patches.diffusers_host import dreamvideo as diffusers_dre
 from stillmotion.model_patches.diffusers_host import pocket as diffusers_pocket
 from stillmotion.model_patches.diffusers_host import vidrd as diffusers_vidrd
 from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
+from stillmotion.model_patches.ldm_names import control_prefixes, inverse, rename
 from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 
@@ -154,3 +155,33 @@ def test_a_unet_of_other_sizes_is_refused(pocket):
     config = DreamVideoConfig(branch=RetentionConfig(**sizes, temporal="none"))
     with pytest.raises(ValueError, match="with text width 64, this one has 128"):
         diffusers_dreamvideo.attach(pocket.unet, dreamvideo_model(config).branch)
+
+
+def test_with_a_controlnets_weights_it_is_comfyuis_controlnet(comfy, tmp_path):
+    """A second independent implementation: the same residuals, the hint 8 times as wide as the latents."""
+    import comfy.cldm.cldm
+
+    from stillmotion.model_patches.comfy_host import dreamvideo, pocket
+
+    branch = RetentionConfig(**SIZES, linear_projection=False, temporal="none")
+    config = DreamVideoConfig(branch=branch)
+    torch.manual_seed(0)
+    whole = dreamvideo_model(config)
+    with torch.no_grad():
+        for weight in whole.parameters():
+            weight.add_(torch.randn_like(weight) * 0.03)
+    path = tmp_path / "d.safetensors"
+    checkpoint.save(path, system="dreamvideo", config=config.to_dict(), weights=whole.state_dict())
+    sizes = pocket._unet_config(POCKET) | {"num_heads": POCKET.heads, "num_head_channels": -1}
+    net = comfy.cldm.cldm.ControlNet(**sizes, dtype=torch.float32, hint_channels=3)
+    names = inverse(control_prefixes(3, POCKET.unet_layers, POCKET.unet_attention))
+    net.load_state_dict(rename(whole.branch.state_dict(), names))
+    ours = dreamvideo.load_branch(path).patcher.model
+    g = torch.Generator().manual_seed(1)
+    x, context = torch.randn(2, 4, 16, 16, generator=g), torch.randn(2, 77, 128, generator=g)
+    hint, t = torch.rand(1, 3, 128, 128, generator=g), torch.tensor([3.0, 700.0])
+    with torch.inference_mode():
+        theirs = net(x=x, hint=hint.repeat(2, 1, 1, 1), timesteps=t, context=context)
+        found = ours(x, t, context, ours.encode(hint))
+    for a, b in zip([*found.down, found.mid], [*theirs["output"], *theirs["middle"]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -143,6 +143,16 @@ def test_the_size_of_a_latent_counts(rendered, tiny_vae):
     assert frames_of(rendered(latent={"samples": torch.ones(1, 4, 4, 6)})[0]).shape[1:3] == (32, 48)
 
 
+def test_small_pictures_are_enlarged_in_the_file_alone(rendered, output):
+    small, large = rendered(), rendered(enlarge=3)
+    pictures = frames_of(large[0])
+    assert pictures.shape[1:3] == (3 * SIZE, 3 * SIZE)
+    assert np.array_equal(pictures[:, 1::3, 2::3], frames_of(small[0]))
+    assert np.array_equal(pictures[:, ::3, ::3], frames_of(small[0]))
+    assert torch.equal(small[1], large[1])
+    assert len(jobs(output)) == 2
+
+
 def test_a_guider_guides_in_its_own_way(rendered, tiny_sd):
     import comfy.samplers
 

@@ -3,6 +3,7 @@
 import json
 import os
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def decoder(tmp_path):
 
 def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(ablate_reuse, "CONFIGS", [PARTS["FNR"], PAPER])
-    rules = {"file": tmp_path / "v", "seed": 0, "steps": 1, "first": 0, "count": 1, "length": 2}
+    rules: dict[str, Any] = {"file": tmp_path / "v", "seed": 0, "steps": 1, "first": 0, "count": 1, "length": 2}
     rules |= {"model": POCKET / "motion.safetensors", "tokenizer": comfyui_dir / "comfy" / "sd1_tokenizer"}
     with torch.no_grad():
         fnr, paper, again = VideoJob(**rules, decoder=decoder).clips()[0].int()
@@ -112,7 +113,7 @@ def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_
 
 def test_what_decides_a_video_decides_its_file(tmp_path):
     def job(**changes):
-        settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "length": 2} | changes
+        settings: dict[str, Any] = {"seed": 0, "steps": 2, "first": 0, "count": 1, "length": 2} | changes
         return VideoJob(model=POCKET / "motion.safetensors", file=tmp_path / "v", tokenizer=tmp_path, **settings)
 
     names = {job().made_of(), job(length=3).made_of(), job(seed=1).made_of(), job(steps=3).made_of()}

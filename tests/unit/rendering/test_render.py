@@ -26,7 +26,7 @@ from stillmotion.rendering.job import clean, open_job
 from stillmotion.rendering.loop import render
 from stillmotion.rendering.preview import Clock, told_time
 
-from .toy import FRAMES, IDENTITY, SIZE, Toy, output, run
+from .toy import FRAMES, IDENTITY, SIZE, Heard, Toy, output, run
 
 VICTIM = Path(__file__).with_name("toy.py")
 
@@ -218,6 +218,60 @@ def test_one_clip_is_rendered_again_and_the_others_stay(tmp_path):
     assert contents(folder) == before
     with pytest.raises(RenderError, match="clip 5 shall be rendered again, but the video has clips 1 to 4"):
         run(tmp_path, 4, takes={4: 1})
+
+
+def test_a_clip_with_other_inputs_is_made_again_with_all_after_it(tmp_path):
+    """As a prompt of a story is edited, or one more is written: what was before it stays."""
+    folder, _, _ = run(tmp_path / "edited", 3, toy=Toy(inputs=lambda clip: "aab"[clip]))
+    before = contents(folder)
+    more = Toy(inputs=lambda clip: "aabc"[clip])
+    run(tmp_path / "edited", 4, toy=more)
+    assert more.sampled == [(3, 0)]
+    edited = Toy(inputs=lambda clip: "axbc"[clip])
+    run(tmp_path / "edited", 4, toy=edited)
+    assert edited.sampled == [(1, 0), (2, 0), (3, 0)]
+    whole, _, _ = run(tmp_path / "whole", 4, toy=Toy(inputs=lambda clip: "axbc"[clip]))
+    after = contents(folder)
+    assert after == contents(whole)
+    assert {name for name in before if before[name] != after[name]}.isdisjoint(
+        name for name in before if name.startswith("clips/00001/")
+    )
+
+
+def test_edited_inputs_survive_a_stop(tmp_path):
+    """Stopped after the edited clip: the clips behind it are still those of the old inputs, and are made again."""
+    run(tmp_path, 4, toy=Toy(inputs=lambda clip: "aaaa"[clip]))
+
+    def stop(clip):
+        if clip == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tmp_path, 4, toy=Toy(note=stop, inputs=lambda clip: "axaa"[clip]))
+    rest = Toy(inputs=lambda clip: "axaa"[clip])
+    folder, _, _ = run(tmp_path, 4, toy=rest)
+    assert rest.sampled == [(2, 0), (3, 0)]
+    whole, _, _ = run(tmp_path / "whole", 4, toy=Toy(inputs=lambda clip: "axaa"[clip]))
+    assert contents(folder) == contents(whole)
+
+
+def test_every_clip_is_written_as_often_as_the_first(tmp_path, monkeypatch):
+    """Each file is flushed to the disk, which takes longer than all else that is done for a clip."""
+    replaced = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b)), replace(a, b)))
+    run(tmp_path, 9)
+    written = [path for path in replaced if path.parent.parent.name == "clips"]
+    assert len(written) == 9 * 5
+    assert len(replaced) - len(written) == 3  # manifest, video, record of the video
+
+
+def test_a_video_of_single_frames_is_told_in_frames(tmp_path):
+    heard = Heard()
+    with open_job(tmp_path, "toy", IDENTITY) as (job, _):
+        render(job, 2, Toy().work(), output(unit="frame"), watch=heard)
+    assert str(heard.told[-1]).startswith("frame 2 of 2")
+    assert "frame 2 is sampled" in (job.folder / "log.txt").read_text()
 
 
 def test_cleaned_states_are_made_again_when_they_are_needed(tmp_path):

@@ -30,16 +30,17 @@ def output(name="h264-mp4", **changes):
 
 
 class Toy:
-    """Counts what it is asked for. delay: seconds for a step."""
+    """Counts what it is asked for. delay: seconds for a step. inputs: the word of each clip."""
 
-    def __init__(self, delay=0.0, note=lambda clip: None):
-        self.delay, self.note = delay, note
+    def __init__(self, delay=0.0, note=lambda clip: None, inputs=lambda clip: ""):
+        self.delay, self.note, self.inputs = delay, note, inputs
         self.sampled, self.decoded = [], 0
 
     def sample(self, clip, take, before, step):
         self.note(clip)
         self.sampled.append((clip, take))
-        walk = torch.randn(FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(97 * clip + take))
+        seed = 97 * clip + take + sum(map(ord, self.inputs(clip)))
+        walk = torch.randn(FRAMES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
         for k in range(3):
             time.sleep(self.delay)
             step((k + 1) / 3)
@@ -53,7 +54,7 @@ class Toy:
             yield (part.sigmoid() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     def work(self):
-        return Work(self.sample, self.decode)
+        return Work(self.sample, self.decode, self.inputs)
 
 
 def run(root, clips, *, toy=None, identity=IDENTITY, name="toy", kind="h264-mp4", **options):

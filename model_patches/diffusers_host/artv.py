@@ -1,0 +1,192 @@
+"""ART-V around a diffusers U-Net: one frame from the two before and an anchor, for training and for pictures of it.
+
+The U-Net's modules, keys and weights stay as they are: all enters through hooks of torch. In a batch each sample has
+conditions of its own, and goes without those that are dropped for it.
+
+Shapes: n samples; c, h, w of the latents; L text tokens d wide; T tokens of the anchor k wide.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..artv.conditions import Conditions, conditions
+from ..artv.masked import masked_noise, noise_from_velocity, static_noise
+from ..artv.model import ArtvModel
+from ..artv.noise import level_shift
+from ..artv.places import sites, stages
+from ..core.levels import alpha_bars
+from ..core.slots import Slot
+from .motion import address
+
+PREDICTIONS = ("eps", "v")
+
+
+@dataclass
+class _Call:
+    """One forward of the U-Net."""
+
+    made: Conditions
+    features: list[Tensor]
+    t: Tensor
+    reached: int = 0
+
+
+class ArtvUNet(nn.Module):
+    """eps of Eq. 7 from the dynamic network, which is `unet` with the model's parts in it, and the mask network.
+
+    alpha_bars: of the noise levels, (levels,); Stable Diffusion's by default. prediction: what `unet` gives, "eps" or
+    "v". The U-Net called by itself is the image model, as before; `remove()` takes the hooks out. With gradient
+    checkpointing each forward needs its backward before the next one, as layers then run a second time.
+
+    ValueError when the sizes of the two differ, naming both.
+    """
+
+    alpha_bars: Tensor
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        model: ArtvModel,
+        *,
+        alpha_bars: Tensor | None = None,
+        prediction: str = "eps",
+    ) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"ART-V: the U-Net predicts {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+        check_base(unet, model)
+        self.unet, self.model, self.prediction = unet, model, prediction
+        self.register_buffer("alpha_bars", _levels(alpha_bars), persistent=False)
+        self._next: _Call | None = None
+        self._call: _Call | None = None  # of the U-Net's last forward, None where it was called by itself
+        ends = {slot: i for i, slot in enumerate(stages(model.config))}
+        self._slots = list(dict.fromkeys([*sites(model.config), *ends]))
+        embedding: Any = unet.time_embedding
+        self._hooks = [unet.register_forward_pre_hook(self._begin), embedding.register_forward_hook(self._embedded)]
+        for slot in self._slots:
+            self._hooks.append(address(unet, slot).register_forward_hook(self._at(slot, ends.get(slot))))
+
+    def remove(self) -> None:
+        """Take the hooks out."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._call = None
+
+    def forward(
+        self,
+        y_t: Tensor,  # (n, c, h, w), noisy latents in VP coordinates
+        t: Tensor,  # (n,), time steps
+        context: Tensor,  # (n, L, d)
+        references: Tensor,  # (n, 2, c, h, w), y^{i-1} and y^{i-2}, clean
+        anchor: Tensor,  # (n, c, h, w), clean, or (n, T, k) tokens where the model takes CLIP's
+        noise: Tensor,  # (n, 3, c, h, w), unit noise that augments references and anchor
+        level: Tensor,  # (n,), its time steps
+        *,
+        no_references: Tensor | None = None,  # (n,) bool, samples that go without
+        no_anchor: Tensor | None = None,  # (n,) bool
+        mask: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """eps (n, c, h, w) of Eq. 7, m (n, 1, h, w), and eps of the dynamic network alone (n, c, h, w).
+
+        Text is dropped by giving the empty prompt's. mask=False: m = 0, and the mask network is not run. RuntimeError
+        when the U-Net does not run the layers that the parts are attached to.
+        """
+        made = conditions(
+            self.model.config,
+            references,
+            anchor,
+            noise,
+            level,
+            self.alpha_bars,
+            no_references=_none(level) if no_references is None else no_references,
+            no_anchor=_none(level) if no_anchor is None else no_anchor,
+        )
+        eps_dynamic = self._dynamic(y_t, t, context, made)
+        if not mask:
+            return eps_dynamic, torch.zeros_like(eps_dynamic[:, :1]), eps_dynamic
+        network = self.model.mask
+        m = network(y_t, t, context, network.reference(made.references), made.tokens, made.level)
+        m = torch.where(made.blank.view(-1, 1, 1, 1), torch.zeros_like(m), m)
+        static = static_noise(y_t, made.static, self._abar(t, y_t), self.model.config.static)
+        return masked_noise(eps_dynamic, static, m), m, eps_dynamic
+
+    def _dynamic(self, y_t: Tensor, t: Tensor, context: Tensor, made: Conditions) -> Tensor:
+        call = self._next = _Call(made, self.model.reference(made.references), t)
+        output = self.unet(y_t, t, context).sample
+        if call.reached < len(self._slots):
+            raise RuntimeError(
+                f"ART-V: only {call.reached} of {len(self._slots)} layers with parts of the model were called in this "
+                "forward; the U-Net does not run the layers they are attached to"
+            )
+        return output if self.prediction == "eps" else noise_from_velocity(output, y_t, self._abar(t, y_t))
+
+    def _abar(self, t: Tensor, y_t: Tensor) -> Tensor:
+        return self.alpha_bars[t.long()].to(y_t).view(-1, 1, 1, 1)
+
+    def _begin(self, _unet: nn.Module, _args: tuple) -> None:
+        self._call, self._next = self._next, None
+
+    def _embedded(self, embedding: Any, _args: tuple, emb: Tensor) -> Tensor | None:
+        """The embedding of the time step with that of the augmentation's level."""
+        call = self._call
+        if call is None:
+            return None
+        channels = embedding.linear_1.in_features
+        form = self.model.config.level_embedding
+        shift = level_shift(lambda pe: embedding.forward(pe.to(emb)), channels, call.t, call.made.level, form)
+        return None if shift is None else emb + shift
+
+    def _at(self, slot: Slot, stage: int | None) -> Any:
+        """Behind a layer: the anchor block, then the adapter's feature, whichever is there."""
+
+        def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
+            call = self._call
+            if call is None:
+                return None
+            call.reached += 1
+            x = output[0] if isinstance(output, tuple) else output  # a tuple: a Transformer2DModel inside a block
+            x = self.model.anchors.change(slot, x, call.made.tokens)
+            x = x if stage is None else x + call.features[stage].to(x)
+            return (x, *output[1:]) if isinstance(output, tuple) else x
+
+        return hook
+
+
+def _levels(given: Tensor | None) -> Tensor:
+    return (alpha_bars() if given is None else given).float()
+
+
+def _none(like: Tensor) -> Tensor:
+    return torch.zeros(like.shape, dtype=torch.bool, device=like.device)
+
+
+def check_base(unet: UNet2DConditionModel, model: ArtvModel) -> None:
+    """The model was built for a U-Net of these sizes, transformers, text and latents."""
+    config, sizes = model.config, unet.config
+    base: Any = sizes
+    blocks: list[Any] = list(unet.down_blocks)
+    given = {
+        "block channels": tuple(base.block_out_channels),
+        "layers per block": base.layers_per_block,
+        "attention": tuple(bool(getattr(block, "attentions", None)) for block in blocks),
+        "text width": base.cross_attention_dim,
+        "latent channels": base.in_channels,
+    }
+    needed = {
+        "block channels": config.block_channels,
+        "layers per block": config.layers_per_block,
+        "attention": config.attention,
+        "text width": config.context_dim,
+        "latent channels": config.latent_channels,
+    }
+    for name, value in needed.items():
+        if given[name] != value:
+            raise ValueError(
+                f"ART-V model: it was built for a U-Net with {name} {value}, this one has {given[name]}; load the base "
+                "model that it was trained on"
+            )

@@ -1,0 +1,340 @@
+"""ART-V: its model, the videos that it makes frame by frame onto the disk, and the stories that they tell."""
+
+# pyright: reportIncompatibleMethodOverride=false
+# a V3 node names its inputs as the arguments of execute, whose base takes any keyword
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+
+from ..evaluation.masks import draw_masks, masks_text
+from ..evaluation.views import as_batch
+from ..model_patches.comfy_host.artv import load_artv
+from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, seen_masks
+from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS, SCHEDULERS
+from ..model_patches.comfy_host.prompts import ToldStory, parse_story
+from ..rendering.formats import FORMATS
+from . import files
+from .render import KEEP
+from .roll import RollRequest
+from .sockets import CATEGORY, ArtvModel, Story
+
+GROUP = f"{CATEGORY}/autoregressive"
+FOLDERS = (files.OWN,)
+BUNDLED = {"pocket/artv.safetensors": files.POCKET / "artv.safetensors"}
+
+files.add_folder(files.OWN)
+
+
+def artv_path(name: str) -> Path:
+    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    return files.path_of(name, FOLDERS, BUNDLED, "ART-V model")
+
+
+class LoadArtvModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_LoadArtvModel",
+            display_name="Load ART-V Model",
+            category=f"{CATEGORY}/loaders",
+            description="Reads an ART-V model: what lets an image model draw the frame after two others, and the mask "
+            "network that copies what does not move.",
+            search_aliases=["ART-V", "autoregressive", "frame by frame", "image to video"],
+            inputs=[
+                io.Combo.Input(
+                    "artv_name",
+                    options=files.names(FOLDERS, BUNDLED),
+                    tooltip="A StillMotion ART-V file of models/stillmotion, or the bundled one for the pocket Stable "
+                    "Diffusion.",
+                ),
+            ],
+            outputs=[
+                ArtvModel.Output("artv_model", tooltip="For Autoregressive Video."),
+                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, artv_name: str) -> tuple[int, int]:
+        return files.fingerprint(artv_path(artv_name))
+
+    @classmethod
+    def execute(cls, artv_name: str) -> io.NodeOutput:
+        artv = load_artv(artv_path(artv_name))
+        return io.NodeOutput(artv, artv.info)
+
+
+class StoryNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_Story",
+            display_name="Story",
+            category=GROUP,
+            description="Several prompts one after the other, each for so many frames, for Autoregressive Video. "
+            "Each is encoded when its first frame is made.",
+            search_aliases=["ART-V", "multi prompt", "prompt travel", "storyboard"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="",
+                    tooltip='One prompt per line. "24: a red ball rolls" is for 24 frames; a line without a number is '
+                    "for 16, as in the paper.",
+                ),
+            ],
+            outputs=[Story.Output("story", tooltip="For Autoregressive Video.")],
+        )
+
+    @classmethod
+    def execute(cls, clip, text: str) -> io.NodeOutput:
+        return io.NodeOutput(ToldStory.of(clip, parse_story(text)))
+
+
+class AutoregressiveVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_AutoregressiveVideo",
+            display_name="Autoregressive Video",
+            category=GROUP,
+            description="Makes a video of any length one frame at a time (ART-V), each from the two before it and an "
+            "anchor, straight into a file. Begins with a picture, with what the model draws, or where a video ends. A "
+            "stopped or killed render goes on where it was; finished ones are extended by asking for more frames.",
+            search_aliases=["ART-V", "image to video", "story", "continue video", "long video", "resume"],
+            inputs=cls._sockets() + cls._widgets() + cls._guidance() + cls._more_widgets(),
+            outputs=[
+                io.Video.Output("video", tooltip="The file, read when it is needed."),
+                io.Image.Output("last_frame", tooltip="The last frame."),
+                io.String.Output("job", tooltip="The folder of the job."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def _sockets(cls) -> list[Any]:
+        return [
+            io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
+            ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
+            io.Vae.Input("vae", tooltip="Decodes the frames, and encodes what the video begins with."),
+            io.Conditioning.Input(
+                "positive",
+                optional=True,
+                tooltip="For all frames. ControlNet images may be as many as the video has frames.",
+            ),
+            io.Conditioning.Input(
+                "negative",
+                optional=True,
+                tooltip="An empty text, as in the training. With a story it may be left out; it is not needed with "
+                "text_weight 0.",
+            ),
+            Story.Input("story", optional=True, tooltip="From Story: its texts stand in the place of positive's."),
+            io.Image.Input(
+                "image", optional=True, tooltip="The first frame; without it and without a video the model draws one."
+            ),
+            io.Video.Input(
+                "video",
+                optional=True,
+                tooltip="A video to continue: its last two frames come before the first frame of the new one.",
+            ),
+            io.Image.Input(
+                "anchor",
+                optional=True,
+                tooltip="With video: what the look is held by, in the place of the video's last frame.",
+            ),
+        ]
+
+    @classmethod
+    def _widgets(cls) -> list[Any]:
+        return [
+            io.String.Input(
+                "name",
+                default="video",
+                tooltip="Of the job: its folder in output/autoregressive_video begins with it.",
+            ),
+            io.Int.Input(
+                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
+            ),
+            io.Int.Input(
+                "frames",
+                default=16,
+                min=1,
+                max=100000,
+                tooltip="Frames of the video; at least those of a story, whose last prompt goes on. More than a "
+                "finished job has extend it.",
+            ),
+            io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Steps of the sampler; the paper takes 50."),
+            io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Of the video, in pixels."),
+            io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the video, in pixels."),
+        ]
+
+    @classmethod
+    def _guidance(cls) -> list[Any]:
+        weight = {"min": 0.0, "max": 100.0, "advanced": True}
+        return [
+            io.Float.Input(
+                "text_weight",
+                default=6.5,
+                step=0.1,
+                tooltip="Guidance by the text, no unit; 6.5 is what cfg 7.5 is elsewhere.",
+                **weight,
+            ),
+            io.Float.Input(
+                "reference_weight",
+                default=0.25,
+                step=0.05,
+                tooltip="Guidance by the two frames before, no unit. 0 spares a model call in each step.",
+                **weight,
+            ),
+            io.Float.Input(
+                "anchor_weight",
+                default=0.25,
+                step=0.05,
+                tooltip="Guidance by the anchor, no unit. 0 spares a model call in each step.",
+                **weight,
+            ),
+            io.Int.Input(
+                "t_test",
+                default=200,
+                min=0,
+                max=999,
+                advanced=True,
+                tooltip="Time step whose noise is put on references and anchor, so that errors do not add up. 0 is "
+                "none, 200 the paper's; it was trained up to 550.",
+            ),
+        ]
+
+    @classmethod
+    def _more_widgets(cls) -> list[Any]:
+        return [
+            io.Combo.Input(
+                "sampler_name",
+                options=list(SAMPLERS),
+                default="dpmpp_2s_ancestral",
+                advanced=True,
+                tooltip="Any; dpmpp_2s_ancestral in the paper.",
+            ),
+            io.Combo.Input(
+                "scheduler",
+                options=list(SCHEDULERS),
+                default="normal",
+                advanced=True,
+                tooltip="How the noise levels of the steps are chosen.",
+            ),
+            io.Float.Input(
+                "fps", default=8.0, min=0.1, max=240.0, step=0.1, advanced=True, tooltip="Frames per second."
+            ),
+            io.Combo.Input(
+                "format",
+                options=list(FORMATS),
+                default="h264-mp4",
+                advanced=True,
+                tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of "
+                "pictures.",
+            ),
+            io.Combo.Input(
+                "fit",
+                options=list(FITS),
+                default=FITS[0],
+                advanced=True,
+                tooltip="A picture or video of another size. crop: scaled until it covers the frame, cut at both "
+                "sides. stretch: pulled into shape.",
+            ),
+            io.Combo.Input(
+                "keep",
+                options=list(KEEP),
+                default=KEEP[0],
+                advanced=True,
+                tooltip="When the video is finished. everything: a changed story goes on from its first new frame at "
+                "once. what extends it: smaller; a changed story is then made anew from the beginning.",
+            ),
+            io.Int.Input(
+                "enlarge",
+                default=1,
+                min=1,
+                max=16,
+                advanced=True,
+                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+            ),
+        ]
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, **given: Any) -> io.NodeOutput:
+        hidden = cls.hidden
+        path, last = RollRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id)
+        output = Path(folder_paths.get_output_directory())
+        shown = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
+        # as Long Video: under "images" the editor would show neither the video nor the strip
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), last, str(path.parent), ui={"video": [shown]})
+
+
+class ArtvMasks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_ArtvMasks",
+            display_name="ART-V Masks",
+            category=f"{CATEGORY}/views",
+            description="Where ART-V would copy the frame before, at each part of the schedule, on frames that are "
+            "there: bright is copied, dark is drawn. Runs the model on the frames with noise added.",
+            search_aliases=["ART-V", "masked diffusion", "static and dynamic"],
+            inputs=[
+                io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
+                ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
+                io.Vae.Input("vae", tooltip="Encodes the frames."),
+                io.Conditioning.Input("positive", tooltip="The prompt of the video."),
+                io.Image.Input("images", tooltip="The frames of one video, in order; the first is the anchor."),
+                io.Int.Input(
+                    "levels",
+                    default=6,
+                    min=1,
+                    max=50,
+                    tooltip="At how many places of the schedule; the model is run as often for each frame.",
+                ),
+                io.Int.Input(
+                    "t_test",
+                    default=200,
+                    min=0,
+                    max=999,
+                    advanced=True,
+                    tooltip="Time step whose noise is put on references and anchor, as in Autoregressive Video.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    advanced=True,
+                    tooltip="Seed of the added noise.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("picture", tooltip="A row for each level, a column for each frame, and the curves."),
+                io.Image.Output("masks", tooltip="Each mask as a picture, level after level within a frame."),
+                io.String.Output("measures", tooltip="Mean and contrast at each level, in 0 to 1."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, model, artv, vae, positive, images, levels: int, t_test: int = 200, seed: int = 0
+    ) -> io.NodeOutput:
+        percents = schedule_parts(levels)
+        masks = seen_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
+        picture = as_batch(draw_masks(masks, percents))
+        shown = ui.PreviewImage(picture, cls=cls)
+        return io.NodeOutput(picture, as_images(masks), masks_text(masks, percents), ui=shown)
+
+
+NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo, ArtvMasks]

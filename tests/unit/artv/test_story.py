@@ -1,0 +1,47 @@
+"""Stories: which prompt and which anchor a frame has."""
+
+import pytest
+
+from stillmotion.model_patches.artv.story import Story, anchor_of, parse_story
+
+STORY = parse_story("3: a cat\n\n  2: a dog \n4: a bird")
+
+
+def test_each_frame_has_the_prompt_whose_frames_it_is_among():
+    told = [text for count, text in STORY.prompts for _ in range(count)]
+    assert STORY.frames == len(told) == 9
+    assert [STORY.text(frame) for frame in range(9)] == told
+    assert STORY.text(500) == "a bird"
+
+
+def test_the_anchor_is_handed_on_at_the_borders():
+    assert [anchor_of(frame, STORY) for frame in range(10)] == [None, 0, 0, 2, 2, 4, 4, 4, 4, 4]
+    assert [anchor_of(frame) for frame in range(4)] == [None, 0, 0, 0]
+
+
+def test_an_anchor_lies_before_its_frame_whatever_the_story():
+    for counts in ((1,), (1, 1, 1), (2, 1, 5), (16, 16)):
+        story = Story(tuple((count, "x") for count in counts))
+        anchors = [anchor_of(frame, story) for frame in range(1, sum(counts) + 3)]
+        assert all(anchor is not None and anchor <= frame for frame, anchor in enumerate(anchors))
+        assert anchors == sorted(anchors)  # type: ignore[type-var]
+        assert len(set(anchors)) <= len(counts)
+
+
+def test_a_line_without_a_number_has_as_many_frames_as_in_the_paper():
+    assert parse_story("a 16:9 picture\n5: b").prompts == ((16, "a 16:9 picture"), (5, "b"))
+    assert parse_story("16:9 picture").prompts == ((16, "16:9 picture"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "there is no prompt; write one per line"),
+        (" \n\n", "there is no prompt"),
+        ("16: a cat\n0: a dog", "'0: a dog' is for 0 frames; give 1 or more"),
+        ("8:", "'8:' has no words; write what its 8 frames show"),
+    ],
+)
+def test_stories_that_tell_nothing_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_story(text)
