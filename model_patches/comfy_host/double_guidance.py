@@ -22,11 +22,10 @@ class DoubleConditionGuider(CFGGuider):
     when memory allows. Conditions whose weight is 0 are left out. Post-CFG functions see the final prediction.
     """
 
-    text_roles = tuple(NAMES[branch] for branch in ("both", "text"))  # the conditions that have the prompt
-
     def __init__(self, model: comfy.model_patcher.ModelPatcher, text: float, image: float, order: str) -> None:
         super().__init__(model)
         self.scales: tuple[float, float, str] = (text, image, order)
+        self.text_roles = [NAMES[b] for b in ("both", "text") if b in weights(text, image, order)]  # with the prompt
         self.set_cfg(text)
 
     def predict_noise(

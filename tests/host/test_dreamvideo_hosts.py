@@ -1,5 +1,7 @@
 """One DreamVideo file on the pocket, two hosts, one eps."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -172,7 +174,7 @@ def test_with_a_controlnets_weights_it_is_comfyuis_controlnet(comfy, tmp_path):
             weight.add_(torch.randn_like(weight) * 0.03)
     path = tmp_path / "d.safetensors"
     checkpoint.save(path, system="dreamvideo", config=config.to_dict(), weights=whole.state_dict())
-    sizes = pocket._unet_config(POCKET) | {"num_heads": POCKET.heads, "num_head_channels": -1}
+    sizes: dict[str, Any] = pocket._unet_config(POCKET) | {"num_heads": POCKET.heads, "num_head_channels": -1}
     net = comfy.cldm.cldm.ControlNet(**sizes, dtype=torch.float32, hint_channels=3)
     names = inverse(control_prefixes(3, POCKET.unet_layers, POCKET.unet_attention))
     net.load_state_dict(rename(whole.branch.state_dict(), names))
