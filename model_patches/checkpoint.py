@@ -1,9 +1,9 @@
 """The only reader and writer of weight files.
 
 Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "vidrd", "artv", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`, ...), all
-strings. Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with torch's
-weights-only reader alone.
+"harivo", "vidrd", "artv", "dreamvideo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`,
+...), all strings. Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with
+torch's weights-only reader alone.
 """
 
 import json
@@ -17,12 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from . import layouts
+from . import control_layouts, layouts
 from .artv.config import ArtvConfig
 from .artv.model import ArtvModel
 from .artv.places import sites
+from .assembly import dreamvideo_model
 from .core.config import MotionConfig
 from .core.temporal import MotionModel
+from .dreamvideo.config import DreamVideoConfig
 from .files import packed, replacing
 from .harivo.config import HarivoConfig
 from .harivo.model import HarivoModel
@@ -37,12 +39,14 @@ HARIVO = "harivo"
 VIDRD = "vidrd"
 VIDRD_DECODER = "vidrd_decoder"
 ARTV = "artv"
+DREAMVIDEO = "dreamvideo"
 FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems of which other people's files are read
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
 __all__ = [
     "ARTV",
+    "DREAMVIDEO",
     "FORMAT",
     "HARIVO",
     "MOTION",
@@ -54,6 +58,8 @@ __all__ = [
     "describe",
     "header_json",
     "load",
+    "load_controlnet",
+    "motion_of",
     "save",
 ]
 
@@ -115,6 +121,36 @@ def save(
         ) from error
 
 
+def load_controlnet(path: Path | str) -> Checkpoint:
+    """A ControlNet of Stable Diffusion as a DreamVideo file without temporal layers, for a training to start from.
+
+    CheckpointError when it is none, of another build, or holds NaN.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    branch, weights = control_layouts.from_controlnet(layouts.unwrap(tensors), path.name)
+    _check_finite(weights, path.name)
+    config = DreamVideoConfig(branch=branch).to_dict()
+    return Checkpoint(DREAMVIDEO, config, {f"branch.{k}": v for k, v in weights.items()}, header, "ControlNet")
+
+
+def motion_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The temporal layers of a DreamVideo file as the VidRD file that they are; any other checkpoint as it is.
+
+    CheckpointError when the file holds the branch alone.
+    """
+    if checkpoint.system != DREAMVIDEO:
+        return checkpoint
+    config = DreamVideoConfig.from_dict(checkpoint.config)
+    if not config.motion or config.layers is None:
+        raise CheckpointError(
+            "this is a DreamVideo file without a motion model: load it with Load Retention Branch, and the motion "
+            "model that it was trained with, or another for the same base, here"
+        )
+    weights = {k.removeprefix("motion."): v for k, v in checkpoint.weights.items() if k.startswith("motion.")}
+    return Checkpoint(VIDRD, dict(config.layers), weights, checkpoint.header, f"{checkpoint.layout} DreamVideo:")
+
+
 def header_json(header: Mapping[str, str], name: str) -> Any:
     """The value of a header entry that `save` wrote as JSON; None when the file has no such entry."""
     return json.loads(header[name]) if name in header else None
@@ -166,6 +202,16 @@ def _artv_words(checkpoint: Checkpoint) -> str:
     )
 
 
+def _dreamvideo_words(checkpoint: Checkpoint) -> str:
+    config = DreamVideoConfig.from_dict(checkpoint.config)
+    branch = config.branch
+    temporal = "frozen temporal layers" if branch.temporal == "frozen" else "no temporal layers"
+    return (
+        f" DreamVideo: a retention branch for block channels {branch.block_channels} and text {branch.context_dim} "
+        f"wide, {temporal} in it, {'with' if config.motion else 'without'} a motion model"
+    )
+
+
 def _betas(schedule: str | None) -> str:
     return f"{schedule} betas" if schedule else "betas of the base model"
 
@@ -176,6 +222,7 @@ WORDS: dict[str, Callable[[Checkpoint], str]] = {
     VIDRD: _vidrd_words,
     VIDRD_DECODER: _decoder_words,
     ARTV: _artv_words,
+    DREAMVIDEO: _dreamvideo_words,
 }
 
 
@@ -273,6 +320,11 @@ def _artv_model(config: Mapping[str, Any]) -> nn.Module:
         return ArtvModel(ArtvConfig.from_dict(config))
 
 
+def _dreamvideo_model(config: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return dreamvideo_model(DreamVideoConfig.from_dict(config))
+
+
 # What a file of each system must hold, without memory for its weights.
 MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     MOTION: _motion_model,
@@ -280,6 +332,7 @@ MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     VIDRD: _vidrd_model,
     VIDRD_DECODER: _decoder_model,
     ARTV: _artv_model,
+    DREAMVIDEO: _dreamvideo_model,
 }
 
 

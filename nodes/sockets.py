@@ -6,5 +6,6 @@ CATEGORY = "StillMotion"
 ArtvModel = io.Custom("STILLMOTION_ARTV")
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
+RetentionBranch = io.Custom("STILLMOTION_RETENTION_BRANCH")
 Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")

@@ -14,6 +14,8 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
+from .dreamvideo import RetentionControl
+
 ControlBase: Any = comfy.controlnet.ControlBase
 Conditioning = list[list[Any]]
 
@@ -103,6 +105,11 @@ class FrameControl(ControlBase):
 
     @classmethod
     def around(cls, control: Any, chosen: Mapping[int, float], frames: int) -> "FrameControl":
+        if isinstance(control, RetentionControl) and control.branch.config.inject == "up_blocks":
+            raise ValueError(
+                "ControlNet frames: this retention branch adds to the ends of the up blocks, which cannot be limited "
+                "to frames; use a branch that adds to the skips, or remove the node"
+            )
         hint = hints_by_frame(control.cond_hint_original, chosen, frames)
         inner = control.copy().set_cond_hint(
             hint, control.strength, control.timestep_percent_range, control.vae, control.extra_concat_orig

@@ -76,6 +76,8 @@ def _object(digest: Any, value: Any) -> None:
         _walk(digest, [value.cond_hint_original, value.strength, value.timestep_percent_range])
         _walk(digest, [of_model(model) for model in _own_models(value)])
         _walk(digest, [value.previous_controlnet, getattr(value, "inner", None)])
+    if hasattr(value, "rule"):  # how the image of a retention branch is brought to size
+        _walk(digest, value.rule)
     if hasattr(value, "weights"):  # of a LoRA, and of the frames of our own ControlNet
         _walk(digest, value.weights)
 

@@ -102,6 +102,8 @@ class LongVideo:
             models["clip"] = of_model(self.prompts.clip.patcher)
             conditions["prompts"] = of_values(list(self.prompts.lines))
         guider = {"kind": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
+        if hasattr(self.guider, "scales"):
+            guider["scales"] = list(self.guider.scales)
         versions = {"long video": str(VERSION), **of_machine()}
         return {
             "models": models,
@@ -152,7 +154,8 @@ class LongVideo:
         given = self.guider.original_conds
         if self.prompts is None:
             return given
-        return given | {"positive": self.prompts.instead(given.get("positive", ()), clip)}
+        roles = getattr(self.guider, "text_roles", ("positive",))
+        return given | {role: self.prompts.instead(given.get(role, ()), clip) for role in roles}
 
     def _step_seed(self, clip: int, take: int) -> int:
         """Of noise in the steps: as ReuseSampler has it."""

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 KEY = "stillmotion.motion"
 RUN = "stillmotion.motion.run"
+ADDED = "stillmotion.added"  # a list of {slot: what is added there}, for one call of the MODEL
 FROM_FILE, OF_MODEL = "from file", "model"
 BETA_SCHEDULES = (FROM_FILE, OF_MODEL, *SCHEDULES)
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -171,14 +172,31 @@ def apply_motion(
     if motion.spatial and spatial:
         vidrd.add_spatial(patched, motion, spatial)
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
+    _enter(patched)
+    _set_betas(patched, motion.config, beta_schedule)
+    return patched
+
+
+def opened(model: ModelPatcher) -> ModelPatcher:
+    """A clone of `model` that adds what a ControlNet of ours leaves in `ADDED`; without one it is the same."""
+    patched = model.clone()
+    _warn_of_competitors(model)
+    _enter(patched)
+    return patched
+
+
+def is_open(model: ModelPatcher) -> bool:
+    """Whether a run of `model` comes by our handlers: there is a motion model on it, or it was `opened`."""
+    return bool(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
+
+
+def _enter(patched: ModelPatcher) -> None:
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
         patched.add_wrapper_with_key(kind, KEY, wrapper)
     for entry in HANDLERS:
         if entry not in _handlers(patched):
             patched.set_model_forward_timestep_embed_patch(entry)
-    _set_betas(patched, motion.config, beta_schedule)
-    return patched
 
 
 def _check_base(model: ModelPatcher, motion: LoadedMotion) -> None:
@@ -326,6 +344,7 @@ def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
     for slot in call.slots.get(id(layer), ()):
         if slot.place != "attended":
             x = call.change(slot, x)
+            x = sum((added[slot] for added in options.get(ADDED, ()) if slot in added), start=x)
     return x
 
 

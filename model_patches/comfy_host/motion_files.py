@@ -26,7 +26,7 @@ from .ops import operations
 
 log = logging.getLogger(__name__)
 
-READ = (checkpoint.MOTION, checkpoint.HARIVO, checkpoint.VIDRD)
+READ = (checkpoint.MOTION, checkpoint.HARIVO, checkpoint.VIDRD, checkpoint.DREAMVIDEO)
 ModelPatcher = comfy.model_patcher.ModelPatcher
 
 
@@ -72,8 +72,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def load_motion(path: Path | str) -> LoadedMotion:
-    """Read a motion, HARIVO or VidRD file. CheckpointError says what is wrong with any other file."""
-    motion = hold(checkpoint.load(path, expect=READ))
+    """Read a motion, HARIVO or VidRD file, or a DreamVideo file that has a motion model. CheckpointError says what is
+    wrong with any other file."""
+    motion = hold(_read(path))
     motion.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, motion.info)
     return motion
@@ -116,7 +117,11 @@ def patcher_of(module: Typed, weights: dict[str, Tensor], *, disable_dynamic: bo
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
-    return _patcher(checkpoint.load(path, expect=READ), disable_dynamic=disable_dynamic)
+    return _patcher(_read(path), disable_dynamic=disable_dynamic)
+
+
+def _read(path: Path | str) -> checkpoint.Checkpoint:
+    return checkpoint.motion_of(checkpoint.load(path, expect=READ))
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:

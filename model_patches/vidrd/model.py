@@ -5,15 +5,17 @@ themselves, which are fine-tuned. At the sizes of Stable Diffusion 2.1 that is 3
 parameters; the paper prints 316M and 565M.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
-from ..core.slots import Slot
+from ..core.slots import Part, Slot
 from ..core.temporal import Attention, sdpa
 from .config import VidrdConfig
 from .layers import SpatialBlock, TemporalAttention, TemporalConv
 
+PARTS: tuple[Part, ...] = ("down", "mid", "up")
 TEMPORAL = (".temp_convs.", ".temp_norm.", ".temp_attn.")
 
 
@@ -22,8 +24,8 @@ def is_temporal(key: str) -> bool:
     return any(name in key for name in TEMPORAL)
 
 
-def places(config: VidrdConfig) -> dict[Slot, int]:
-    """Slot of every temporal layer -> its channels, in the order of a forward pass."""
+def places(config: VidrdConfig, parts: Collection[Part] = PARTS) -> dict[Slot, int]:
+    """Slot of every temporal layer in these parts -> its channels, in the order of a forward pass."""
     found: dict[Slot, int] = {}
 
     def layer(part: Any, block: int, number: int, channels: int, attention: bool) -> None:
@@ -40,7 +42,7 @@ def places(config: VidrdConfig) -> dict[Slot, int]:
     for i, (channels, attention) in enumerate(reversed(sizes)):
         for j in range(config.layers_per_block + 1):
             layer("up", i, j, channels, attention)
-    return found
+    return {slot: channels for slot, channels in found.items() if slot.part in parts}
 
 
 class _Named(nn.Module):
@@ -54,28 +56,30 @@ class _Named(nn.Module):
 
 class VidrdModel(nn.Module):
     """The layers of all slots of one U-Net. Its state dict is the file: the names of the authors' checkpoint, without
-    what of it is frozen.
+    what of it is frozen. `parts`: of the U-Net, for a copy of some of them.
 
     Keys: `{down_blocks.I|mid_block|up_blocks.I}.temp_convs.J.convs.N` and
     `....attentions.J.transformer_blocks.0.{temp_norm,temp_attn,norm1,attn1,...}`, the spatial ones with
     `config.spatial` only. It has no forward of its own: a host calls the layer of a slot where the slot is.
     """
 
-    def __init__(self, config: VidrdConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:
+    def __init__(
+        self, config: VidrdConfig, *, parts: Collection[Part] = PARTS, ops: Any = nn, attention: Attention = sdpa
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.parts = config, parts
         built: dict[tuple[str, int], tuple[list[nn.Module], list[nn.Module]]] = {}
-        for slot, channels in places(config).items():
+        for slot, channels in places(config, parts).items():
             convs, attentions = built.setdefault((slot.part, slot.block), ([], []))
             if slot.place == "resnet":
                 rules = {"dropout": config.dropout, "group_norm": config.group_norm}
                 convs.append(TemporalConv(channels, layers=config.conv_layers, ops=ops, **rules))
             else:
                 attentions.append(_Named(transformer_blocks=nn.ModuleList([self._block(slot, ops, attention)])))
-        depth = range(len(config.block_channels))
-        self.down_blocks = nn.ModuleList(_level(*built["down", i]) for i in depth)
-        self.mid_block = _level(*built["mid", 0])
-        self.up_blocks = nn.ModuleList(_level(*built["up", i]) for i in depth)
+        self.down_blocks, mid, self.up_blocks = (
+            nn.ModuleList(_level(*layers) for (side, _), layers in built.items() if side == part) for part in PARTS
+        )
+        self.mid_block = mid[0] if mid else None
 
     def _block(self, slot: Slot, ops: Any, attention: Attention) -> TemporalAttention:
         config = self.config
@@ -90,7 +94,7 @@ class VidrdModel(nn.Module):
         """Slot -> TemporalConv or TemporalAttention, in the order of a forward pass."""
         blocks: dict[str, Any] = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}
         found: dict[Slot, Any] = {}
-        for slot in places(self.config):
+        for slot in places(self.config, self.parts):
             block = blocks[slot.part][slot.block]
             if slot.place == "resnet":
                 found[slot] = block.temp_convs[slot.layer]

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.assembly import dreamvideo_model
 from stillmotion.model_patches.core.config import MotionConfig
+from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.mitigating import Config
 from stillmotion.model_patches.harivo.model import HarivoModel
@@ -139,6 +141,38 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
     assert len(readout.records[-1].calls) == 2
     assert len(seen_inside) == 8
     assert all(inside == ([], True) for inside in seen_inside), seen_inside[0]
+    assert not replaced(before, snapshot())
+    assert own_callables(tiny_sd.model) == own
+    assert torch.equal(run_sampler(tiny_sd), plain)
+
+
+def test_nothing_is_replaced_by_a_retention_branch_and_its_guider(tiny_sd, run_sampler, tmp_path):
+    from comfy import samplers
+
+    from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo import apply_retention, load_branch
+
+    sizes = {"block_channels": (32, 64), "attention": (False, True), "heads": (4, 4), "layers_per_block": 1}
+    branch = RetentionConfig(**sizes, context_dim=32, linear_projection=False, temporal="none", inject="up_blocks")
+    config = DreamVideoConfig(branch=branch)
+    weights = {k: torch.randn_like(v) * 0.05 for k, v in dreamvideo_model(config).state_dict().items()}
+    checkpoint.save(tmp_path / "d.safetensors", system="dreamvideo", config=config.to_dict(), weights=weights)
+    plain = run_sampler(tiny_sd)
+    before, own = snapshot(), own_callables(tiny_sd.model)
+    words = [[[torch.randn(1, 77, 32), {}]] for _ in range(2)]
+    pair = apply_retention((words[0], words[1]), load_branch(tmp_path / "d.safetensors"), torch.rand(1, 64, 64, 3))
+    guider = double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)
+    seen_inside = []
+
+    def look_from_the_layers(*_):
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+
+    hook = tiny_sd.model.diffusion_model.out.register_forward_hook(look_from_the_layers)
+    with torch.inference_mode():
+        noise = torch.randn(4, 4, 8, 8)
+        guider.sample(noise, noise * 0, samplers.sampler_object("euler"), torch.tensor([9.0, 1.0, 0.0]))
+    hook.remove()
+    assert seen_inside == [([], True)] * 2
     assert not replaced(before, snapshot())
     assert own_callables(tiny_sd.model) == own
     assert torch.equal(run_sampler(tiny_sd), plain)

@@ -1,0 +1,84 @@
+"""ControlNet files as the beginning of a retention branch: pure functions on a state dict.
+
+A ControlNet of the same base has every layer that a branch without temporal layers has. Two layouts are read:
+latent-diffusion's (`control_model.` or bare) and diffusers'.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dreamvideo.config import RetentionConfig
+from .dreamvideo.retention import RetentionBranch
+from .layouts import CheckpointError, check_weights
+from .ldm_names import control_prefixes, rename
+
+LDM, DIFFUSERS = "input_hint_block.", "controlnet_cond_embedding."
+# The heads of a ControlNet are not in its file: as in Stable Diffusion 1.5 and 2.
+HEADS, CHANNELS_OF_A_HEAD = 8, 64
+
+
+def from_controlnet(weights: Mapping[str, Tensor], source: str) -> tuple[RetentionConfig, dict[str, Tensor]]:
+    """The config that a ControlNet was built with, read off its names and shapes, and its weights in our names.
+
+    CheckpointError when it is no ControlNet of Stable Diffusion's U-Net for images in colour.
+    """
+    found = {k.removeprefix("control_model."): v for k, v in weights.items()}
+    if any(k.startswith(LDM) for k in found):
+        found = _from_ldm(found, source)
+    elif not any(k.startswith(DIFFUSERS) for k in found):
+        raise CheckpointError(
+            f"{source} is no ControlNet: its first keys are {', '.join(list(found)[:3]) or 'none'}; needed are keys "
+            f"like {LDM}0.weight or {DIFFUSERS}conv_in.weight"
+        )
+    try:
+        config = RetentionConfig(**_sizes(found))
+        with torch.device("meta"):
+            branch = RetentionBranch(config)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{source} is a ControlNet of a kind that cannot become a branch ({error})") from error
+    check_weights(branch, found, source)
+    return config, found
+
+
+def _from_ldm(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    resnets = [k for k in weights if re.match(r"input_blocks\.\d+\.0\.in_layers\.0\.weight$", k)]
+    downs = [k for k in weights if re.match(r"input_blocks\.\d+\.0\.op\.weight$", k)]
+    blocks, numbers = len(downs) + 1, {int(k.split(".")[1]) for k in resnets}
+    layers = len(resnets) // blocks
+    starts = (1 + i * (layers + 1) for i in range(blocks))
+    attention = tuple(f"input_blocks.{start}.1.norm.weight" in weights for start in starts)
+    hints = max((int(k.split(".")[1]) for k in weights if k.startswith(LDM)), default=0)
+    if not numbers or len(resnets) % blocks or hints != 14:
+        raise CheckpointError(f"{source} is a ControlNet with blocks of another build than Stable Diffusion's")
+    try:
+        return rename(weights, control_prefixes(blocks, layers, attention))
+    except ValueError as error:
+        raise CheckpointError(f"{source} is a ControlNet of another kind than Stable Diffusion's ({error})") from error
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields of a config from weights in diffusers' names."""
+    blocks = range(1 + max(_numbers(weights, r"down_blocks\.(\d+)\.")))
+    channels = tuple(weights[f"down_blocks.{i}.resnets.0.norm2.weight"].shape[0] for i in blocks)
+    hints = 1 + max(_numbers(weights, r"controlnet_cond_embedding\.blocks\.(\d+)\."))
+    encoder = [weights[f"{DIFFUSERS}blocks.{i}.weight"].shape[0] for i in range(1, hints, 2)]
+    context = weights["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    linear = weights["mid_block.attentions.0.proj_in.weight"].ndim == 2
+    return {
+        "block_channels": channels,
+        "attention": tuple(f"down_blocks.{i}.attentions.0.norm.weight" in weights for i in blocks),
+        "heads": tuple(max(1, c // CHANNELS_OF_A_HEAD) if linear else HEADS for c in channels),
+        "layers_per_block": 1 + max(_numbers(weights, r"down_blocks\.0\.resnets\.(\d+)\.")),
+        "context_dim": context,
+        "linear_projection": linear,
+        "hint_channels": (weights[f"{DIFFUSERS}conv_in.weight"].shape[0], *encoder),
+        "temporal": "none",
+    }
+
+
+def _numbers(weights: Mapping[str, Tensor], pattern: str) -> list[int]:
+    return [int(found[1]) for key in weights if (found := re.match(pattern, key))] or [0]
