@@ -20,6 +20,7 @@ from ..model_patches.files import write_tensors
 from ..model_patches.ldm_names import inverse, rename, unet_prefixes, vae_to_ldm
 from ..model_patches.pocket import TEXT, UNET, VAE
 from .bench_kill import start
+from .bench_temporal import ATTENTION, CHANNELS, CONTEXT, HEADS, random_weight
 from .report import ROOT, finish
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -27,7 +28,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from devkit import workflow
 from devkit.client import Client
 
-CHANNELS = (320, 640, 1280, 1280)
 GRAPHS = [name for name in workflow.names() if name.endswith("_sd15")]
 SMALL = {"width": 64, "height": 64, "steps": 2}
 
@@ -39,16 +39,9 @@ def named(kind: type[nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
 
 
 def filled(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Half precision; norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    """Random weights in half precision."""
     generator = torch.Generator().manual_seed(0)
-    found = {}
-    for name, shape in shapes.items():
-        if len(shape) < 2:
-            found[name] = torch.full(shape, 0.0 if name.endswith("bias") else 1.0).half()
-        else:
-            scale = 0.6 / shape[1:].numel() ** 0.5
-            found[name] = (torch.randn(shape, generator=generator) * scale).half()
-    return found
+    return {name: random_weight(name, shape, generator).half() for name, shape in shapes.items()}
 
 
 def checkpoint() -> dict[str, Tensor]:
@@ -57,7 +50,7 @@ def checkpoint() -> dict[str, Tensor]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    unet = filled(named(UNet2DConditionModel, cross_attention_dim=768))
+    unet = filled(named(UNet2DConditionModel, cross_attention_dim=CONTEXT))
     vae = filled(
         named(
             AutoencoderKL,
@@ -69,7 +62,7 @@ def checkpoint() -> dict[str, Tensor]:
         )
     )
     text = filled(named(CLIPTextModel, CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)))
-    weights = {UNET + k: v for k, v in rename(unet, inverse(unet_prefixes(4, 2, (True, True, True, False)))).items()}
+    weights = {UNET + k: v for k, v in rename(unet, inverse(unet_prefixes(4, 2, ATTENTION))).items()}
     weights |= {VAE + k: v for k, v in vae_to_ldm(vae, 4, 2).items()}
     prefix = "" if any(k.startswith("text_model.") for k in text) else "text_model."
     return weights | {TEXT + prefix + k: v for k, v in text.items()}
@@ -77,7 +70,7 @@ def checkpoint() -> dict[str, Tensor]:
 
 def write_files(models: Path) -> None:
     write_tensors(checkpoint(), models / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors", {})
-    motion = filled(named(MotionModel, MotionConfig(block_channels=CHANNELS, mid_block=True, heads=8)))
+    motion = filled(named(MotionModel, MotionConfig(block_channels=CHANNELS, mid_block=True, heads=HEADS)))
     (models / "animatediff_models").mkdir(parents=True, exist_ok=True)
     torch.save(motion, models / "animatediff_models" / "mm_sd_v15_v2.ckpt")
 

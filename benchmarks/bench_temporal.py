@@ -43,14 +43,18 @@ UNET = {
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    """A module with the weights of `random_weight`."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in module.named_parameters():
-        if weight.ndim < 2:
-            weight.data = torch.full(weight.shape, 0.0 if name.endswith("bias") else 1.0)
-        else:
-            weight.data = torch.randn(weight.shape, generator=generator) * (0.6 / weight[0].numel() ** 0.5)
+        weight.data = random_weight(name, weight.shape, generator)
     return module
+
+
+def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    if len(shape) < 2:
+        return torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
+    return torch.randn(shape, generator=generator) * (0.6 / shape[1:].numel() ** 0.5)
 
 
 def comfyui_model():

@@ -6,8 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-import folder_paths
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io, ui
 
 from ..evaluation.masks import draw_masks, masks_text
 from ..evaluation.views import as_batch
@@ -17,7 +16,7 @@ from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS, SCHEDULERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
 from ..rendering.formats import FORMATS
 from . import files
-from .render import KEEP
+from .render import KEEP, shown
 from .roll import RollRequest
 from .sockets import CATEGORY, ArtvModel, Story
 
@@ -271,11 +270,7 @@ class AutoregressiveVideo(io.ComfyNode):
     @classmethod
     def execute(cls, **given: Any) -> io.NodeOutput:
         hidden = cls.hidden
-        path, last = RollRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id)
-        output = Path(folder_paths.get_output_directory())
-        shown = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
-        # as Long Video: under "images" the editor would show neither the video nor the strip
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), last, str(path.parent), ui={"video": [shown]})
+        return shown(*RollRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 class ArtvMasks(io.ComfyNode):
@@ -333,8 +328,8 @@ class ArtvMasks(io.ComfyNode):
         percents = schedule_parts(levels)
         masks = seen_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
         picture = as_batch(draw_masks(masks, percents))
-        shown = ui.PreviewImage(picture, cls=cls)
-        return io.NodeOutput(picture, as_images(masks), masks_text(masks, percents), ui=shown)
+        told = masks_text(masks, percents)
+        return io.NodeOutput(picture, as_images(masks), told, ui=ui.PreviewImage(picture, cls=cls))
 
 
 NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo, ArtvMasks]

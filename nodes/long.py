@@ -3,17 +3,15 @@
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io
 
 from ..model_patches.comfy_host.long import SAMPLERS, SCHEDULERS
 from ..model_patches.comfy_host.prompts import PromptSchedule, parse_prompts
 from ..model_patches.comfy_host.reuse import RULES
 from ..rendering.formats import FORMATS
-from .render import KEEP, LongRequest
+from .render import KEEP, LongRequest, shown
 from .sockets import CATEGORY, Prompts
 
 LONG = f"{CATEGORY}/long video"
@@ -242,12 +240,7 @@ class LongVideoNode(io.ComfyNode):
     @classmethod
     def execute(cls, **given: Any) -> io.NodeOutput:
         hidden = cls.hidden
-        path, first_clip = LongRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id)
-        output = Path(folder_paths.get_output_directory())
-        shown = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
-        video = InputImpl.VideoFromFile(str(path))
-        # under "images" the editor would take the strip that it shows for a video, and show neither
-        return io.NodeOutput(video, first_clip, str(path.parent), ui={"video": [shown]})
+        return shown(*LongRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 NODES = [PromptScheduleNode, LongVideoNode]

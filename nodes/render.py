@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,12 +12,13 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_api.latest import InputImpl, io, ui
 
 from ..model_patches.comfy_host.long import LongVideo, latent_size, make_guider
 from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, Rule
 from ..rendering.formats import check_format, enlarged
 from ..rendering.graph import input_hashes
-from ..rendering.job import LATENTS, clean, open_job
+from ..rendering.job import LATENTS, Job, clean, open_job
 from ..rendering.loop import Output, Watch, Work, parse_takes, render
 from ..rendering.preview import Progress
 
@@ -90,16 +92,9 @@ class LongRequest:
         long.check(count)
         identity = self.identity(size) | long.identity() | {"graph": self.graph(prompt, node)}
         output = Output(kind, self.rate(), self.frames, metadata(prompt, pnginfo))
-        work = Work(
-            long.sample, lambda latents: (enlarged(part.numpy(), self.enlarge) for part in long.decode(latents))
-        )
-        watch = NodeWatch(count, self.steps)
+        work, watch = Work(long.sample, as_files(long.decode, self.enlarge)), NodeWatch(count, self.steps)
         with open_job(job_root(), self.name, identity) as (job, remark):
-            watch.remark(remark)
-            job.log(remark)
-            path = render(job, count, work, output, takes=takes, watch=watch)
-            if self.keep != KEEP[0] and (freed := clean(job)):
-                watch.remark(f"freed {freed / 1e6:.1f} MB of {job.folder.name}")
+            path = render_job(job, count, work, output, watch=watch, keep=self.keep, remarks=[remark], takes=takes)
             return path, long.pictures(job.read_tensors(0, LATENTS)["latents"])
 
     def count(self) -> int:
@@ -107,7 +102,7 @@ class LongRequest:
         return math.ceil(self.seconds * self.rate() / self.frames) if self.seconds else self.clips
 
     def rate(self) -> Fraction:
-        return Fraction(self.fps).limit_denominator(1001)
+        return rate_of(self.fps)
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
@@ -142,6 +137,45 @@ class LongRequest:
             return {}
         own = ("guider",) if self.guider is not None else ("model", "positive", "negative")
         return input_hashes(prompt, str(node), ("vae", "prompts", *own))
+
+
+def rate_of(fps: float) -> Fraction:
+    """Frames a second as a file has them: 29.97 is 30000/1001."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def as_files(decode: Callable[[Any], Iterator[Any]], enlarge: int) -> Callable[[Any], Iterator[Any]]:
+    """What decodes latents into the frames of a file."""
+    return lambda latents: (enlarged(frames.numpy(), enlarge) for frames in decode(latents))
+
+
+def render_job(
+    job: Job,
+    count: int,
+    work: Work,
+    output: Output,
+    *,
+    watch: NodeWatch,
+    keep: str,
+    remarks: Iterable[str],
+    takes: Mapping[int, int] | None = None,
+) -> Path:
+    """The path of a job's video of `count` clips. remarks are told first; keep: one of KEEP."""
+    for line in filter(None, remarks):
+        watch.remark(line)
+        job.log(line)
+    path = render(job, count, work, output, takes=takes, watch=watch)
+    if keep != KEEP[0] and (freed := clean(job)):
+        watch.remark(f"freed {freed / 1e6:.1f} MB of {job.folder.name}")
+    return path
+
+
+def shown(path: Path, pictures: Any) -> io.NodeOutput:
+    """What a node that renders a file gives out: the video, pictures, the job's folder; and the file for the editor."""
+    output = Path(folder_paths.get_output_directory())
+    saved = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
+    # under "images" the editor would take the strip that it shows for a video, and show neither
+    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), pictures, str(path.parent), ui={"video": [saved]})
 
 
 def metadata(prompt: Any, pnginfo: Any) -> dict[str, Any]:

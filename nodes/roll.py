@@ -8,11 +8,11 @@ from typing import Any
 
 from ..model_patches.comfy_host.autoregressive import FITS, Roll, Start, Weights, started
 from ..rendering import reader
-from ..rendering.formats import check_format, enlarged
+from ..rendering.formats import check_format
 from ..rendering.graph import input_hashes
-from ..rendering.job import LATENTS, clean, open_job
-from ..rendering.loop import Output, Work, render
-from .render import KEEP, NodeWatch, job_root, metadata
+from ..rendering.job import LATENTS, open_job
+from ..rendering.loop import Output, Work
+from .render import KEEP, NodeWatch, as_files, job_root, metadata, rate_of, render_job
 
 FOLDER = "autoregressive_video"  # of ComfyUI's output folder
 WHAT = "autoregressive video"
@@ -59,19 +59,10 @@ class RollRequest:
         roll.check(count)
         identity = self.identity() | roll.identity() | {"graph": self.graph(prompt, node)}
         output = Output(kind, self.rate(), 1, metadata(prompt, pnginfo), unit="frame")
-        work = Work(
-            roll.sample,
-            lambda latents: (enlarged(part.numpy(), self.enlarge) for part in roll.decode(latents)),
-            roll.inputs,
-        )
+        work = Work(roll.sample, as_files(roll.decode, self.enlarge), roll.inputs)
         watch = NodeWatch(count, self.steps, WHAT)
         with open_job(job_root(FOLDER), self.name, identity) as (job, remark):
-            for line in filter(None, (remark, told)):
-                watch.remark(line)
-                job.log(line)
-            path = render(job, count, work, output, watch=watch)
-            if self.keep != KEEP[0] and (freed := clean(job)):
-                watch.remark(f"freed {freed / 1e6:.1f} MB of {job.folder.name}")
+            path = render_job(job, count, work, output, watch=watch, keep=self.keep, remarks=[remark, told])
             return path, roll.pictures(job.read_tensors(count - 1, LATENTS)["latents"])
 
     def count(self) -> int:
@@ -79,7 +70,7 @@ class RollRequest:
         return self.frames if self.story is None else max(self.frames, self.story.story.frames)
 
     def rate(self) -> Fraction:
-        return Fraction(self.fps).limit_denominator(1001)
+        return rate_of(self.fps)
 
     def given(self) -> Iterator[Any] | None:
         """Frames of the video that is continued."""

@@ -12,9 +12,10 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -133,11 +134,16 @@ def ablate(options: Options) -> dict:
 def encoded(options: Options) -> Path:
     from .data.prepare import encode
 
-    folder = options.out / "latents"
+    settings: dict[str, Any] = {"size": 64, "frames": FRAMES, "fps": 0, "clips": options.budget.clips}
+    return once(options.out / "latents", lambda folder: encode(BaseTable(), options.tokenizer, folder, **settings))
+
+
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder of latents, made unless it is whole; what a stopped run left of it is not used."""
     if not (folder / "done").exists():
-        for partial in folder.glob("*.safetensors"):  # of a stopped run: encoding takes a minute, and starts anew
+        for partial in folder.glob("*.safetensors"):  # encoding takes minutes, and starts anew
             partial.unlink()
-        encode(BaseTable(), options.tokenizer, folder, size=64, frames=FRAMES, fps=0, clips=options.budget.clips)
+        make(folder)
         (folder / "done").touch()
     return folder
 
@@ -160,7 +166,6 @@ def run_training(config: str, out: Path, latents: Path, changes: Sequence[str], 
 
 
 def jobs(options: Options, row: Row, seed: int) -> list[ClipJob]:
-    begin, count = SPLITS[options.split], options.budget.prompts
     folder = options.out / "clips" / f"{row.key}-{seed}"
     return [
         ClipJob(
@@ -170,11 +175,18 @@ def jobs(options: Options, row: Row, seed: int) -> list[ClipJob]:
             seed=seed,
             steps=options.budget.sampling,
             first=first,
-            count=min(CHUNK, begin + count - first),
+            count=count,
             tokenizer=options.tokenizer,
         )
-        for first in range(begin, begin + count, CHUNK)
+        for first, count in shares(options.split, options.budget.prompts)
     ]
+
+
+def shares(split: str, prompts: int) -> list[tuple[int, int]]:
+    """First prompt and number of prompts of each job that draws some of a split's first `prompts`."""
+    begin = SPLITS[split]
+    end = begin + prompts
+    return [(first, min(CHUNK, end - first)) for first in range(begin, end, CHUNK)]
 
 
 def sampled(options: Options, row: Row) -> Sample:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from ..evaluation import drift, report
 from ..evaluation.judge import load_judge
 from ..evaluation.plots import below, beside, line_chart
 from ..evaluation.score import score
-from ..evaluation.statistics import Interval, bootstrap
+from ..evaluation.statistics import Interval
 from ..evaluation.video_judge import load_video_judge
 from ..model_patches import checkpoint
 from ..model_patches.artv.config import ArtvConfig
@@ -32,7 +33,8 @@ from ..model_patches.core.levels import alpha_bars
 from ..model_patches.diffusers_host.artv import ArtvUNet
 from ..model_patches.pocket import SCALE
 from . import bases, scoring
-from .ablate import CHUNK, SPLITS, command
+from .ablate import SPLITS, command, shares
+from .ablate_reuse import intervals
 from .artv_roll import Roller, Settings, roll
 from .bases import POCKET
 from .config import BaseTable, ConfigError
@@ -185,7 +187,8 @@ def ablate(options: Options) -> dict:
         tracks = [drift.track(judge, video) for video in videos]
         sample = scoring.sample((video[:FRAMES] for video in videos), prompts, judge, video_judge)
         late = score(scoring.sample((video[-FRAMES:] for video in videos), prompts, judge))
-        scores = {name: _late(tracks, name) for name in DRIFTS} | score(sample, real)
+        drifted = [[fmean(track[name][-FRAMES:]) for name in DRIFTS] for track in tracks]
+        scores = intervals(DRIFTS, drifted) | score(sample, real)
         scores |= {name: late[name.removeprefix("late_")] for name in LATE}
         drifts = {name: torch.tensor([track[name] for track in tracks]).mean(0).tolist() for name in DRIFTS}
         return Found(scores, drifts, masks.mean(0).tolist())
@@ -194,7 +197,7 @@ def ablate(options: Options) -> dict:
 
 
 def jobs(options: Options) -> list[RollJob]:
-    begin, budget = SPLITS[options.split], options.budget
+    budget = options.budget
     return [
         RollJob(
             model=options.model,
@@ -202,11 +205,11 @@ def jobs(options: Options) -> list[RollJob]:
             seed=0,
             steps=budget.sampling,
             first=first,
-            count=min(CHUNK, begin + budget.prompts - first),
+            count=count,
             tokenizer=options.tokenizer,
             length=budget.length,
         )
-        for first in range(begin, begin + budget.prompts, CHUNK)
+        for first, count in shares(options.split, budget.prompts)
     ]
 
 
@@ -218,11 +221,6 @@ def row_of(wanted: Sequence[Job], row: int) -> tuple[list[Tensor], Tensor]:
             videos += list(file.get_slice("clips")[row].float() / 255)
             masks.append(file.get_slice("masks")[row])
     return videos, torch.cat(masks)
-
-
-def _late(tracks: list[dict[str, list[float]]], name: str) -> Interval:
-    values = torch.tensor([sum(track[name][-FRAMES:]) / FRAMES for track in tracks], dtype=torch.float64)
-    return bootstrap(lambda drawn: values[drawn].mean().item(), len(values))
 
 
 def write(options: Options, made: dict[Settings, Found]) -> dict:

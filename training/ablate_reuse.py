@@ -29,7 +29,7 @@ from ..model_patches.core.levels import sigma_from_alpha_bar
 from ..model_patches.pocket import SCALE
 from ..model_patches.vidrd.reuse import Config, History, Recorder, next_noise
 from . import scoring
-from .ablate import CHUNK, SPLITS, command
+from .ablate import SPLITS, command, shares
 from .bases import POCKET
 from .data import sprites
 from .ddim import timesteps
@@ -154,7 +154,7 @@ def ablate(options: Options) -> dict:
 
 
 def jobs(options: Options) -> list[VideoJob]:
-    begin, budget = SPLITS[options.split], options.budget
+    budget = options.budget
     return [
         VideoJob(
             model=options.model,
@@ -162,12 +162,12 @@ def jobs(options: Options) -> list[VideoJob]:
             seed=0,
             steps=budget.sampling,
             first=first,
-            count=min(CHUNK, begin + budget.prompts - first),
+            count=count,
             tokenizer=options.tokenizer,
             length=budget.length,
             decoder=options.decoder,
         )
-        for first in range(begin, begin + budget.prompts, CHUNK)
+        for first, count in shares(options.split, budget.prompts)
     ]
 
 

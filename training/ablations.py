@@ -41,33 +41,7 @@ def run(args: argparse.Namespace, tokenizer: Path) -> None:
     for name in {name for names in OPTIONS.values() for name in names} - set(OPTIONS[args.system]):
         if getattr(args, name):
             raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
-    runs = {"harivo": _harivo, "vidrd": _sampling, "artv": _sampling, "pseudo": _pseudo}
-    runs[args.system](args, tokenizer)
-
-
-def _harivo(args: argparse.Namespace, tokenizer: Path) -> None:
-    from . import ablate
-
-    ablate.ablate(
-        ablate.Options(
-            out=args.out,
-            tokenizer=tokenizer,
-            budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
-            latents=args.latents,
-            rows=ablate.chosen(args.rows or "all"),
-            seeds=tuple(range(args.seeds or 1)),
-            split=args.split,
-            processes=args.processes,
-            changes=tuple(args.set),
-        )
-    )
-
-
-def _sampling(args: argparse.Namespace, tokenizer: Path) -> None:
-    """Of a method whose rows need no training of their own."""
-    from . import ablate_artv, ablate_reuse
-
-    ablate: Any = ablate_reuse if args.system == "vidrd" else ablate_artv
+    ablate = _module(args.system)
     options = ablate.Options(
         out=args.out,
         tokenizer=tokenizer,
@@ -75,22 +49,22 @@ def _sampling(args: argparse.Namespace, tokenizer: Path) -> None:
         split=args.split,
         processes=args.processes,
     )
-    given = {name: value for name in ("model", "decoder") if (value := getattr(args, name))}
-    ablate.ablate(replace(options, **given))
+    ablate.ablate(replace(options, **_own(args, ablate)))
 
 
-def _pseudo(args: argparse.Namespace, tokenizer: Path) -> None:
-    from . import ablate_data as ablate
+def _module(system: str) -> Any:
+    from . import ablate, ablate_artv, ablate_data, ablate_reuse
 
-    options = ablate.Options(
-        out=args.out,
-        tokenizer=tokenizer,
-        budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
-        split=args.split,
-        processes=args.processes,
-        changes=tuple(args.set),
-    )
-    ablate.ablate(replace(options, model=args.model) if args.model else options)
+    return {"harivo": ablate, "vidrd": ablate_reuse, "pseudo": ablate_data, "artv": ablate_artv}[system]
+
+
+def _own(args: argparse.Namespace, ablate: Any) -> dict[str, Any]:
+    """What the command says that not every ablation takes, as their Options name it."""
+    own: dict[str, Any] = {name: getattr(args, name) for name in ("latents", "model", "decoder")}
+    own["changes"] = tuple(args.set)
+    own["rows"] = ablate.chosen(args.rows) if args.rows else None
+    own["seeds"] = tuple(range(args.seeds)) if args.seeds else None
+    return {name: value for name, value in own.items() if value}
 
 
 def _given(budget: Any, args: argparse.Namespace) -> Any:

@@ -25,11 +25,11 @@ from ..model_patches.files import write_tensors
 from . import bases
 from .artv_roll import Roller, Settings, roll
 from .bases import Base
-from .clips import ClipTask, misfit
+from .clips import ClipTask, learn, misfit
 from .config import ArtvModelTable, ArtvPlan, ConfigError
 from .data import latents
 from .data.latents import Latents, tensors_hash, weights_hash
-from .engine import Average, first_process, fit, sample_generator
+from .engine import Average, sample_generator
 from .preview import Preview
 
 log = logging.getLogger(__name__)
@@ -235,14 +235,7 @@ def prepare(plan: ArtvPlan, tokenizer: Path) -> tuple[ArtvTask, Base]:
 def train(plan: ArtvPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
     """Train as the config says and write `out/artv.safetensors`; what is frozen is compared bit for bit."""
     task, base = prepare(plan, tokenizer)
-    frozen = task.frozen_hash()
-    average = fit(task, plan.train, allow=allow, on_step=RollPreview(task, base.vae, plan))
-    if task.frozen_hash() != frozen:
-        raise RuntimeError("the frozen weights changed during training; nothing was exported")
-    path = plan.train.out / "artv.safetensors"
-    if first_process():
-        write(task, average, path)
-    return path
+    return learn(task, "artv.safetensors", RollPreview(task, base.vae, plan), write, allow)
 
 
 def write(task: ArtvTask, average: Average, path: Path) -> None:

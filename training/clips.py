@@ -4,6 +4,7 @@ The frames of a clip share timestep and caption, their noise is independent. Eve
 function of (seed, k).
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,10 +17,11 @@ from .bases import Base
 from .config import ArtvPlan, ConfigError, Plan, VidrdPlan
 from .data.latents import Latents
 from .data.order import row
-from .engine import Task, sample_generator
+from .engine import Average, Task, first_process, fit, sample_generator
 from .pocket.unet import loss_weight
 
 P = TypeVar("P", Plan, VidrdPlan, ArtvPlan)
+T = TypeVar("T", bound="ClipTask[Any]")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class ClipTask(Task, Generic[P]):
             "prediction_type": "epsilon",
             "loss": asdict(plan.loss),
         }
+
+    def frozen_hash(self) -> str:
+        """Of what must not change in the training."""
+        raise NotImplementedError
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
@@ -123,3 +129,22 @@ def misfit(path: Path, odd: str) -> ConfigError:
         f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a file "
         "of the same base and the same [model] sizes, or from nothing"
     )
+
+
+def learn(
+    task: T,
+    name: str,
+    show: Callable[[int, Average], None],
+    write: Callable[[T, Average, Path], None],
+    allow: Collection[str],
+) -> Path:
+    """Train, compare what must not change bit for bit, and write RUN/name with the average. RuntimeError when it has
+    changed; then nothing is written."""
+    frozen = task.frozen_hash()
+    average = fit(task, task.plan.train, allow=allow, on_step=show)
+    if task.frozen_hash() != frozen:
+        raise RuntimeError("the frozen weights changed during training; nothing was exported")
+    path = task.plan.train.out / name
+    if first_process():
+        write(task, average, path)
+    return path

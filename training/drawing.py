@@ -33,7 +33,7 @@ from .data import sprites
 from .ddim import Begin, Guide, ddim
 from .engine import sample_generator
 from .preview import decoded
-from .view import levels_of, load_harivo
+from .view import harivo_of, levels_of
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vid
     """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
     file = checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD))
     if file.system != checkpoint.VIDRD:
-        model = load_harivo(path)
+        model = harivo_of(file)
         return harivo.attach(unet, model), levels_of(model)
     config = VidrdConfig.from_dict(file.config)
     tuned = VidrdModel(config).eval().requires_grad_(False)

@@ -23,11 +23,11 @@ from ..model_patches.harivo.model import HarivoModel
 from ..model_patches.harivo.projection import ProjectionHead
 from . import bases
 from .bases import POCKET, TOKENS, Base
-from .clips import ClipTask, Noised, misfit
+from .clips import ClipTask, Noised, learn, misfit
 from .config import ModelTable, Plan
 from .data import latents
 from .data.latents import Latents, weights_hash
-from .engine import Average, first_process, fit, gathered
+from .engine import Average, gathered
 from .preview import Preview
 from .tables import BUNDLED
 
@@ -56,6 +56,10 @@ class HarivoTask(ClipTask[Plan]):
             self.head = ProjectionHead(features)
             self.queue = losses.Queue(plan.loss.queue, features[0])
         self.pending: list[tuple[Tensor, Tensor]] = []
+
+    def frozen_hash(self) -> str:
+        """Of the image U-Net."""
+        return weights_hash(self.unet)
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         terms, figures = self.terms(samples)
@@ -209,15 +213,7 @@ def prepare(plan: Plan, tokenizer: Path) -> tuple[HarivoTask, Base]:
 def train(plan: Plan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
     """Train as the config says and write `out/harivo.safetensors`; the frozen base is compared bit for bit."""
     task, base = prepare(plan, tokenizer)
-    frozen = weights_hash(base.unet)
-    show = Preview(task, base.vae, plan)
-    average = fit(task, plan.train, allow=allow, on_step=show)
-    if weights_hash(base.unet) != frozen:
-        raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
-    path = plan.train.out / "harivo.safetensors"
-    if first_process():
-        write(task, average, path)
-    return path
+    return learn(task, "harivo.safetensors", Preview(task, base.vae, plan), write, allow)
 
 
 def write(task: HarivoTask, average: Average, path: Path) -> None:

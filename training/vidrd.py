@@ -20,11 +20,11 @@ from ..model_patches.vidrd.config import VidrdConfig
 from ..model_patches.vidrd.model import VidrdModel, is_temporal
 from . import bases
 from .bases import Base
-from .clips import ClipTask, misfit
+from .clips import ClipTask, learn, misfit
 from .config import VidrdModelTable, VidrdPlan
 from .data import latents
 from .data.latents import Latents, tensors_hash
-from .engine import Average, first_process, fit
+from .engine import Average
 from .preview import Preview
 
 log = logging.getLogger(__name__)
@@ -130,14 +130,7 @@ def prepare(plan: VidrdPlan, tokenizer: Path) -> tuple[VidrdTask, Base]:
 def train(plan: VidrdPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
     """Train as the config says and write `out/vidrd.safetensors`; the frozen part is compared bit for bit."""
     task, base = prepare(plan, tokenizer)
-    frozen = task.frozen_hash()
-    average = fit(task, plan.train, allow=allow, on_step=Preview(task, base.vae, plan))
-    if task.frozen_hash() != frozen:
-        raise RuntimeError("the frozen weights changed during training; nothing was exported")
-    path = plan.train.out / "vidrd.safetensors"
-    if first_process():
-        write(task, average, path)
-    return path
+    return learn(task, "vidrd.safetensors", Preview(task, base.vae, plan), write, allow)
 
 
 def write(task: VidrdTask, average: Average, path: Path) -> None:

@@ -103,7 +103,11 @@ VIEWS = {"slice": _slice, "noise": _noise, "mapping": _mapping, "tokens": _token
 
 def load_harivo(path: Path) -> HarivoModel:
     """A HARIVO file, or a motion file as a HARIVO model that has temporal layers alone."""
-    file = checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION))
+    return harivo_of(checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION)))
+
+
+def harivo_of(file: checkpoint.Checkpoint) -> HarivoModel:
+    """The model of such a file that has been read."""
     weights = {name: value.float() for name, value in file.weights.items()}
     if file.system == checkpoint.HARIVO:
         model = HarivoModel(HarivoConfig.from_dict(file.config))

@@ -15,51 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.temporal import Attention, FeedForward, sdpa
+from ..core.spatial import Block
 
 
-class CrossAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V with keys and values of other tokens; of the same ones without `context`."""
-
-    def __init__(self, channels: int, width: int, heads: int, ops: Any, attention: Attention) -> None:
-        super().__init__()
-        self.heads, self.attention = heads, attention
-        self.to_q = ops.Linear(channels, channels, bias=False)
-        self.to_k = ops.Linear(width, channels, bias=False)
-        self.to_v = ops.Linear(width, channels, bias=False)
-        self.to_out = nn.ModuleList([ops.Linear(channels, channels)])
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (n, p, c), (n, T, k) -> (n, p, c)
-        context = x if context is None else context
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
-
-
-class TransformerBlock(nn.Module):
-    """A transformer block of Stable Diffusion: x + self(x), + cross(x, tokens), + feed-forward(x), each pre-normed."""
-
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        heads: int,
-        *,
-        widening: int = 4,
-        ops: Any = nn,
-        attention: Attention = sdpa,
-    ) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
-        self.attn1 = CrossAttention(channels, channels, heads, ops, attention)
-        self.attn2 = CrossAttention(channels, width, heads, ops, attention)
-        self.ff = FeedForward(channels, ops, widening)
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # (n, p, c), (n, T, k) -> (n, p, c)
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), tokens)
-        return x + self.ff(self.norm3(x))
-
-
-class AnchorBlock(TransformerBlock):
+class AnchorBlock(Block):
     """The block of one place on feature maps. A fresh one is the identity, bit for bit: its three outputs are zero."""
 
     def __init__(self, channels: int, width: int, heads: int, **parts: Any) -> None:
@@ -68,7 +27,8 @@ class AnchorBlock(TransformerBlock):
             for parameter in module.parameters():  # none yet where a host's layers wait for their weights
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # (n, c, h, w), (n, T, k) -> (n, c, h, w)
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """(n, c, h, w), (n, T, k) -> (n, c, h, w)"""
         h, w = x.shape[-2:]
         z = x.flatten(2).transpose(1, 2).contiguous()
         z = super().forward(z, tokens.to(z))

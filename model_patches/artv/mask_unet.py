@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..core.config import GROUPS
 from ..core.slots import MIDDLE, Slot
+from ..core.spatial import ResBlock, SpatialTransformer, timestep_features
 from ..core.temporal import Attention, sdpa
 from .adapter import ReferenceAdapter
-from .anchor import TransformerBlock
 from .config import ArtvConfig
-from .noise import level_shift, sinusoid_of
+from .noise import level_shift
 from .places import AnchorBlocks, stages
 
 
@@ -30,39 +30,6 @@ def groups_of(channels: int) -> int:
     With one channel a group, the norm behind the time embedding would take away what the embedding adds.
     """
     return gcd(GROUPS, channels // 2)
-
-
-class ResBlock(nn.Module):
-    """skip(x) + conv(silu(norm(conv(silu(norm(x))) + linear(silu(emb)))))."""
-
-    def __init__(self, before: int, channels: int, emb: int, ops: Any) -> None:
-        super().__init__()
-        self.norm1 = ops.GroupNorm(groups_of(before), before)
-        self.conv1 = ops.Conv2d(before, channels, 3, padding=1)
-        self.emb = ops.Linear(emb, channels)
-        self.norm2 = ops.GroupNorm(groups_of(channels), channels)
-        self.conv2 = ops.Conv2d(channels, channels, 3, padding=1)
-        self.skip = ops.Conv2d(before, channels, 1) if before != channels else None
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # (n, before, h, w), (n, emb) -> (n, channels, h, w)
-        h = self.conv1(F.silu(self.norm1(x))) + self.emb(F.silu(emb))[..., None, None]
-        return self.conv2(F.silu(self.norm2(h))) + (x if self.skip is None else self.skip(x))
-
-
-class SpatialTransformer(nn.Module):
-    """x + proj_out(block(proj_in(norm(x)), text)), one transformer block over the pixels."""
-
-    def __init__(self, channels: int, context: int, heads: int, ops: Any, attention: Attention) -> None:
-        super().__init__()
-        self.norm = ops.GroupNorm(groups_of(channels), channels, eps=1e-6)
-        self.proj_in = ops.Linear(channels, channels)
-        self.block = TransformerBlock(channels, context, heads, ops=ops, attention=attention)
-        self.proj_out = ops.Linear(channels, channels)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # (n, c, h, w), (n, L, d) -> (n, c, h, w)
-        h, w = x.shape[-2:]
-        z = self.proj_in(self.norm(x).flatten(2).transpose(1, 2).contiguous())
-        return x + self.proj_out(self.block(z, context)).transpose(1, 2).unflatten(2, (h, w))
 
 
 class Block(nn.Module):
@@ -101,11 +68,11 @@ class MaskUNet(nn.Module):
         config, channels = self.config, self.config.mask_channels
 
         def resnets(widths: list[int], c: int) -> list[ResBlock]:
-            return [ResBlock(before, c, self.emb, ops) for before in widths]
+            return [ResBlock(before, c, self.emb, ops, groups_of) for before in widths]
 
         def transformers(level: int, count: int) -> list[SpatialTransformer]:
-            sizes = (channels[level], config.context_dim, config.mask_heads[level])
-            return [SpatialTransformer(*sizes, ops, attention) for _ in range(count)]
+            parts = {"heads": config.mask_heads[level], "ops": ops, "attention": attention, "groups": groups_of}
+            return [SpatialTransformer(channels[level], config.context_dim, linear=True, **parts) for _ in range(count)]
 
         layers, last = config.layers_per_block, len(channels) - 1
         skips, width = [channels[0]], channels[0]
@@ -166,6 +133,6 @@ class MaskUNet(nn.Module):
     def embedding(self, t: Tensor, level: Tensor) -> Tensor:
         """That of the time step, and what the level adds to it: (n,) -> (n, emb)."""
         channels = self.config.mask_channels[0]
-        emb = self.time_embed(sinusoid_of(t, channels))
+        emb = self.time_embed(timestep_features(t, channels))
         shift = level_shift(self.time_embed, channels, t, level, self.config.level_embedding)
         return emb if shift is None else emb + shift

@@ -7,11 +7,12 @@ How the networks are told is RECONSTRUCTED. The paper adds an embedding to that 
 leaves no room for a second MLP, so both share one. At level 0 nothing is added, which keeps the image model.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from ..core.spatial import timestep_features
 
 MAX_LEVEL = 550  # of the training
 LEVEL = 200  # afterwards
@@ -32,14 +33,6 @@ def augmented(y: Tensor, noise: Tensor, level: Tensor, alpha_bars: Tensor) -> Te
     return abar.sqrt() * y + (1 - abar).sqrt() * noise
 
 
-def sinusoid_of(t: Tensor, channels: int) -> Tensor:
-    """PE(t) of Stable Diffusion: cos and sin of t / 10000^(2 i / channels). (n,) -> (n, channels), float32."""
-    half = channels // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000.0) / half))
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
 def level_shift(time_embed: TimeEmbed, channels: int, t: Tensor, level: Tensor, form: str = "added") -> Tensor | None:
     """What the level adds to the embedding time_embed(PE(t)); exactly 0 where the level is 0 (RECONSTRUCTED).
 
@@ -51,7 +44,7 @@ def level_shift(time_embed: TimeEmbed, channels: int, t: Tensor, level: Tensor, 
     """
     if form == "none":
         return None
-    change = sinusoid_of(level, channels) - sinusoid_of(torch.zeros_like(level), channels)
-    start = sinusoid_of(torch.zeros_like(level) if form == "added" else t, channels)
+    change = timestep_features(level, channels) - timestep_features(torch.zeros_like(level), channels)
+    start = timestep_features(torch.zeros_like(level) if form == "added" else t, channels)
     shift = time_embed(start + change) - time_embed(start)
     return torch.where((level == 0)[:, None], torch.zeros_like(shift), shift)

@@ -32,7 +32,7 @@ from ..core.slots import Slot
 from . import motion
 from .artv_base import Given, check_base, check_given
 from .artv_files import LoadedArtv, load_artv
-from .unet import layers_by_slot
+from .unet import layers_by_slot, transformed
 
 __all__ = ["ANCHOR", "KEY", "REFERENCE", "Given", "LoadedArtv", "apply_artv", "load_artv"]
 
@@ -358,9 +358,7 @@ def _transformer(
     layer: SpatialTransformer, x: Tensor, _emb: Tensor, context: Any, options: dict[str, Any], *_: Any
 ) -> Tensor:
     """A spatial transformer and the anchor block behind it."""
-    x = layer(x, context, options)
-    if "transformer_index" in options:  # ComfyUI counts here for the patches of others; a handler does it in its place
-        options["transformer_index"] += 1
+    x = transformed(layer, x, context, options)
     call: Call | None = options.get(KEY)
     slot = None if call is None else call.sites.get(id(layer))
     if call is None or slot is None:

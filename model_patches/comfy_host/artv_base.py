@@ -5,14 +5,12 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor
 
 from ..artv.config import ArtvConfig
 from ..artv.places import sites
 from ..core.slots import MIDDLE, Slot
-from .unet import family, places, require_unet
+from .unet import channels_of, family, places, require_unet, told_channels
 
 ModelPatcher = comfy.model_patcher.ModelPatcher
 
@@ -34,14 +32,13 @@ class Given:
 def check_base(model: ModelPatcher, config: ArtvConfig) -> None:
     """It was built for a U-Net of these sizes, this text and these latents. ValueError names both."""
     found = places(require_unet(model, "ART-V model"))
-    given = {slot: _channels(layer) for slot, layer in found.items() if slot.place == "layer"}
-    given |= {slot: _channels(layer) for slot, layer in found.items() if slot.place == "attended"}
+    given = {slot: channels_of(layer) for slot, layer in found.items() if slot.place != "resnet"}
     needed = _needed(config)
     odd = sorted(slot for slot in given.keys() | needed.keys() if given.get(slot) != needed.get(slot))
     if odd:
         raise ValueError(
-            f"ART-V model: at {odd[0]} it has {_words(needed.get(odd[0]))}, this MODEL is {family(model)} with "
-            f"{_words(given.get(odd[0]))} there; load the kind of checkpoint that it was trained on"
+            f"ART-V model: at {odd[0]} it has {told_channels(needed.get(odd[0]))}, this MODEL is {family(model)} with "
+            f"{told_channels(given.get(odd[0]))} there; load the kind of checkpoint that it was trained on"
         )
     latents: Any = model.get_model_object("latent_format")
     width = model.model.model_config.unet_config.get("context_dim")
@@ -95,14 +92,3 @@ def _needed(config: ArtvConfig) -> dict[Slot, int]:
     found |= {Slot("up", i, j): c for i, c in enumerate(reversed(sizes)) for j in range(layers + 1)}
     inside = {Slot(s.part, s.block, s.layer, "attended"): sizes[level] for s, level in sites(config).items()}
     return found | inside
-
-
-def _channels(layer: object) -> int:
-    if isinstance(layer, ResBlock):
-        return layer.out_channels
-    assert isinstance(layer, SpatialTransformer)
-    return layer.in_channels
-
-
-def _words(channels: int | None) -> str:
-    return "nothing" if channels is None else f"a layer of {channels} channels"

@@ -30,7 +30,7 @@ from . import vidrd
 from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
 from .motion_files import LoadedMotion, hold, load_motion, longest_clip, temporal
 from .sampling import BETA_END, BETA_START, SCHEDULES, set_betas
-from .unet import check_base, places
+from .unet import check_base, places, transformed
 
 __all__ = ["BETA_SCHEDULES", "FROM_FILE", "KEY", "LoadedMotion", "Use", "apply_motion", "hold", "load_motion"]
 
@@ -358,11 +358,9 @@ def _transformer(
     call: Call | None = options.get(KEY)
     if call is not None:
         call.inside = next((slot for slot in call.slots.get(id(layer), ()) if slot.place == "attended"), None)
-    x = layer(x, context, options)
+    x = transformed(layer, x, context, options)
     if call is not None:
         call.inside = call.residual = None
-    if "transformer_index" in options:  # ComfyUI counts here for the patches of others; a handler does it in its place
-        options["transformer_index"] += 1
     return _after(layer, x, options)
 
 

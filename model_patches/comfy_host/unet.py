@@ -89,7 +89,25 @@ def check_base(model: comfy.model_patcher.ModelPatcher, config: MotionConfig) ->
 
 def channels_by_slot(unet: UNetModel) -> dict[Slot, int]:
     """Slot -> channels of the U-Net there."""
-    return {slot: _channels(layer) for slot, layer in layers_by_slot(unet).items()}
+    return {slot: channels_of(layer) for slot, layer in layers_by_slot(unet).items()}
+
+
+def transformed(layer: Any, x: Any, context: Any, options: dict[str, Any]) -> Any:
+    """A spatial transformer, for a handler that runs in its place: ComfyUI counts there, for the patches of others."""
+    x = layer(x, context, options)
+    if "transformer_index" in options:
+        options["transformer_index"] += 1
+    return x
+
+
+def channels_of(layer: Any) -> int:
+    """Of the features behind a ResBlock or a spatial transformer."""
+    return layer.out_channels if isinstance(layer, ResBlock) else layer.in_channels
+
+
+def told_channels(channels: int | None) -> str:
+    """A layer of so many channels, for a message; None: there is none."""
+    return "nothing" if channels is None else f"a layer of {channels} channels"
 
 
 def family(model: comfy.model_patcher.ModelPatcher) -> str:
@@ -99,10 +117,6 @@ def family(model: comfy.model_patcher.ModelPatcher) -> str:
 
 def _groups(blocks: Any) -> list[list[nn.Module]]:
     return [list(group) for group in blocks]
-
-
-def _channels(layer: Any) -> int:
-    return layer.out_channels if isinstance(layer, ResBlock) else layer.in_channels
 
 
 def _sizes(channels: dict[Slot, int]) -> str:

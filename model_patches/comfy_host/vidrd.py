@@ -8,7 +8,6 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor
 
 from ..ldm_names import inverse, rename, unet_prefixes
@@ -24,14 +23,14 @@ PREFIX = "diffusion_model."
 def check_base(model: ModelPatcher, config: VidrdConfig) -> None:
     """The model was built for a U-Net with these layers, and for this text. ValueError names both sizes."""
     found = unet.places(unet.require_unet(model))
-    given = {slot: _channels(layer) for slot, layer in found.items() if slot.place != "layer"}
+    given = {slot: unet.channels_of(layer) for slot, layer in found.items() if slot.place != "layer"}
     needed = places(config)
     odd = sorted(slot for slot in given.keys() | needed.keys() if given.get(slot) != needed.get(slot))
     if odd:
+        ours, theirs = (unet.told_channels(layers.get(odd[0])) for layers in (needed, given))
         raise ValueError(
-            f"VidRD model: at {odd[0]} it has {_words(needed.get(odd[0]))}, this MODEL is {unet.family(model)} with "
-            f"{_words(given.get(odd[0]))} there; load the kind of checkpoint that it was trained on: Stable Diffusion "
-            "2.1 for the published one"
+            f"VidRD model: at {odd[0]} it has {ours}, this MODEL is {unet.family(model)} with {theirs} there; load the "
+            "kind of checkpoint that it was trained on: Stable Diffusion 2.1 for the published one"
         )
     deep = [m for m in found.values() if isinstance(m, SpatialTransformer) and len(m.transformer_blocks) > 1]
     if deep:
@@ -75,14 +74,3 @@ def _difference(tuned: Tensor, base: tuple) -> Tensor:
     held, plain = base
     weight = comfy.model_management.cast_to_device(held, torch.device("cpu"), torch.float32, copy=True)
     return (tuned.float() - plain(weight, inplace=True)).to(tuned.dtype)
-
-
-def _channels(layer: object) -> int:
-    if isinstance(layer, ResBlock):
-        return layer.out_channels
-    assert isinstance(layer, SpatialTransformer)
-    return layer.in_channels
-
-
-def _words(channels: int | None) -> str:
-    return "nothing" if channels is None else f"a layer of {channels} channels"

@@ -20,9 +20,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not _faster_by_onednn(x, weight):
         return F.linear(x, weight, bias)
     images = x.reshape(IMAGES, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    parts = -(-weight.numel() // WEIGHTS)
-    biases = [None] * parts if bias is None else bias.chunk(parts)
-    made = [F.conv2d(images, w[:, :, None, None], b) for w, b in zip(weight.chunk(parts), biases, strict=True)]
+    rows = max(1, WEIGHTS // weight.shape[1])
+    parts = weight.split(rows)
+    biases = [None] * len(parts) if bias is None else bias.split(rows)
+    made = [F.conv2d(images, w[:, :, None, None], b) for w, b in zip(parts, biases, strict=True)]
     return torch.cat([y.permute(0, 2, 3, 1) for y in made], dim=-1).reshape(*x.shape[:-1], -1)
 
 

@@ -7,6 +7,7 @@ Shapes: n images, c channels, h height, w width, p = h w pixels, e channels of t
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch.nn import functional as F
 
 from .config import GROUPS
 from .temporal import Attention, FeedForward, FrameAttention, sdpa
+
+
+def usual_groups(channels: int) -> int:
+    """Groups of a GroupNorm in Stable Diffusion, whatever the channels."""
+    return GROUPS
 
 
 def timestep_features(t: Tensor, channels: int) -> Tensor:
@@ -41,12 +47,14 @@ class TimeEmbedding(nn.Module):
 class ResBlock(nn.Module):
     """x + conv2(SiLU(norm2(conv1(SiLU(norm1(x))) + W SiLU(time)))); x by a 1x1 convolution where channels change."""
 
-    def __init__(self, channels: int, out: int, time: int, ops: Any) -> None:
+    def __init__(
+        self, channels: int, out: int, time: int, ops: Any, groups: Callable[[int], int] = usual_groups
+    ) -> None:
         super().__init__()
-        self.norm1 = ops.GroupNorm(GROUPS, channels, eps=1e-5)
+        self.norm1 = ops.GroupNorm(groups(channels), channels, eps=1e-5)
         self.conv1 = ops.Conv2d(channels, out, 3, padding=1)
         self.time_emb_proj = ops.Linear(time, out)
-        self.norm2 = ops.GroupNorm(GROUPS, out, eps=1e-5)
+        self.norm2 = ops.GroupNorm(groups(out), out, eps=1e-5)
         self.conv2 = ops.Conv2d(out, out, 3, padding=1)
         self.conv_shortcut = None if channels == out else ops.Conv2d(channels, out, 1)
 
@@ -71,16 +79,26 @@ class CrossAttention(FrameAttention):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each added to its input. `temporal` goes in before the last."""
+    """Self-attention, cross-attention and feed-forward, each added to its input. `temporal` goes in before the last.
+    `widening`: of the feed-forward."""
 
-    def __init__(self, channels: int, context: int, heads: int, ops: Any, attention: Attention) -> None:
+    def __init__(
+        self,
+        channels: int,
+        context: int,
+        heads: int,
+        ops: Any = nn,
+        attention: Attention = sdpa,
+        *,
+        widening: int = 4,
+    ) -> None:
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(channels) for _ in range(3))
         self.attn1 = CrossAttention(channels, channels, heads, ops, attention)
         self.attn2 = CrossAttention(channels, context, heads, ops, attention)
-        self.ff = FeedForward(channels, ops)
+        self.ff = FeedForward(channels, ops, widening)
 
-    def forward(self, x: Tensor, context: Tensor, frames: int, temporal: Any = None) -> Tensor:  # (n, p, c) -> same
+    def forward(self, x: Tensor, context: Tensor, frames: int = 1, temporal: Any = None) -> Tensor:  # (n, p, c) -> same
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         if temporal is not None:
@@ -92,11 +110,19 @@ class SpatialTransformer(nn.Module):
     """x + out(Block(in(norm(x)))). The projections are linear in Stable Diffusion 2, 1x1 convolutions in 1.5."""
 
     def __init__(
-        self, channels: int, context: int, *, heads: int, linear: bool, ops: Any = nn, attention: Attention = sdpa
+        self,
+        channels: int,
+        context: int,
+        *,
+        heads: int,
+        linear: bool,
+        ops: Any = nn,
+        attention: Attention = sdpa,
+        groups: Callable[[int], int] = usual_groups,
     ) -> None:
         super().__init__()
         self.linear = linear
-        self.norm = ops.GroupNorm(GROUPS, channels, eps=1e-6)
+        self.norm = ops.GroupNorm(groups(channels), channels, eps=1e-6)
         self.proj_in, self.proj_out = (
             ops.Linear(channels, channels) if linear else ops.Conv2d(channels, channels, 1) for _ in range(2)
         )

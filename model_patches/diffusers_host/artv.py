@@ -21,6 +21,7 @@ from ..artv.places import sites, stages
 from ..core.levels import alpha_bars
 from ..core.slots import Slot
 from .motion import address
+from .sizes import check_sizes
 
 PREDICTIONS = ("eps", "v")
 
@@ -167,16 +168,7 @@ def _none(like: Tensor) -> Tensor:
 
 def check_base(unet: UNet2DConditionModel, model: ArtvModel) -> None:
     """The model was built for a U-Net of these sizes, transformers, text and latents."""
-    config, sizes = model.config, unet.config
-    base: Any = sizes
-    blocks: list[Any] = list(unet.down_blocks)
-    given = {
-        "block channels": tuple(base.block_out_channels),
-        "layers per block": base.layers_per_block,
-        "attention": tuple(bool(getattr(block, "attentions", None)) for block in blocks),
-        "text width": base.cross_attention_dim,
-        "latent channels": base.in_channels,
-    }
+    config = model.config
     needed = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
@@ -184,9 +176,4 @@ def check_base(unet: UNet2DConditionModel, model: ArtvModel) -> None:
         "text width": config.context_dim,
         "latent channels": config.latent_channels,
     }
-    for name, value in needed.items():
-        if given[name] != value:
-            raise ValueError(
-                f"ART-V model: it was built for a U-Net with {name} {value}, this one has {given[name]}; load the base "
-                "model that it was trained on"
-            )
+    check_sizes(unet, needed, "ART-V model: it was built")

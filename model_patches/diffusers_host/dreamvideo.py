@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..core.slots import Slot
 from ..dreamvideo.retention import Residuals, RetentionBranch
 from . import motion
+from .sizes import check_sizes
 
 
 class Handle:
@@ -92,21 +93,10 @@ def start_from(branch: RetentionBranch, unet: UNet2DConditionModel) -> None:
 
 def check_base(unet: UNet2DConditionModel, branch: RetentionBranch) -> None:
     """The branch was made for a U-Net of these sizes."""
-    config, sizes = branch.config, unet.config
-    base: Any = sizes
-    given = {
-        "block channels": tuple(base.block_out_channels),
-        "layers per block": base.layers_per_block,
-        "text width": base.cross_attention_dim,
-    }
+    config = branch.config
     needed = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
         "text width": config.context_dim,
     }
-    for name, value in needed.items():
-        if given[name] != value:
-            raise ValueError(
-                f"retention branch: it was made for a U-Net with {name} {value}, this one has {given[name]}; load the "
-                "base model that it was trained on"
-            )
+    check_sizes(unet, needed, "retention branch: it was made")

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..core.slots import Slot
 from ..vidrd.model import VidrdModel, is_temporal
 from . import motion
+from .sizes import check_sizes
 
 
 class Handle(motion.Handle):
@@ -71,27 +72,15 @@ def attach(unet: UNet2DConditionModel, model: VidrdModel) -> Handle:
 
 def check_base(unet: UNet2DConditionModel, model: VidrdModel) -> None:
     """The model was built for a U-Net of these sizes, transformers and text."""
-    config, base = model.config, unet.config
-    sizes: Any = base
-    blocks: list[Any] = list(unet.down_blocks)
-    given = {
-        "block channels": tuple(sizes.block_out_channels),
-        "layers per block": sizes.layers_per_block,
-        "attention": tuple(bool(getattr(block, "attentions", None)) for block in blocks),
-    }
-    needed = {
+    config = model.config
+    needed: dict[str, Any] = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
         "attention": config.attention,
     }
     if config.spatial:
-        given["text width"], needed["text width"] = sizes.cross_attention_dim, config.context_dim
-    for name, value in needed.items():
-        if given[name] != value:
-            raise ValueError(
-                f"VidRD model: it was built for a U-Net with {name} {value}, this one has {given[name]}; load the base "
-                "model that it was trained on"
-            )
+        needed["text width"] = config.context_dim
+    check_sizes(unet, needed, "VidRD model: it was built")
 
 
 def spatial_weights(model: VidrdModel) -> dict[str, Tensor]:

@@ -58,6 +58,13 @@ def test_rows_that_are_not_in_order_in_memory(convolutions):
     assert convolutions == [64]
 
 
+def test_parts_that_do_not_divide_the_outputs(convolutions, monkeypatch):
+    monkeypatch.setattr(module, "WEIGHTS", 72)
+    x, w, _ = made((1024, 16), 32, 9)
+    torch.testing.assert_close(linear(x, w, None), F.linear(x, w), rtol=1e-5, atol=1e-5)
+    assert convolutions == [2, 2, 2, 2, 1]
+
+
 def test_gradients_are_those_of_the_linear_layer(convolutions):
     found, want = ([t.requires_grad_() for t in made((64, 16), 64, 128)] for _ in range(2))
     linear(*found).square().sum().backward()
