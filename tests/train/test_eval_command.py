@@ -89,7 +89,9 @@ def networks(tmp_path_factory):
 def test_all_metrics_of_the_papers_in_one_report(films, networks, clip_folder, tmp_path, drawn):
     metrics = "fvd,is,clipsim,fff_clip,fff_ssim"
     files = ["--i3d", networks / "i3d.pt", "--c3d", networks / "c3d.pt", "--clip", clip_folder]
-    assert run(films, "--metrics", metrics, "--reference", films, "--few", "--splits", 2, "--out", tmp_path, *files) == 0
+    assert (
+        run(films, "--metrics", metrics, "--reference", films, "--few", "--splits", 2, "--out", tmp_path, *files) == 0
+    )
     told = read(tmp_path)
     found = told["metrics"]
     assert list(found) == metrics.split(",")
@@ -162,7 +164,9 @@ def test_images_are_found_by_name_and_belong_to_their_video(films, drawn, tmp_pa
     assert run(films, *words) == 0
     assert read(tmp_path / "report")["metrics"]["fff_ssim"]["value"] == pytest.approx(1, abs=1e-4)
     (images / "clip3.png").unlink()
-    with pytest.raises(SystemExit, match=r"fff_ssim: 1 of 5 videos have no given image, the first is clip3; give --images"):
+    with pytest.raises(
+        SystemExit, match=r"fff_ssim: 1 of 5 videos have no given image, the first is clip3; give --images"
+    ):
         run(films, *words)
 
 
@@ -198,7 +202,9 @@ def test_frames_are_taken_at_a_stride_and_nothing_else_is_read(tmp_path):
     write_film(tmp_path / "a.mkv", clip)
     taken = footage.opening(Video("a", tmp_path / "a.mkv"), 3, 4)
     assert (taken[:, 0, 0, 0] // 8).tolist() == [0, 4, 8]
-    with pytest.raises(Damaged, match=r"a\.mkv has 12 frames; 13 are needed for 4 at a stride of 4: give longer videos"):
+    with pytest.raises(
+        Damaged, match=r"a\.mkv has 12 frames; 13 are needed for 4 at a stride of 4: give longer videos"
+    ):
         footage.opening(Video("a", tmp_path / "a.mkv"), 4, 4)
 
 
@@ -215,7 +221,9 @@ def test_broken_and_short_videos_end_the_run_or_are_left_out_and_listed(drawn, t
     assert run(*words, "--skip-damaged") == 0
     videos = read(tmp_path / "report")["videos"]
     assert videos["count"] == 1
-    assert ["b.mkv has 5 frames" in videos["left_out"][0], "c.mp4 cannot be read" in videos["left_out"][1]] == [True] * 2
+    assert ["b.mkv has 5 frames" in videos["left_out"][0], "c.mp4 cannot be read" in videos["left_out"][1]] == [
+        True
+    ] * 2
     (folder / "a.mkv").unlink()
     with pytest.raises(SystemExit, match="none of the videos can be used; the first: .*b"):
         run(*words, "--skip-damaged")
@@ -242,7 +250,10 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
         ([films, *out, "--metrics", "fid"], "--metrics fid: there is none; known: fvd, is,"),
         ([films, *out, "--metrics", ","], "--metrics is empty"),
         ([films, *out, "--metrics", "fvd", *i3d], "fvd: real videos to compare with are missing; give --reference"),
-        ([films, *out, "--metrics", "fvd", "--reference", films, *i3d], "401 of each are needed .*allow a biased figure"),
+        (
+            [films, *out, "--metrics", "fvd", "--reference", films, *i3d],
+            "401 of each are needed .*allow a biased figure",
+        ),
         ([films, *out, "--metrics", "fvd", "--reference", films], "--i3d is not given"),
         ([films, *out, "--metrics", "is", *c3d], "IS: 5 videos in 10 splits; give 20 videos or more"),
         ([films, *out, "--metrics", "is", *c3d, "--frames", 8], "takes clips of exactly 16 frames; give --frames 16"),
@@ -250,7 +261,10 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
             [films, *out, "--metrics", "fvd", "--reference", films, *i3d, "--frames", 8, "--few"],
             "takes clips of 10 or more frames",
         ),
-        ([plain, *out, "--metrics", "clipsim"], "clipsim: 1 of 1 videos have no caption, the first is a; give --captions"),
+        (
+            [plain, *out, "--metrics", "clipsim"],
+            "clipsim: 1 of 1 videos have no caption, the first is a; give --captions",
+        ),
         ([films, *out, "--metrics", "clipsim"], "--clip is not given; give a folder of transformers' CLIP"),
         ([films, *out, "--metrics", "clipsim", "--clip", empty], "config.json is missing"),
         ([films, *out, "--metrics", "pocket_fvd"], "pocket FVD: 5 videos and 1000 of the reference; 65 of each"),

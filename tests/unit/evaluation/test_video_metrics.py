@@ -134,7 +134,10 @@ def test_c3d_takes_the_names_of_its_ports_and_refuses_other_files(tmp_path, monk
     assert found.sum().item() == pytest.approx(1)
     assert torch.equal(found, VideoClasses(port)(clip))
     torch.save({"fc8.bias": torch.zeros(5)}, own)
-    for path, told in ((own, "is no C3D: it has no conv1a.weight"), (None, "--c3d is not given; give a C3D fine-tuned")):
+    for path, told in (
+        (own, "is no C3D: it has no conv1a.weight"),
+        (None, "--c3d is not given; give a C3D fine-tuned"),
+    ):
         with pytest.raises(MetricError, match=told):
             VideoClasses(path)
 
