@@ -23,6 +23,7 @@ from .networks import (
     is_torchscript,
     load_torchscript,
     load_weights,
+    run_torchscript,
     sha256,
 )
 
@@ -85,14 +86,9 @@ class VideoClasses:
         """Bytes (16, 3, h, w) each -> (n, classes), rows that add up to 1."""
         if not self.scripted:
             return self.network(torch.stack([pixels(clip) for clip in clips]).to(self.device)).softmax(1).cpu()
-        try:
-            with torch.jit.optimized_execution(False):
-                # bytes, as StyleGAN-V hands them over: the file scales and classifies on its own
-                rows = [self.network(clip.transpose(0, 1).unsqueeze(0).to(self.device)) for clip in clips]
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise MetricError(f"{OPTION} {self.file.file} cannot be used as a C3D ({reason}); give {WANTED}") from error
-        return self._checked(torch.cat(rows).float().cpu())
+        # bytes, as StyleGAN-V hands them over: the file scales and classifies on its own
+        given = [clip.transpose(0, 1).unsqueeze(0).to(self.device) for clip in clips]
+        return self._checked(run_torchscript(self.network, given, f"{OPTION} {self.file.file}", "a C3D"))
 
     def _checked(self, rows: Tensor) -> Tensor:
         if rows.ndim != 2 or (rows < 0).any() or ((rows.sum(1) - 1).abs() > 1e-3).any():

@@ -24,6 +24,7 @@ from .networks import (
     is_torchscript,
     load_torchscript,
     load_weights,
+    run_torchscript,
     sha256,
 )
 
@@ -174,16 +175,8 @@ class VideoFeatures:
         if not self.scripted:
             return self.network(torch.stack([pixels(clip, self.protocol) for clip in clips]).to(self.device)).cpu()
         given = [self._scripted_input(clip) for clip in clips]
-        own = self.protocol == "styleganv"
-        try:
-            with torch.jit.optimized_execution(False):  # its compiler of kernels fails on some GPUs
-                rows = [self.network(x, rescale=own, resize=own, return_features=True) for x in given]
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise MetricError(
-                f"{OPTION} {self.file.file} cannot be used as an I3D ({reason}); give {WANTED}"
-            ) from error
-        return torch.cat(rows).float().cpu()
+        own, told = self.protocol == "styleganv", f"{OPTION} {self.file.file}"
+        return run_torchscript(self.network, given, told, "an I3D", rescale=own, resize=own, return_features=True)
 
     def _scripted_input(self, clip: Tensor) -> Tensor:
         x = clip.transpose(0, 1) if self.protocol == "styleganv" else pixels(clip, self.protocol)

@@ -66,6 +66,17 @@ def load_torchscript(path: Path, option: str, device: str) -> nn.Module:
         raise MetricError(f"{option} {path} cannot be read ({_first_line(error)}); get the file again") from error
 
 
+def run_torchscript(network: nn.Module, inputs: list[Tensor], file: str, what: str, **options: bool) -> Tensor:
+    """The network's rows of inputs of any sizes, one after another. MetricError when it takes no such input."""
+    try:
+        # without its compiler of kernels, which fails on some GPUs
+        with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
+            return torch.cat([network(x, **options) for x in inputs]).float().cpu()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise MetricError(f"{file} cannot be used as {what} ({reason})") from error
+
+
 def load_weights(path: Path, option: str) -> dict[str, Tensor]:
     """The tensors of a state dict by name, also of a checkpoint that holds it as `state_dict`."""
     try:

@@ -225,7 +225,7 @@ def test_broken_and_short_videos_end_the_run_or_are_left_out_and_listed(drawn, t
         True
     ] * 2
     (folder / "a.mkv").unlink()
-    with pytest.raises(SystemExit, match="none of the videos can be used; the first: .*b"):
+    with pytest.raises(SystemExit, match=r"none of the videos can be used; the first: .*b"):
         run(*words, "--skip-damaged")
 
 

@@ -58,7 +58,7 @@ def listed(folder: Path, option: str) -> list[Video]:
 
 def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
     """Every stride-th frame from the first on, (frames, 3, h, w) bytes. Damaged when they are not there."""
-    wanted, taken = (frames - 1) * stride + 1, []
+    wanted, taken, seen = (frames - 1) * stride + 1, [], 0
     try:
         for i, frame in zip(range(wanted), _decoded(video), strict=False):
             if i % stride == 0:
@@ -67,7 +67,6 @@ def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise Damaged(f"{video.path} cannot be read ({error}); make it again, or leave it out") from error
     if len(taken) < frames:
-        seen = seen if taken else 0
         raise Damaged(
             f"{video.path} has {seen} frames; {wanted} are needed for {frames} at a stride of {stride}: give longer "
             "videos, or a smaller --frames"
