@@ -79,6 +79,7 @@ def test_the_inception_score_of_known_distributions():
         inception_score(p, 3)
 
 
+@pytest.mark.filterwarnings("ignore:std")  # of its one split
 def test_the_inception_score_is_that_of_torchmetrics():
     inception = pytest.importorskip("torchmetrics.image.inception", reason=torchmetrics)
     torch.manual_seed(0)
@@ -169,10 +170,10 @@ def test_ssim_of_equal_pictures_is_one_and_falls_with_noise():
 
 def test_the_given_image_comes_to_the_size_of_the_video_by_its_middle():
     image = torch.zeros(3, 40, 80, dtype=torch.uint8)
-    image[:, :, 20:60] = 255
+    image[:, :, 14:66] = 255  # the middle, 20 to 60, and what a filter sees around it
     frames = torch.full((2, 3, 20, 20), 255, dtype=torch.uint8)
-    torch.testing.assert_close(fitted(image, 20, 20), torch.ones(3, 20, 20), atol=0.08, rtol=0)
-    assert FirstFrameSsim().rows([Film("a", frames, given=image)]).item() > 0.98
+    torch.testing.assert_close(fitted(image, 20, 20), torch.ones(3, 20, 20), atol=1e-3, rtol=0)
+    assert FirstFrameSsim().rows([Film("a", frames, given=image)]).item() == pytest.approx(1, abs=1e-3)
     with pytest.raises(MetricError, match="a has no image"):
         FirstFrameSsim().rows([Film("a", frames)])
 
