@@ -72,7 +72,10 @@ def autoregressive(base: Path) -> dict:
         return {"class_type": kind, "inputs": inputs}
 
     sockets = {"model": ["1", 0], "artv": ["2", 0], "vae": ["1", 2], "positive": ["3", 0], "negative": ["4", 0]}
-    widgets = {"name": ARTV, "seed": 7, "frames": 16, "steps": 4, "width": 64, "height": 64}
+    widgets: dict[str, Any] = {"name": ARTV, "seed": 7, "frames": 16, "steps": 4, "width": 64, "height": 64, "fps": 8}
+    widgets |= {"text_weight": 6.5, "reference_weight": 0.25, "anchor_weight": 0.25, "t_test": 200, "fit": "crop"}
+    widgets |= {"sampler_name": "dpmpp_2s_ancestral", "scheduler": "normal", "format": "h264-mp4", "enlarge": 8}
+    widgets |= {"keep": "everything"}
     return {
         "1": node("StillMotion_LoadPocket"),
         "2": node("StillMotion_LoadArtvModel", artv_name=name),

@@ -1,5 +1,7 @@
 """A MODEL of Stable Diffusion 2.1's sizes with random weights, in ComfyUI."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -38,7 +40,7 @@ def sd21_model(dtype: torch.dtype = torch.float32):
     return model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
-def named(kind: type[nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
+def named(kind: Callable[..., nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
     """The weights that such a network has."""
     with torch.device("meta"):
         return {k: v.shape for k, v in kind(*args, **kwargs).state_dict().items()}

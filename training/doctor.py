@@ -107,7 +107,8 @@ def sizes(task: Task) -> dict[str, float]:
     for name, count in counts.items():
         log.info("%s: %.2f", name, count)
     # weights, gradients, two moments and the average, in fp32
-    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW and average", trained, trained * 20 / 1e3)
+    size, average = (20, " and average") if task.plan.train.ema else (16, "")  # type: ignore[union-attr]
+    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW%s", trained, trained * size / 1e3, average)
     return counts | {"parameters_trained_m": trained}
 
 

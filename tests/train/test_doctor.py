@@ -15,7 +15,10 @@ from stillmotion.training.data.latents import Latents, weights_hash
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 SETS = {
     "vidrd_pocket": ["train.batch=2", "data.frames=3", "model.conv_layers=1"],
-    "vidrd_decoder_pocket": ["train.batch=1", "data.frames=2", "data.size=16", "loss.disc_width=8"],
+    "vidrd_decoder_pocket": [
+        *("train.batch=1", "data.frames=2", "data.size=32", "loss.disc_width=8"),
+        "loss.disc_layers=1",
+    ],
     "artv_pocket": ["train.batch=2", "data.frames=3", "model.mask_channels=[32, 32]", "model.mask_heads=[2, 2]"],
 }
 PARTS = {
@@ -33,7 +36,9 @@ def tiny(monkeypatch, comfyui_dir):
 
     def load(*_):
         torch.manual_seed(0)
-        unet, vae, text = (build(SMALL).eval().requires_grad_(False) for build in (new_unet, new_vae, new_text_encoder))
+        unet, vae, text = new_unet(SMALL), new_vae(SMALL), new_text_encoder(SMALL)
+        for module in (unet, vae, text):
+            module.eval().requires_grad_(False)
         ids = clip_ids(comfyui_dir / "comfy" / "sd1_tokenizer")
         return Base(unet, vae, text, SMALL, ids, weights_hash(unet))
 
