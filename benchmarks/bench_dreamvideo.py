@@ -1,4 +1,4 @@
-"""What the image-retention branch costs at Stable Diffusion 2.1's sizes: random weights, one thread, fp32, ComfyUI.
+"""What the image-retention branch costs at Stable Diffusion 2.1's sizes: random weights, fp32, one thread of a CPU.
 
 The branch (without temporal layers) and a stock ControlNet are made of the very same tensors, in diffusers' names, and
 take turns on the same U-Net, frames and picture. What each adds is what the sampler's call takes beyond the U-Net's. It
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--temporal", action="store_true", help="also a branch with frozen temporal layers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start_comfyui()
+    start_comfyui(cpu=True)
     from ..model_patches.comfy_host.dreamvideo import hold_branch
 
     bench, file = Bench(options.frames, options.size), branch_file(temporal=False)

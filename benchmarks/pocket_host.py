@@ -18,8 +18,9 @@ VIDEO_JUDGE = ROOT / "pocket" / "video_judge.safetensors"
 ARTV = ROOT / "pocket" / "artv.safetensors"
 
 
-def start_comfyui() -> None:
-    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better."""
+def start_comfyui(*, cpu: bool = False) -> None:
+    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better, or if
+    asked to."""
     folder = os.environ.get("COMFYUI_DIR")
     if not folder or not (Path(folder) / "comfy").is_dir():
         raise SystemExit("set COMFYUI_DIR to a ComfyUI folder, or run this through scripts/dev.py bench")
@@ -30,7 +31,7 @@ def start_comfyui() -> None:
     comfy.options.enable_args_parsing(False)
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
+    args.cpu = cpu or not torch.cuda.is_available()
 
 
 def artv_file(folder: Path) -> Path:
