@@ -21,12 +21,12 @@ def subject(comfy, tiny_sd):
 
 def test_conditions_go_in_one_batch_or_one_by_one(subject):
     with torch.inference_mode():
-        assert bench_artv.run_seconds(subject, 2) > 0
+        assert min(bench_artv.run_seconds(subject, 2)) > 0
         single = replace(subject, model=one_by_one(subject.model))
-        assert bench_artv.run_seconds(single, 2, batch=1) > 0
+        assert len(bench_artv.run_seconds(single, 2, batch=1)) == 2
         with pytest.raises(SystemExit, match="in batches of"):
             bench_artv.run_seconds(single, 1)
-        figures = bench_artv.ratios(subject, 1, 1, "_tiny")
+        figures = bench_artv.ratios(subject, 1, 2, "_tiny")
     assert set(figures) == {"batched_over_separate_tiny", "cached_over_uncached_tiny"}
 
 
