@@ -189,6 +189,7 @@ def fitted(image: Tensor | None, size: tuple[int, int], rule: str = FITS[0]) -> 
         return None, ""
     shown, (height, width) = pixels(image), size
     high, wide = shown.shape[-2:]
-    told = f"the image is {wide} x {high}, the video {width} x {height}; {WORDS[rule]} (fit: {rule})"
     found = fit(shown, height, width, rule).permute(0, 2, 3, 1).contiguous()
-    return found, "" if same_aspect(high, wide, height, width) else told
+    if same_aspect(high, wide, height, width):
+        return found, ""
+    return found, f"the image is {wide} x {high}, the video {width} x {height}; {WORDS[rule]} (fit: {rule})"

@@ -37,7 +37,7 @@ def test_more_stages_move_nothing():
 def test_what_cannot_be_a_video_is_named():
     with pytest.raises(ValueError, match="there is no prompt; write one per stage"):
         StagePlan(prompts=())
-    with pytest.raises(ValueError, match="frames is 0; a stage needs 1 or more$"):
+    with pytest.raises(ValueError, match=r"frames is 0; a stage needs 1 or more$"):
         StagePlan(prompts=("a",), frames=0)
     with pytest.raises(ValueError, match="frames is 1; a stage needs 2 or more, for the doubled one is dropped"):
         StagePlan(prompts=("a", "b"), frames=1, drop_doubled=True)
