@@ -280,7 +280,8 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         found = colours(frames)
         drifts.append((found - found[:1]).abs().max())
         assert np.abs(frames[0].astype(int) - frames_of(rendered(prompts="a", image=None)[0])[0]).max() <= 1
-    assert drifts[1] < 0.1 < 0.2 < drifts[0]  # what is cut off at 0 and 1 is missing
+    assert drifts[1] < 0.1  # what is cut off at 0 and 1 is missing
+    assert drifts[1] < drifts[0] / 2
 
 
 @pytest.mark.parametrize(

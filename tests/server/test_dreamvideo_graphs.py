@@ -121,7 +121,7 @@ def test_the_image_is_one_that_no_training_has_seen(client: Client, tmp_path: Pa
     prompt = {number: node for number, node in parts.graph.nodes.items() if node["class_type"] in needed}
     (item,) = client.run(prompt).check().results()
     with Image.open(client.fetch(item, tmp_path / item["filename"])) as read:
-        drawn = torch.from_numpy(np.asarray(read.convert("RGB"))).permute(2, 0, 1) / 255
+        drawn = torch.from_numpy(np.array(read.convert("RGB"))).permute(2, 0, 1) / 255
     square = sprites.Sprite(colour, shape, 0.18)
     clip = sprites.Clip(square, background, motion, "normal", "medium", start=(39.5 / 64, 32.5 / 64), phase=0, shade=0)
     (expected,) = sprites.render(clip, [0.0])
