@@ -62,7 +62,7 @@ class StagedVideoNode(io.ComfyNode):
 
     @classmethod
     def _widgets(cls) -> list[Any]:
-        scale = {"min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
+        scale: dict[str, Any] = {"min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
         return [
             io.String.Input(
                 "prompts",

@@ -42,12 +42,13 @@ def loaded(folder):
 def shown(comfy, folder):
     """shown(image) -> (1, 3, h, w), what the branch is given by the node."""
     from stillmotion.model_patches.comfy_host.dreamvideo import load_branch, retention_of
-    from stillmotion.nodes.dreamvideo import ApplyImageRetention
+    from stillmotion.nodes import dreamvideo
 
+    node: Any = dreamvideo.ApplyImageRetention
     branch = load_branch(branch_file(folder / "d.safetensors"))
 
     def show(image):
-        positive, _ = ApplyImageRetention.execute(words(1), words(2), branch, 1.0, 0.0, 1.0, "crop", image).result
+        positive, _ = node.execute(words(1), words(2), branch, 1.0, 0.0, 1.0, "crop", image).result
         control: Any = retention_of(positive)
         return control.image
 
@@ -88,12 +89,13 @@ def test_whatever_the_file_the_branch_gets_its_colours(loaded, shown, folder, na
 
 def test_alpha_is_laid_over_white_when_it_comes_along(loaded, shown, folder):
     """LoadImage gives it as a mask; ComfyUI's Join Image with Alpha puts it back."""
-    from comfy_extras.nodes_compositing import JoinImageWithAlpha
+    from comfy_extras import nodes_compositing
 
     Image.fromarray(np.concatenate([COLOURS, RAMP[..., None]], -1)).save(folder / "a.png")
     image, mask = loaded("a.png")
     alpha = RAMP[..., None] / np.float32(255)
-    (joined,) = JoinImageWithAlpha.execute(image, mask).result
+    join: Any = nodes_compositing.JoinImageWithAlpha
+    (joined,) = join.execute(image, mask).result
     over = torch.from_numpy(COLOURS / np.float32(255) * alpha + 1 - alpha).permute(2, 0, 1)[None]
     torch.testing.assert_close(shown(joined), over, rtol=0, atol=1e-3)
     torch.testing.assert_close(shown(image), expected(COLOURS), rtol=0, atol=1e-3)  # what lies under it
