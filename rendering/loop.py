@@ -66,6 +66,11 @@ class Output:
     frames: int  # of a clip
     metadata: Mapping[str, Any]
     unit: str = "clip"  # what is told of one
+    doubled: int = 0  # frames that every clip but the first has less
+
+    def first(self, clip: int) -> int:
+        """Frames of the video before a clip."""
+        return clip * self.frames - self.doubled * max(0, clip - 1)
 
     def segment(self, job: Job, clip: int) -> Path:
         return job.path(clip, f"segment{self.kind.suffix}")
@@ -74,8 +79,7 @@ class Output:
         return job.folder / f"{job.name}{self.kind.suffix}"
 
     def pictures(self, job: Job, clip: int) -> list[Path]:
-        first = clip * self.frames + 1
-        places = range(first, first + self.frames) if self.kind.pictures else ()
+        places = range(self.first(clip) + 1, self.first(clip + 1) + 1) if self.kind.pictures else ()
         return [job.folder / "frames" / f"{i:06}.{self.kind.pictures}" for i in places]
 
 
@@ -222,8 +226,7 @@ class _Run:
                 self.watch.check()
                 writer.write(frames)
                 if output.kind.pictures:
-                    first = clip * output.frames + count
-                    pictures += write_pictures(frames, job.folder / "frames", first, output.kind)
+                    pictures += write_pictures(frames, job.folder / "frames", output.first(clip) + count, output.kind)
                 if count <= output.frames // 2 < count + len(frames):
                     self.strip.add(frames[output.frames // 2 - count])
                 count += len(frames)
