@@ -12,23 +12,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import artv, harivo
+from . import artv, dreamvideo, harivo
 from .artv import ArtvTask
-from .config import ArtvPlan, Plan
+from .config import ArtvPlan, DreamVideoPlan, Plan
+from .dreamvideo import DreamVideoTask
 from .engine import Loop
 from .harivo import HarivoTask
 
 log = logging.getLogger(__name__)
+Examined = HarivoTask | ArtvTask | DreamVideoTask
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "tensorboard")
 STEPS = 3
 
 
-def examine(plan: Plan | ArtvPlan, tokenizer: Path) -> dict[str, float]:
+def examine(plan: Plan | ArtvPlan | DreamVideoPlan, tokenizer: Path) -> dict[str, float]:
     """Log the report and return its figures. Nothing of the run's folder is touched."""
     log.info("Python %s, %s", platform.python_version(), ", ".join(f"{n} {_version(n)}" for n in PACKAGES))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s", device)
-    task, _ = artv.prepare(plan, tokenizer) if isinstance(plan, ArtvPlan) else harivo.prepare(plan, tokenizer)
+    task = prepared(plan, tokenizer)
     if torch.cuda.is_available():
         task.to("cuda")
     log.info("data: %d clips of %d frames, latents %s", len(task.cache), len(task.cache.times), task.cache.shape)
@@ -50,18 +52,30 @@ def examine(plan: Plan | ArtvPlan, tokenizer: Path) -> dict[str, float]:
     return figures
 
 
-def trained_parts(task: HarivoTask | ArtvTask) -> dict[str, nn.Module]:
+def prepared(plan: Plan | ArtvPlan | DreamVideoPlan, tokenizer: Path) -> Examined:
+    """The task of a config, on the CPU."""
+    if isinstance(plan, ArtvPlan):
+        return artv.prepare(plan, tokenizer)[0]
+    if isinstance(plan, DreamVideoPlan):
+        return dreamvideo.prepare(plan, tokenizer)[0]
+    return harivo.prepare(plan, tokenizer)[0]
+
+
+def trained_parts(task: Examined) -> dict[str, nn.Module]:
     """What learns, by name."""
+    if isinstance(task, DreamVideoTask):
+        return {"branch": task.branch} | ({"motion": task.motion} if task.config.motion else {})
     if isinstance(task, ArtvTask):
         return dict(task.artv.named_children()) | ({"unet": task.unet} if task.plan.model.unet else {})
     return dict(task.harivo.named_children()) | ({"head": task.head} if task.head is not None else {})
 
 
-def sizes(task: HarivoTask | ArtvTask) -> dict[str, float]:
-    """Numbers of parameters, in millions."""
+def sizes(task: Examined) -> dict[str, float]:
+    """Numbers of parameters, in millions; of a part that learns those that do."""
     learning = trained_parts(task)
-    parts = learning if "unet" in learning else {"base_frozen": task.unet, **learning}
-    counts = {f"parameters_{n}_m": sum(p.numel() for p in m.parameters()) / 1e6 for n, m in parts.items()}
+    counts = {n: sum(p.numel() for p in m.parameters() if p.requires_grad) for n, m in learning.items()}
+    frozen = {} if "unet" in learning else {"base_frozen": sum(p.numel() for p in task.unet.parameters())}
+    counts = {f"parameters_{n}_m": count / 1e6 for n, count in (frozen | counts).items()}
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad) / 1e6
     for name, count in counts.items():
         log.info("%s: %.2f", name, count)
@@ -93,7 +107,7 @@ def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
     return figures
 
 
-def pull(task: ArtvTask, samples: list[int]) -> dict[str, float]:
+def pull(task: ArtvTask | DreamVideoTask, samples: list[int]) -> dict[str, float]:
     """Value of the one loss, the length of its gradient on each part, and seconds of forward and backward."""
     out = task(samples)
     lengths = gradients(task, out["loss"])
@@ -107,11 +121,11 @@ def pull(task: ArtvTask, samples: list[int]) -> dict[str, float]:
         task.zero_grad(set_to_none=True)
 
     figures["seconds_loss"] = _seconds(step)
-    log.info("seconds of forward and backward for %d frames: %.2f", len(samples), figures["seconds_loss"])
+    log.info("seconds of forward and backward for %d samples: %.2f", len(samples), figures["seconds_loss"])
     return figures
 
 
-def gradients(task: HarivoTask | ArtvTask, loss: Tensor) -> dict[str, float]:
+def gradients(task: Examined, loss: Tensor) -> dict[str, float]:
     """Length of the gradient on each trained part."""
     parts = trained_parts(task)
     named = [(part, p) for part, module in parts.items() for p in module.parameters() if p.requires_grad]

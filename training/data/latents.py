@@ -1,8 +1,9 @@
 """Latents of clips, encoded once: shards `clips-NNNNNN.safetensors` with (n, t, 4, h, w) in half precision.
 
 Clip `i` of a cache of drawn clips is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and
-truth need no file; for clips of video files the captions are in the header. The hash of the autoencoder is there, too:
-latents of another autoencoder are refused, not used.
+truth need no file; for clips of video files the captions are in the header, and the first frames beside the latents
+as `images`, (n, 3, H, W) in bytes. The hash of the autoencoder is there, too: latents of another autoencoder are
+refused, not used.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ class Latents:
     told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
     digest: str = ""  # of the shards' content
     kept: frozenset[int] | None = None  # the clips that a training takes; None: all
+    images: Tensor | None = None  # (n, 3, H, W) bytes: first frames of clips that are not drawn, where they were kept
 
     def __len__(self) -> int:
         return len(self.values)
@@ -69,6 +71,19 @@ class Latents:
     def frames(self, i: int, count: int) -> Tensor:
         """`count` frames of clip i, evenly spaced: (count, 4, h, w)."""
         return self.values[i, :: len(self.times) // count][:count].float()
+
+    def has_images(self) -> bool:
+        """Whether the first frames are known as pixels: drawn clips are drawn again."""
+        return not self.told or self.images is not None
+
+    def image(self, i: int, size: int) -> Tensor:
+        """Frame 0 of clip i before it was encoded, (3, size, size) in 0..1. ValueError where it is not known, or was
+        kept at another size."""
+        if not self.told:
+            return sprites.render(self.clip(i), self.times[:1], size=size)[0]
+        if self.images is None or self.images.shape[-1] != size:
+            raise ValueError(f"these latents hold no first frames of {size} x {size} pixels; encode the clips again")
+        return self.images[i].float() / 255
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -119,9 +134,12 @@ def as_json(captions: list[str]) -> str:
     return json.dumps(captions, ensure_ascii=False)
 
 
-def write(path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str]) -> None:
-    """One shard, whole or not at all."""
-    write_tensors({"latents": torch.stack(values)}, path, header | {"vae": weights_hash(vae)})
+def write(
+    path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str], images: Sequence[Tensor] = ()
+) -> None:
+    """One shard, whole or not at all. images: first frames, (3, H, W) in bytes."""
+    tensors = {"latents": torch.stack(values)} | ({"images": torch.stack(list(images))} if images else {})
+    write_tensors(tensors, path, header | {"vae": weights_hash(vae)})
 
 
 class ShardWriter:
@@ -131,12 +149,14 @@ class ShardWriter:
         self.out, self.vae, self.header, self.shard = out, vae, header, shard
         self.values: list[Tensor] = []
         self.captions: list[str] = []
+        self.images: list[Tensor] = []
         self.done = 0
 
-    def add(self, values: Tensor, caption: str) -> None:
-        """values: (t, 4, h, w), as `encoded` gives them."""
+    def add(self, values: Tensor, caption: str, first: Tensor) -> None:
+        """values: (t, 4, h, w), as `encoded` gives them; first: the clip's first frame, (3, H, W) in -1..1."""
         self.values.append(values)
         self.captions.append(caption)
+        self.images.append(((first.clamp(-1, 1) + 1) * 127.5).round().byte())
         if len(self.values) == self.shard:
             self._flush()
 
@@ -148,9 +168,9 @@ class ShardWriter:
 
     def _flush(self) -> None:
         told = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
-        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told)
+        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told, self.images)
         self.done += len(self.values)
-        self.values, self.captions = [], []
+        self.values, self.captions, self.images = [], [], []
 
 
 def captions_of(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
@@ -175,14 +195,17 @@ def read(folder: Path, vae: nn.Module) -> Latents:
             f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn clips, "
             "pocket model), or python -m stillmotion.training latents"
         )
-    values, told, header, digest, own = [], {}, {}, hashlib.sha256(), weights_hash(vae)
+    values, told, shown, header, digest, own = [], {}, {}, {}, hashlib.sha256(), weights_hash(vae)
     for file in files:
         with safe_open(file, "pt") as f:
             header = f.metadata()
             if header["vae"] != own:
                 raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
-            values.append((int(header["first"]), f.get_tensor("latents")))
-            told[int(header["first"])] = json.loads(header.get("captions", "[]"))
+            first = int(header["first"])
+            values.append((first, f.get_tensor("latents")))
+            told[first] = json.loads(header.get("captions", "[]"))
+            if "images" in f.keys():  # noqa: SIM118  no mapping
+                shown[first] = f.get_tensor("images")
         digest.update(json.dumps(dict(sorted(header.items()))).encode())
         digest.update(values[-1][1].contiguous().view(torch.uint8).numpy())
     values.sort(key=lambda pair: pair[0])
@@ -191,7 +214,9 @@ def read(folder: Path, vae: nn.Module) -> Latents:
         raise ValueError(f"the shards in {folder} have gaps: they begin at clips {starts}; encode again")
     times = [float(t) for t in header["times"].split(",")]
     captions = [caption for first in starts for caption in told[first]]
-    return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]), captions, digest.hexdigest()[:16])
+    images = torch.cat([shown[first] for first in starts]) if len(shown) == len(starts) else None
+    known = digest.hexdigest()[:16]
+    return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]), captions, known, images=images)
 
 
 def for_training(data: DataTable, vae: nn.Module) -> Latents:
