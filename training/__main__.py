@@ -210,7 +210,8 @@ def run_doctor(args: argparse.Namespace) -> None:
     plan = _plan(args)
     if plan.system not in ("harivo", "artv", "dreamvideo"):
         raise ConfigError(
-            f"doctor looks at the losses of HARIVO, ART-V and DreamVideo; {args.config} is of {plan.system}: try train.steps=2"
+            f"doctor looks at the losses of HARIVO, ART-V and DreamVideo; {args.config} is of {plan.system}: try "
+            "train.steps=2"
         )
     examine(plan, tokenizer_folder(args.tokenizer))
 

@@ -126,8 +126,8 @@ def _still(table: DreamVideoModelTable, file: Checkpoint, path: Path, base: Base
     config = MotionConfig.from_dict(file.config)
     if table.motion or table.temporal != "none":
         raise ConfigError(
-            f'{path.name} is a motion file, whose layers do not learn here: set model.motion = false and model.temporal = '
-            '"none" to train the branch alone, or start from a VidRD file'
+            f"{path.name} is a motion file, whose layers do not learn here: set model.motion = false and "
+            "model.temporal = 'none' to train the branch alone, or start from a VidRD file"
         )
     if (config.block_channels, config.layers_per_block) != (base.config.unet_channels, base.config.unet_layers):
         raise misfit(path, "block_channels")
@@ -155,7 +155,7 @@ def _controlnet(path: Path, wanted: RetentionConfig) -> dict[str, Tensor]:
     if odd is not None:
         raise ConfigError(
             f"model.controlnet: {path.name} does not fit ({odd} is {getattr(found, odd)}, here it is "
-            f"{getattr(wanted, odd)}); choose a ControlNet of the same base, and model.inject = \"skips\""
+            f'{getattr(wanted, odd)}); choose a ControlNet of the same base, and model.inject = "skips"'
         )
     log.info("the branch begins as %s", path)
     return {k.removeprefix("branch."): v for k, v in file.weights.items()}

@@ -307,7 +307,9 @@ def test_a_run_can_start_from_its_own_file(base, plan, tmp_path):
     dreamvideo.write(first, {n: p for n, p in first.named_parameters() if p.requires_grad}, path)
     second = task_of(fresh(base), replace(plan, model=replace(plan.model, start=str(path))), moved=False)
     halves = {k: v.half().float() for k, v in first.state_dict().items()}
-    assert all(torch.equal(v, halves[k]) for k, v in second.state_dict().items() if k.startswith(("branch.", "motion.")))
+    assert all(
+        torch.equal(v, halves[k]) for k, v in second.state_dict().items() if k.startswith(("branch.", "motion."))
+    )
     signed = replace(plan, model=replace(plan.model, start=str(path), image_range="signed"))
     with pytest.raises(ConfigError, match=r"does not fit this model \(image_range"):
         beginning(signed, fresh(base))
@@ -349,7 +351,9 @@ def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
     assert all(torch.equal(v, weights[k]) for k, v in task.branch.state_dict().items() if not k.startswith("temporal."))
     assert task.branch.temporal is not None
     ups = replace(plan, model=replace(plan.model, controlnet=str(path), inject="up_blocks"))
-    with pytest.raises(ConfigError, match=r"control\.safetensors does not fit \(inject is skips, here it is up_blocks\)"):
+    with pytest.raises(
+        ConfigError, match=r"control\.safetensors does not fit \(inject is skips, here it is up_blocks\)"
+    ):
         beginning(ups, base)
 
 
