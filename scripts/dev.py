@@ -65,15 +65,23 @@ def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
 def run_test(options: argparse.Namespace, rest: list[str]) -> int:
     began = time.monotonic()
     python, environment = _tools(options)
-    environment |= spare_threads()
+    workers = _workers(rest)
+    environment |= spare_threads() | ({"OMP_NUM_THREADS": "1"} if workers else {})
     environment["STILLMOTION_COMFY_CLI"] = str(script_of(environment_python("cli").parents[1], "comfy"))
     if reason := chromium.install():
         print(f"the browser tests will be skipped: {reason}", flush=True)
         environment["STILLMOTION_NO_CHROMIUM"] = reason
     # -P: the checkout itself is not importable, its folder `nodes` would hide ComfyUI's module
-    ended = _run([python, "-P", "-m", "pytest", *rest], environment)
+    ended = _run([python, "-P", "-m", "pytest", *workers, *rest], environment)
     print(f"wall time of the tests, installs included: {time.monotonic() - began:.0f} s")
     return ended
+
+
+def _workers(rest: list[str]) -> list[str]:
+    """The whole suite runs on every core, up to 4 (each process takes 2 to 5 GB); what one looks for runs in one
+    process, where -s and --pdb work."""
+    count = min(4, os.cpu_count() or 1)
+    return [] if rest or count < 2 else ["--numprocesses", str(count), "--dist", "loadgroup"]
 
 
 def run_lint(options: argparse.Namespace, _rest: list[str]) -> int:

@@ -18,7 +18,7 @@ from .config import GROUPS
 from .temporal import Attention, FeedForward, FrameAttention, sdpa
 
 
-def usual_groups(channels: int) -> int:
+def usual_groups(_channels: int) -> int:
     """Groups of a GroupNorm in Stable Diffusion, whatever the channels."""
     return GROUPS
 

@@ -1,5 +1,7 @@
 """Cached latents of drawn clips and of video files, and what is refused."""
 
+import copy
+
 import av
 import numpy as np
 import pytest
@@ -91,3 +93,33 @@ def test_the_digest_tells_whether_the_data_is_the_same(tmp_path, vae):
 def test_fewer_frames_are_spread_over_the_clip():
     values = torch.arange(8.0).view(1, 8, 1, 1, 1).half()
     assert latents.Latents(values, [i / 7 for i in range(8)], 0).frames(0, 4).flatten().tolist() == [0, 2, 4, 6]
+
+
+def shards_of(vae, folder, counts, times=(0.0, 1.0)):
+    for first, count in zip([0, *torch.tensor(counts).cumsum(0).tolist()], counts, strict=False):
+        path = folder / f"clips-{first:06d}.safetensors"
+        latents.encode(vae, path, first=first, count=count, times=list(times), seed=0, scale=SCALE)
+
+
+def test_clips_of_many_shards_are_read_one_by_one(tmp_path, vae):
+    """Values of a data set do not lie in memory; each clip is that of its file, and a copy opens the files anew."""
+    shards_of(vae, tmp_path / "one", [5])
+    shards_of(vae, tmp_path / "three", [2, 2, 1])
+    one, three = (latents.read(tmp_path / name, vae) for name in ("one", "three"))
+    assert not isinstance(three.values, torch.Tensor)
+    assert three.values.shape == (5, 2, 4, 16, 16)
+    assert three.shape == one.shape == (4, 16, 16)
+    again = copy.deepcopy(three)
+    for i in range(5):
+        assert torch.equal(three.frames(i, 2), one.frames(i, 2))
+        assert torch.equal(again.frames(i, 2), one.frames(i, 2))
+    for outside in (-1, 5):
+        with pytest.raises(IndexError, match=f"clip {outside} of 5"):
+            three.frames(outside, 2)
+
+
+def test_shards_with_clips_of_other_sizes_are_refused(tmp_path, vae):
+    shards_of(vae, tmp_path, [2])
+    latents.encode(vae, tmp_path / "clips-000002.safetensors", first=2, count=1, times=[0, 0.5, 1], seed=0, scale=SCALE)
+    with pytest.raises(ValueError, match=r"clips of several sizes \(2x4x16x16, 3x4x16x16\)"):
+        latents.read(tmp_path, vae)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import random
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,18 +26,47 @@ from . import selection, sprites
 
 log = logging.getLogger(__name__)
 
+NAME, IMAGES = "latents", "images"  # of the tensors in a shard
+
+
+class Shards:
+    """The clips of several files, one after another, read from disk when they are asked for.
+
+    Clips of a real data set are larger than the memory. len() and shape are those of one tensor (n, t, 4, h, w), or
+    (n, 3, H, W) of their first frames.
+    """
+
+    def __init__(self, files: list[Path], counts: list[int], shape: tuple[int, ...], name: str = NAME) -> None:
+        self.files, self.shape, self.name = files, (sum(counts), *shape), name
+        self.starts = [sum(counts[:i]) for i in range(len(counts))]
+        self.slices: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> Tensor:  # (t, 4, h, w), or (3, H, W)
+        if not 0 <= i < len(self):
+            raise IndexError(f"clip {i} of {len(self)}")
+        file = bisect_right(self.starts, i) - 1
+        if file not in self.slices:
+            self.slices[file] = safe_open(self.files[file], "pt").get_slice(self.name)
+        return self.slices[file][i - self.starts[file]]
+
+    def __getstate__(self) -> dict[str, Any]:  # an open file does not travel
+        return vars(self) | {"slices": {}}
+
 
 @dataclass(frozen=True)
 class Latents:
     """Scaled latents (what the U-Net sees) and how to name their clips."""
 
-    values: Tensor  # (n, t, 4, h, w), float16, standard deviation about 1
+    values: Tensor | Shards  # (n, t, 4, h, w), float16, standard deviation about 1
     times: list[float]
     seed: int
     told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
     digest: str = ""  # of the shards' content
     kept: frozenset[int] | None = None  # the clips that a training takes; None: all
-    images: Tensor | None = None  # (n, 3, H, W) bytes: first frames of clips that are not drawn, where they were kept
+    images: Tensor | Shards | None = None  # (n, 3, H, W) bytes: first frames of clips that are not drawn, where kept
 
     def __len__(self) -> int:
         return len(self.values)
@@ -70,7 +100,7 @@ class Latents:
 
     def frames(self, i: int, count: int) -> Tensor:
         """`count` frames of clip i, evenly spaced: (count, 4, h, w)."""
-        return self.values[i, :: len(self.times) // count][:count].float()
+        return self.values[i][:: len(self.times) // count][:count].float()
 
     def has_images(self) -> bool:
         """Whether the first frames are known as pixels: drawn clips are drawn again."""
@@ -138,7 +168,7 @@ def write(
     path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str], images: Sequence[Tensor] = ()
 ) -> None:
     """One shard, whole or not at all. images: first frames, (3, H, W) in bytes."""
-    tensors = {"latents": torch.stack(values)} | ({"images": torch.stack(list(images))} if images else {})
+    tensors = {NAME: torch.stack(values)} | ({IMAGES: torch.stack(list(images))} if images else {})
     write_tensors(tensors, path, header | {"vae": weights_hash(vae)})
 
 
@@ -195,28 +225,35 @@ def read(folder: Path, vae: nn.Module) -> Latents:
             f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn clips, "
             "pocket model), or python -m stillmotion.training latents"
         )
-    values, told, shown, header, digest, own = [], {}, {}, {}, hashlib.sha256(), weights_hash(vae)
+    shards, shown, digest, own = [], [], hashlib.sha256(), weights_hash(vae)
     for file in files:
         with safe_open(file, "pt") as f:
-            header = f.metadata()
-            if header["vae"] != own:
-                raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
-            first = int(header["first"])
-            values.append((first, f.get_tensor("latents")))
-            told[first] = json.loads(header.get("captions", "[]"))
-            if "images" in f.keys():  # noqa: SIM118  no mapping
-                shown[first] = f.get_tensor("images")
+            header, content = f.metadata(), f.get_tensor(NAME)
+            if IMAGES in f.keys():  # noqa: SIM118  no mapping
+                shown.append(tuple(f.get_slice(IMAGES).get_shape()[1:]))
+        if header["vae"] != own:
+            raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
+        shards.append((int(header["first"]), file, tuple(content.shape), header))
         digest.update(json.dumps(dict(sorted(header.items()))).encode())
-        digest.update(values[-1][1].contiguous().view(torch.uint8).numpy())
-    values.sort(key=lambda pair: pair[0])
-    starts = [first for first, _ in values]
-    if starts != [sum(len(v) for _, v in values[:j]) for j in range(len(values))]:
-        raise ValueError(f"the shards in {folder} have gaps: they begin at clips {starts}; encode again")
+        digest.update(content.contiguous().view(torch.uint8).numpy())
+    shards.sort(key=lambda shard: shard[0])
+    _check_shards(folder, [first for first, *_ in shards], [shape for _, _, shape, _ in shards])
+    files, counts = [s[1] for s in shards], [s[2][0] for s in shards]
+    values = Shards(files, counts, shards[0][2][1:])
+    images = Shards(files, counts, shown[0], IMAGES) if len(shown) == len(shards) and len(set(shown)) == 1 else None
+    captions = [caption for *_, header in shards for caption in json.loads(header.get("captions", "[]"))]
+    header = shards[-1][3]
     times = [float(t) for t in header["times"].split(",")]
-    captions = [caption for first in starts for caption in told[first]]
-    images = torch.cat([shown[first] for first in starts]) if len(shown) == len(starts) else None
-    known = digest.hexdigest()[:16]
-    return Latents(torch.cat([v for _, v in values]), times, int(header["seed"]), captions, known, images=images)
+    return Latents(values, times, int(header["seed"]), captions, digest.hexdigest()[:16], images=images)
+
+
+def _check_shards(folder: Path, starts: list[int], shapes: list[tuple[int, ...]]) -> None:
+    """ValueError when clips are missing between the shards, or are of several sizes."""
+    if starts != [sum(shape[0] for shape in shapes[:j]) for j in range(len(shapes))]:
+        raise ValueError(f"the shards in {folder} have gaps: they begin at clips {starts}; encode again")
+    if len({shape[1:] for shape in shapes}) > 1:
+        sizes = sorted({"x".join(map(str, shape[1:])) for shape in shapes})
+        raise ValueError(f"the shards in {folder} have clips of several sizes ({', '.join(sizes)}); encode again")
 
 
 def for_training(data: DataTable, vae: nn.Module) -> Latents:

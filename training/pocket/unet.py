@@ -79,7 +79,7 @@ def noised_frames(
         frame = int(torch.randint(frames, (), generator=g))  # as in `place`
         step = torch.randint(1000, (), generator=g)
         linear = int(torch.rand((), generator=g) < LINEAR_SHARE)
-        x0.append(latents.values[k % n, frame].float())
+        x0.append(latents.values[k % n][frame].float())
         noise.append(torch.randn(x0[-1].shape, generator=g))
         t.append(step)
         alpha_bar.append(tables[linear, step])
