@@ -28,9 +28,7 @@ from .networks import (
 
 FRAMES, SIZE, CLASSES = 16, 112, 101
 OPTION = "--c3d"
-WANTED = (
-    "a C3D fine-tuned on UCF-101: c3d_ucf101.pt (StyleGAN-V's TorchScript), or a state dict with the layers conv1a to fc8"
-)
+WANTED = "a C3D fine-tuned on UCF-101: c3d_ucf101.pt (StyleGAN-V's), or a state dict with layers conv1a to fc8"
 CONVOLUTIONS = {"1a": 64, "2a": 128, "3a": 256, "3b": 256, "4a": 512, "4b": 512, "5a": 512, "5b": 512}
 POOLED = ("1a", "2a", "3b", "4b", "5b")
 MEAN = (90.25, 97.66, 101.41)  # of the training videos, blue, green, red, 0..255
@@ -104,5 +102,6 @@ class VideoClasses:
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Ports of C3D call its first two layers conv1 and conv2."""
-    short = {"conv1.": "conv1a.", "conv2.": "conv2a."}
-    return {next((new + k[len(old) :] for old, new in short.items() if k.startswith(old)), k): v for k, v in weights.items()}
+    for old, new in (("conv1.", "conv1a."), ("conv2.", "conv2a.")):
+        weights = {new + name[len(old) :] if name.startswith(old) else name: w for name, w in weights.items()}
+    return weights

@@ -36,7 +36,7 @@ class Clip:
         try:
             self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
             self.tokens = CLIPTokenizer.from_pretrained(str(folder))
-        except Exception as error:  # noqa: BLE001  transformers raises what the broken file makes of it
+        except Exception as error:  # transformers raises whatever the broken file makes of it
             raise MetricError(f"{OPTION} {folder} is no CLIP that can be read ({error}); {wanted}") from error
         self.model.eval().requires_grad_(False).to(device)
         self.mean, self.deviation = _normalisation(folder / "preprocessor_config.json")

@@ -1,7 +1,7 @@
 """I3D, the network whose outputs FVD compares: Inception v1 with its filters made three-dimensional.
 
 Carreira and Zisserman, "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", arXiv 1705.07750, figure
-3; widths of the Inception modules: Szegedy et al., arXiv 1409.4842, table 1. Built from the papers so that the published
+3; widths of the Inception modules: Szegedy et al., arXiv 1409.4842, table 1. Built from the papers so that published
 state dicts load (names as in i3d_pretrained_400.pt); the published TorchScript file (i3d_torchscript.pt) is read, too.
 
 Shapes: n clips, 3 channels, f frames, h x w pixels; values from -1 to 1, h = w = 224.
@@ -55,7 +55,7 @@ EPSILON = 1e-5  # of batch norm in the published code around i3d_pretrained_400.
 
 
 def same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Zeros around (.., f, h, w) so that ceil(size / stride) windows fit; an odd one goes behind. TensorFlow's "SAME"."""
+    """Zeros around (.., f, h, w) so that ceil(size / stride) windows fit, an odd zero behind: TensorFlow's "SAME"."""
     around: list[int] = []
     for size, k, s in zip(reversed(x.shape[-3:]), reversed(kernel), reversed(stride), strict=True):
         missing = max((math.ceil(size / s) - 1) * s + k - size, 0)
@@ -180,7 +180,9 @@ class VideoFeatures:
                 rows = [self.network(x, rescale=own, resize=own, return_features=True) for x in given]
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise MetricError(f"{OPTION} {self.file.file} cannot be used as an I3D ({reason}); give {WANTED}") from error
+            raise MetricError(
+                f"{OPTION} {self.file.file} cannot be used as an I3D ({reason}); give {WANTED}"
+            ) from error
         return torch.cat(rows).float().cpu()
 
     def _scripted_input(self, clip: Tensor) -> Tensor:

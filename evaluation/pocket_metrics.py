@@ -17,15 +17,14 @@ from .statistics import Interval
 from .video_judge import CLASSES, FEATURES, FRAMES, VideoJudge
 from .video_metrics import (
     CAPTION,
-    DRAWS,
     GIVEN,
     REFERENCE,
     Film,
+    Metric,
     distance,
     enough,
     fitted,
     given,
-    mean_of,
     score_of,
 )
 
@@ -40,7 +39,7 @@ def small(frames: Tensor) -> Tensor:
     return torch.stack([fitted(frame, SIZE, SIZE) for frame in frames])
 
 
-class PocketFvd:
+class PocketFvd(Metric):
     """Frechet distance of the video judge's features. Lower is better."""
 
     title, needs, frames = "pocket FVD", frozenset({REFERENCE}), range(FRAMES, FRAMES + 1)
@@ -53,14 +52,14 @@ class PocketFvd:
     def rows(self, films: Sequence[Film]) -> Tensor:
         return self.judge.features(torch.stack([small(film.frames) for film in films]))
 
-    def check(self, videos: int, references: int) -> None:
+    def check(self, videos: int, references: int, /) -> None:
         enough(self.title, FEATURES, videos, references, self.few)
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
+    def figure(self, rows: Tensor, reference: Tensor | None, draws: int, /) -> Interval:
         return distance(rows, reference, draws)
 
 
-class PocketInceptionScore:
+class PocketInceptionScore(Metric):
     """Inception Score over what moves and how: the video judge's motion, colour and shape. Higher is better.
 
     Its heads are taken as independent given the clip, so a class is a triple and its probability a product.
@@ -79,20 +78,17 @@ class PocketInceptionScore:
         motion, colour, shape = (found[name].softmax(1) for name in OF_SCORE)
         return torch.einsum("na,nb,nc->nabc", motion, colour, shape).flatten(1)
 
-    def check(self, videos: int, references: int) -> None:
-        pass
-
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
+    def figure(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
         return score_of(rows, 1, draws)
 
 
-class PocketClipSim:
+class PocketClipSim(Metric):
     """Mean probability of what the caption names (colour, shape, background), over labels and frames, 0 to 1.
 
     NaN for a caption that names nothing of the pocket's world; such videos are left out of the mean.
     """
 
-    title, needs, frames = "pocket CLIPSIM", frozenset({CAPTION}), range(1, 10**6)
+    title, needs = "pocket CLIPSIM", frozenset({CAPTION})
 
     def __init__(self, judge: Judge, labels: Labels) -> None:
         self.judge, self.labels = judge, labels
@@ -107,17 +103,11 @@ class PocketClipSim:
         shares = [seen[label].softmax(1)[:, of].mean() for label, of in named.items()]
         return torch.stack(shares).mean() if shares else torch.tensor(torch.nan)
 
-    def check(self, videos: int, references: int) -> None:
-        pass
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)
-
-
-class PocketFirstFrameClip:
+class PocketFirstFrameClip(Metric):
     """Cosine of the judge's features of first frame and given image. Higher is better."""
 
-    title, needs, frames = "pocket FFF-CLIP", frozenset({GIVEN}), range(1, 10**6)
+    title, needs = "pocket FFF-CLIP", frozenset({GIVEN})
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.layout = judge, LAYOUT | {"network": "judge, features under its heads"}
@@ -128,17 +118,11 @@ class PocketFirstFrameClip:
         images = self.judge.features(torch.cat([small(given(film).unsqueeze(0)) for film in films]))
         return F.cosine_similarity(firsts, images)
 
-    def check(self, videos: int, references: int) -> None:
-        pass
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)
-
-
-class PocketFirstFrameSsim:
+class PocketFirstFrameSsim(Metric):
     """SSIM of first frame and given image at the pocket's size. Higher is better."""
 
-    title, needs, frames = "pocket FFF-SSIM", frozenset({GIVEN}), range(1, 10**6)
+    title, needs = "pocket FFF-SSIM", frozenset({GIVEN})
 
     def __init__(self) -> None:
         self.layout = LAYOUT | {"window": "Gaussian, 11 pixels, sigma 1.5"}
@@ -146,9 +130,3 @@ class PocketFirstFrameSsim:
     def rows(self, films: Sequence[Film]) -> Tensor:
         firsts = torch.cat([small(film.frames[:1]) for film in films])
         return first_frame_ssim(firsts, torch.cat([small(given(film).unsqueeze(0)) for film in films]))
-
-    def check(self, videos: int, references: int) -> None:
-        pass
-
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)

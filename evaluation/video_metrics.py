@@ -4,9 +4,10 @@ FVD: Unterthiner et al., arXiv 1812.01717. What a clip has to be for each networ
 Shapes: a film is f frames of 3 x h x w bytes; films of one run may have other sizes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,23 +36,29 @@ class Film:
     given: Tensor | None = None  # (3, h, w) bytes: the image that it was made from
 
 
-class Metric(Protocol):
-    """needs: of CAPTION, GIVEN, REFERENCE. frames: how many a clip must have; an open end is a large number."""
+class Metric(ABC):
+    """A metric that is the mean of one figure per video, unless it says otherwise.
+
+    needs: of CAPTION, GIVEN, REFERENCE. frames: how many a clip must have; an open end is a large number. layout: what
+    a report says of the network and of the clips that it is given.
+    """
 
     title: str
     needs: frozenset[str]
-    frames: range
+    frames = range(1, 10**6)
     layout: dict[str, Any]
 
+    @abstractmethod
     def rows(self, films: Sequence[Film]) -> Tensor:
         """(n, ...) in the order of the films."""
-        ...
 
-    def check(self, videos: int, references: int) -> None:
+    def check(self, videos: int, references: int, /) -> None:  # noqa: B027  any number does
         """MetricError when there are too few."""
-        ...
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval: ...
+    def figure(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
+        """The figure and its interval. NaN rows, of videos that the metric says nothing of, are left out."""
+        values = rows.double()
+        return bootstrap(lambda d: values[d].nanmean().item(), len(rows), draws=max(draws, 1000))
 
 
 def units(frames: Tensor) -> Tensor:
@@ -59,7 +66,7 @@ def units(frames: Tensor) -> Tensor:
     return frames.float() / 255
 
 
-class Fvd:
+class Fvd(Metric):
     """Frechet distance of I3D's features of generated and real clips. Lower is better.
 
     few: allow sets with no more clips than features, whose covariance is singular: the figure is then biased upwards
@@ -78,14 +85,14 @@ class Fvd:
     def rows(self, films: Sequence[Film]) -> Tensor:
         return self.network([film.frames for film in films])
 
-    def check(self, videos: int, references: int) -> None:
+    def check(self, videos: int, references: int, /) -> None:
         enough(self.title, i3d.CLASSES, videos, references, self.few)
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
+    def figure(self, rows: Tensor, reference: Tensor | None, draws: int, /) -> Interval:
         return distance(rows, reference, draws)
 
 
-class VideoInceptionScore:
+class VideoInceptionScore(Metric):
     """Inception Score by C3D. Higher is better."""
 
     title, needs, frames = "IS", frozenset(), range(c3d.FRAMES, c3d.FRAMES + 1)
@@ -102,21 +109,21 @@ class VideoInceptionScore:
     def rows(self, films: Sequence[Film]) -> Tensor:
         return self.network([film.frames for film in films])
 
-    def check(self, videos: int, references: int) -> None:
+    def check(self, videos: int, _references: int, /) -> None:
         if videos < 2 * self.splits:
             raise MetricError(
-                f"IS: {videos} videos in {self.splits} splits; give {2 * self.splits} videos or more, or fewer --splits "
-                "(papers: 10,000 videos, 10 splits)"
+                f"IS: {videos} videos in {self.splits} splits; give {2 * self.splits} videos or more, or fewer "
+                "--splits (papers: 10,000 videos, 10 splits)"
             )
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
+    def figure(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
         return score_of(rows, self.splits, draws)
 
 
-class ClipSim:
+class ClipSim(Metric):
     """Mean cosine of frames and caption. Higher is better."""
 
-    title, needs, frames = "CLIPSIM", frozenset({CAPTION}), range(1, 10**6)
+    title, needs = "CLIPSIM", frozenset({CAPTION})
 
     def __init__(self, clip: Clip) -> None:
         self.clip, self.layout = clip, clip_layout(clip)
@@ -125,17 +132,11 @@ class ClipSim:
         found = [clip_similarity(self.clip.images(units(f.frames)), self.clip.text(f.caption)) for f in films]
         return torch.stack(found)
 
-    def check(self, videos: int, references: int) -> None:
-        pass
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)
-
-
-class FirstFrameClip:
+class FirstFrameClip(Metric):
     """Cosine of first frame and given image. Higher is better."""
 
-    title, needs, frames = "FFF-CLIP", frozenset({GIVEN}), range(1, 10**6)
+    title, needs = "FFF-CLIP", frozenset({GIVEN})
 
     def __init__(self, clip: Clip) -> None:
         self.clip, self.layout = clip, clip_layout(clip)
@@ -145,17 +146,11 @@ class FirstFrameClip:
         images = torch.cat([self.clip.images(units(given(film).unsqueeze(0))) for film in films])
         return first_frame_similarity(firsts, images)
 
-    def check(self, videos: int, references: int) -> None:
-        pass
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)
-
-
-class FirstFrameSsim:
+class FirstFrameSsim(Metric):
     """SSIM of first frame and given image. Higher is better."""
 
-    title, needs, frames = "FFF-SSIM", frozenset({GIVEN}), range(1, 10**6)
+    title, needs = "FFF-SSIM", frozenset({GIVEN})
 
     def __init__(self) -> None:
         self.layout = {"window": "Gaussian, 11 pixels, sigma 1.5", "range": "0..1", "size": "the video's own"}
@@ -163,12 +158,6 @@ class FirstFrameSsim:
     def rows(self, films: Sequence[Film]) -> Tensor:
         pairs = [(units(film.frames[0]), fitted(given(film), *film.frames.shape[-2:])) for film in films]
         return torch.cat([first_frame_ssim(first.unsqueeze(0), image.unsqueeze(0)) for first, image in pairs])
-
-    def check(self, videos: int, references: int) -> None:
-        pass
-
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int = DRAWS) -> Interval:
-        return mean_of(rows, draws)
 
 
 def given(film: Film) -> Tensor:
@@ -218,11 +207,6 @@ def distance(rows: Tensor, reference: Tensor | None, draws: int) -> Interval:
 def score_of(rows: Tensor, splits: int, draws: int) -> Interval:
     """Inception Score; the interval is centred, for drawing again makes the samples more alike."""
     return bootstrap(lambda d: inception_score(rows[d], splits), len(rows), draws=draws, centred=True)
-
-
-def mean_of(rows: Tensor, draws: int) -> Interval:
-    values = rows.double()
-    return bootstrap(lambda d: values[d].nanmean().item(), len(rows), draws=max(draws, 1000))
 
 
 def _guarded(statistic: Callable[[Tensor], float]) -> Callable[[Tensor], float]:

@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, ablate, latents, select, export, view, pocket, motion, ..."""
+"""python -m stillmotion.training VERB: train, doctor, eval, ablate, latents, select, export, view, pocket, ..."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import ablations
+from . import ablations, evaluate_options
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -63,6 +63,7 @@ def arguments() -> argparse.ArgumentParser:
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
     ablations.add_options(ablate)
+    evaluate_options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -256,6 +257,10 @@ def run_ablate(args: argparse.Namespace) -> None:
     ablations.run(args, tokenizer_folder(args.tokenizer))
 
 
+def run_eval(args: argparse.Namespace) -> None:
+    evaluate_options.run(args)
+
+
 def run_view(args: argparse.Namespace) -> None:
     from .view import view
 
@@ -280,6 +285,7 @@ VERBS = {
     "select": run_select,
     "export": run_export,
     "ablate": run_ablate,
+    "eval": run_eval,
     "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,

@@ -123,7 +123,7 @@ def _decoded(video: Video) -> Iterator[Tensor]:
 
 def _lines(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise MetricError(f"--captions {path}: there is no such file; give lines of " + '{"video": NAME, "caption": TEXT}')
+        raise MetricError(f"--captions {path}: there is no such file; lines are " + '{"video": NAME, "caption": TEXT}')
     told = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -162,14 +162,16 @@ def _metadata(video: Video) -> str:
 
 
 def prompt_of(graph: str) -> str:
-    """The one text that the `positive` inputs of a ComfyUI graph (API form) lead to; "" when there is none or several."""
+    """The one text that `positive` inputs of a ComfyUI graph (API form) lead to; "" when there is none or several."""
     try:
         nodes = json.loads(graph)
     except ValueError:
         return ""
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         return ""
-    found = {_text(nodes, node["inputs"]["positive"]) for node in nodes.values() if "positive" in node.get("inputs", {})}
+    found = {
+        _text(nodes, node["inputs"]["positive"]) for node in nodes.values() if "positive" in node.get("inputs", {})
+    }
     found.discard("")
     return found.pop() if len(found) == 1 else ""
 
