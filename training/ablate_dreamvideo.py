@@ -234,7 +234,8 @@ def clips_of(wanted: Sequence[ImageJob], name: str, row: int | None = None) -> l
 def write(options: Options, tables: Mapping[str, Mapping[str, Found]], images: Tensor) -> dict:
     """The tables and pictures in `out`."""
     settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
-    text, data = [report.origin(command(), **settings), "", READ], {}
+    text = [report.origin(command(), **settings), "", READ]
+    data: dict[str, object] = {}
     for name, rows in tables.items():
         text += ["", report.markdown({key: found.scores for key, found in rows.items()}, COLUMNS)]
         data[name] = {key: report.figures(found.scores) | {"drifts": found.drifts} for key, found in rows.items()}

@@ -74,7 +74,8 @@ def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def branch_config(table: DreamVideoModelTable, base: Base) -> RetentionConfig:
     """Sizes of the branch on this base."""
-    sizes, unet = layers_config(table, base, 1), base.unet.config
+    sizes = layers_config(table, base, 1)
+    unet: Any = base.unet.config
     return RetentionConfig(
         block_channels=sizes.block_channels,
         attention=sizes.attention,

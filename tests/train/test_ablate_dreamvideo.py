@@ -135,7 +135,9 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     turned, last = told(prompt, 1), paper[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
     second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), PAPER, steps=10))[0]
-    assert torch.equal(second, found["stages"][0, FRAMES:])
+    assert (second.int() - found["stages"][0, FRAMES:].int()).abs().max() <= 2
+    other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), PAPER, steps=10))[0]
+    assert (second.int() - other.int()).abs().max() > 2  # the image counts
 
 
 def test_the_prompt_turns_back_at_every_stage():
