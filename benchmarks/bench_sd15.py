@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..model_patches.core.config import MotionConfig
 from ..model_patches.core.temporal import MotionModel
@@ -22,6 +22,7 @@ from ..model_patches.pocket import TEXT, UNET, VAE
 from .bench_kill import start
 from .bench_temporal import ATTENTION, CHANNELS, CONTEXT, HEADS, random_weight
 from .report import ROOT, finish
+from .sd21 import named
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -30,12 +31,6 @@ from devkit.client import Client
 
 GRAPHS = [name for name in workflow.names() if name.endswith("_sd15")]
 SMALL = {"width": 64, "height": 64, "steps": 2}
-
-
-def named(kind: type[nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
-    """The weights that such a network has."""
-    with torch.device("meta"):
-        return {k: v.shape for k, v in kind(*args, **kwargs).state_dict().items()}
 
 
 def filled(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

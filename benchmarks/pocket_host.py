@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ JUDGE = ROOT / "pocket" / "judge.safetensors"
 LORA = ROOT / "pocket" / "loras" / "pocket_glow.safetensors"
 CONTROL = ROOT / "pocket" / "control_edges.safetensors"
 VIDEO_JUDGE = ROOT / "pocket" / "video_judge.safetensors"
+ARTV = ROOT / "pocket" / "artv.safetensors"
 
 
-def start_comfyui() -> None:
-    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better."""
+def start_comfyui(*, cpu: bool = False) -> None:
+    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better, or if
+    asked to."""
     folder = os.environ.get("COMFYUI_DIR")
     if not folder or not (Path(folder) / "comfy").is_dir():
         raise SystemExit("set COMFYUI_DIR to a ComfyUI folder, or run this through scripts/dev.py bench")
@@ -28,7 +31,33 @@ def start_comfyui() -> None:
     comfy.options.enable_args_parsing(False)
     from comfy.cli_args import args
 
-    args.cpu = not torch.cuda.is_available()
+    args.cpu = cpu or not torch.cuda.is_available()
+
+
+def artv_file(folder: Path) -> Path:
+    """The bundled ART-V file; where there is none, a fresh one of its sizes, written into the folder."""
+    if ARTV.is_file():
+        return ARTV
+    from ..model_patches import checkpoint
+    from ..model_patches.artv.config import POCKET as SIZES
+    from ..model_patches.artv.model import ArtvModel
+
+    path = folder / "fresh_artv.safetensors"
+    torch.manual_seed(0)
+    weights = ArtvModel(SIZES).state_dict()
+    checkpoint.save(path, system=checkpoint.ARTV, config=SIZES.to_dict(), weights=weights)
+    return path
+
+
+def one_by_one(model: Any) -> Any:
+    """The MODEL where there is no memory for a batch of conditions: ComfyUI's sampler then calls it for each."""
+    from comfy.model_patcher import ModelPatcher
+
+    class Small(ModelPatcher):
+        def get_free_memory(self, device: Any) -> float:  # noqa: ARG002
+            return 0
+
+    return Small(model.model, model.load_device, model.offload_device)
 
 
 class PocketHost:

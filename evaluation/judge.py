@@ -52,15 +52,23 @@ class Judge(nn.Module):
         self.sizes = (colours, shapes)
 
     def forward(self, images: Tensor) -> Verdict:
+        seen, scene, mask = self._seen(images)
+        colour, shape = self.sprite(seen).split(self.sizes, 1)
+        return Verdict({"colour": colour, "shape": shape, "background": self.background(scene)}, mask)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the heads look at: of the sprite and of the whole picture, (n, 240)."""
+        seen, scene, _ = self._seen(images)
+        return torch.cat([seen, scene], 1)
+
+    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.fine(images * 2 - 1)  # h/2
         middle = self.middle(fine)  # h/4
         coarse = self.coarse(middle)  # h/8
         up = self.up(torch.cat([F.interpolate(coarse, scale_factor=2.0), middle], 1))
         mask = self.mask(torch.cat([F.interpolate(up, scale_factor=2.0), fine], 1))
         look = mask.sigmoid()
-        seen = torch.cat([_pooled(coarse, look), _pooled(middle, look)], 1)
-        colour, shape = self.sprite(seen).split(self.sizes, 1)
-        return Verdict({"colour": colour, "shape": shape, "background": self.background(coarse.mean((2, 3)))}, mask)
+        return torch.cat([_pooled(coarse, look), _pooled(middle, look)], 1), coarse.mean((2, 3)), mask
 
 
 def _pooled(features: Tensor, mask: Tensor) -> Tensor:

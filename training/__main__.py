@@ -1,4 +1,4 @@
-"""python -m stillmotion.training VERB: train, doctor, ablate, latents, select, export, view, pocket, motion, ..."""
+"""python -m stillmotion.training VERB: train, doctor, eval, ablate, latents, select, export, view, pocket, ..."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import ablations
+from . import ablations, evaluate_options
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a HARIVO, VidRD or ART-V model as a config says; it also resumes")
+    train = verbs.add_parser("train", help="train a model of a paper as a config says; it also resumes")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos or images, for a base")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -36,6 +36,7 @@ def arguments() -> argparse.ArgumentParser:
         verb.add_argument("config", help="a TOML file, or a bundled one: harivo_pocket, vidrd_pocket, ...")
         if verb is not encode:
             verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
+    train.add_argument("--start", type=Path, help="a file to begin with (model.start of the config)")
     export = verbs.add_parser("export", help="the temporal layers of a motion or HARIVO file in another layout")
     export.add_argument("file", type=Path)
     export.add_argument("--layout", choices=("stillmotion", "animatediff", "diffusers"), required=True)
@@ -62,6 +63,7 @@ def arguments() -> argparse.ArgumentParser:
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
     ablations.add_options(ablate)
+    evaluate_options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -195,21 +197,17 @@ def run_train(args: argparse.Namespace) -> None:
         from .vidrd_decoder import train
     elif plan.system == "artv":
         from .artv import train
+    elif plan.system == "dreamvideo":
+        from .dreamvideo import train
     else:
         from .harivo import train
     train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
 
 
 def run_doctor(args: argparse.Namespace) -> None:
-    from .config import ConfigError
     from .doctor import examine
 
-    plan = _plan(args)
-    if plan.system not in ("harivo", "artv"):
-        raise ConfigError(
-            f"doctor looks at the losses of HARIVO and ART-V; {args.config} is of {plan.system}: try train.steps=2"
-        )
-    examine(plan, tokenizer_folder(args.tokenizer))
+    examine(_plan(args), tokenizer_folder(args.tokenizer))
 
 
 def run_latents(args: argparse.Namespace) -> None:
@@ -252,6 +250,10 @@ def run_ablate(args: argparse.Namespace) -> None:
     ablations.run(args, tokenizer_folder(args.tokenizer))
 
 
+def run_eval(args: argparse.Namespace) -> None:
+    evaluate_options.run(args)
+
+
 def run_view(args: argparse.Namespace) -> None:
     from .view import view
 
@@ -264,8 +266,8 @@ def run_view(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace):
     from . import config
 
-    latents = getattr(args, "latents", None)
-    changes = [*args.set, *([f"data.latents='{latents}'"] if latents else [])]
+    named = {"data.latents": getattr(args, "latents", None), "model.start": getattr(args, "start", None)}
+    changes = [*args.set, *(f"{key}='{path}'" for key, path in named.items() if path)]
     return config.read(config.find(args.config), changes, out=getattr(args, "out", None))
 
 
@@ -276,6 +278,7 @@ VERBS = {
     "select": run_select,
     "export": run_export,
     "ablate": run_ablate,
+    "eval": run_eval,
     "view": run_view,
     "pocket": run_pocket,
     "motion": run_motion,

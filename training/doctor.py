@@ -12,30 +12,34 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import artv, harivo
+from . import artv, dreamvideo, harivo, vidrd, vidrd_decoder
 from .artv import ArtvTask
-from .config import ArtvPlan, Plan
-from .engine import Loop
+from .clips import ClipTask
+from .config import ArtvPlan, DecoderPlan, DreamVideoPlan, Plan, VidrdPlan
+from .dreamvideo import DreamVideoTask
+from .engine import Loop, Task
 from .harivo import HarivoTask
+from .vidrd_decoder import DecoderTask
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "tensorboard")
 STEPS = 3
+AnyPlan = Plan | VidrdPlan | DecoderPlan | ArtvPlan | DreamVideoPlan
 
 
-def examine(plan: Plan | ArtvPlan, tokenizer: Path) -> dict[str, float]:
+def examine(plan: AnyPlan, tokenizer: Path) -> dict[str, float]:
     """Log the report and return its figures. Nothing of the run's folder is touched."""
     log.info("Python %s, %s", platform.python_version(), ", ".join(f"{n} {_version(n)}" for n in PACKAGES))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s", device)
-    task, _ = artv.prepare(plan, tokenizer) if isinstance(plan, ArtvPlan) else harivo.prepare(plan, tokenizer)
+    task = prepare(plan, tokenizer)
     if torch.cuda.is_available():
         task.to("cuda")
-    log.info("data: %d clips of %d frames, latents %s", len(task.cache), len(task.cache.times), task.cache.shape)
     figures = sizes(task)
-    samples = list(range(plan.train.micro or plan.train.batch))
-    figures["loader_clips_per_second"] = len(samples) / _seconds(lambda: task.draw(samples))
-    log.info("loader, captions and text encoder: %.1f samples/s", figures["loader_clips_per_second"])
+    first = plan.loss.disc_start * plan.train.batch if isinstance(plan, DecoderPlan) else 0  # with the discriminator
+    samples = list(range(first, first + (plan.train.micro or plan.train.batch)))
+    figures["loader_clips_per_second"] = len(samples) / _seconds(lambda: draw(task, samples))
+    log.info("%s: %.1f samples/s", loader(task), figures["loader_clips_per_second"])
     if isinstance(task, HarivoTask):
         figures |= pulls(task, samples)
         figures |= costs(task, samples)
@@ -50,23 +54,64 @@ def examine(plan: Plan | ArtvPlan, tokenizer: Path) -> dict[str, float]:
     return figures
 
 
-def trained_parts(task: HarivoTask | ArtvTask) -> dict[str, nn.Module]:
+def prepare(plan: AnyPlan, tokenizer: Path) -> Task:
+    """The task of a config of any system. Errors of the config come from here."""
+    if isinstance(plan, DecoderPlan):
+        return vidrd_decoder.prepare(plan, tokenizer)
+    if isinstance(plan, VidrdPlan):
+        return vidrd.prepare(plan, tokenizer)[0]
+    if isinstance(plan, ArtvPlan):
+        return artv.prepare(plan, tokenizer)[0]
+    if isinstance(plan, DreamVideoPlan):
+        return dreamvideo.prepare(plan, tokenizer)[0]
+    return harivo.prepare(plan, tokenizer)[0]
+
+
+def draw(task: Task, samples: list[int]) -> object:
+    """The samples, as the model takes them."""
+    if isinstance(task, DecoderTask):
+        return [task.clip(k) for k in samples]
+    if isinstance(task, HarivoTask | ArtvTask | DreamVideoTask):
+        return task.draw(samples)
+    assert isinstance(task, ClipTask)
+    return task.noised(samples)
+
+
+def loader(task: Task) -> str:
+    """What makes the samples; the data are told on the way."""
+    if isinstance(task, DecoderTask):
+        data = task.plan.data
+        log.info("data: %d clips of %d frames, %d x %d pixels", len(task.clips), data.frames, data.size, data.size)
+        return "loader"
+    assert isinstance(task, ClipTask)
+    log.info("data: %d clips of %d frames, latents %s", len(task.cache), len(task.cache.times), task.cache.shape)
+    return "loader, captions and text encoder"
+
+
+def trained_parts(task: Task) -> dict[str, list[nn.Parameter]]:
     """What learns, by name."""
-    if isinstance(task, ArtvTask):
-        return dict(task.artv.named_children()) | ({"unet": task.unet} if task.plan.model.unet else {})
-    return dict(task.harivo.named_children()) | ({"head": task.head} if task.head is not None else {})
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            owner, inner, *_ = name.split(".")
+            part = inner if owner in ("harivo", "artv") else {"vidrd": "temporal"}.get(owner, owner)
+            parts.setdefault(part, []).append(parameter)
+    return parts
 
 
-def sizes(task: HarivoTask | ArtvTask) -> dict[str, float]:
-    """Numbers of parameters, in millions."""
+def sizes(task: Task) -> dict[str, float]:
+    """Numbers of parameters, in millions. base_frozen: what of the U-Net, or of the autoencoder, does not learn."""
+    base: nn.Module = task.vae if isinstance(task, DecoderTask) else task.unet  # type: ignore[assignment]
+    frozen = [p for p in base.parameters() if not p.requires_grad]
     learning = trained_parts(task)
-    parts = learning if "unet" in learning else {"base_frozen": task.unet, **learning}
-    counts = {f"parameters_{n}_m": sum(p.numel() for p in m.parameters()) / 1e6 for n, m in parts.items()}
-    trained = sum(p.numel() for p in task.parameters() if p.requires_grad) / 1e6
+    parts = {"base_frozen": frozen, **learning} if frozen else learning
+    counts = {f"parameters_{name}_m": sum(p.numel() for p in part) / 1e6 for name, part in parts.items()}
+    trained = sum(p.numel() for part in learning.values() for p in part) / 1e6
     for name, count in counts.items():
         log.info("%s: %.2f", name, count)
     # weights, gradients, two moments and the average, in fp32
-    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW and average", trained, trained * 20 / 1e3)
+    size, average = (20, " and average") if task.plan.train.ema else (16, "")  # type: ignore[union-attr]
+    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW%s", trained, trained * size / 1e3, average)
     return counts | {"parameters_trained_m": trained}
 
 
@@ -93,8 +138,8 @@ def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
     return figures
 
 
-def pull(task: ArtvTask, samples: list[int]) -> dict[str, float]:
-    """Value of the one loss, the length of its gradient on each part, and seconds of forward and backward."""
+def pull(task: Task, samples: list[int]) -> dict[str, float]:
+    """Value of the whole loss, the length of its gradient on each part, and seconds of forward and backward."""
     out = task(samples)
     lengths = gradients(task, out["loss"])
     figures = {f"value_{name}": float(value.detach()) for name, value in out.items()}
@@ -107,14 +152,14 @@ def pull(task: ArtvTask, samples: list[int]) -> dict[str, float]:
         task.zero_grad(set_to_none=True)
 
     figures["seconds_loss"] = _seconds(step)
-    log.info("seconds of forward and backward for %d frames: %.2f", len(samples), figures["seconds_loss"])
+    log.info("seconds of forward and backward for %d samples: %.2f", len(samples), figures["seconds_loss"])
     return figures
 
 
-def gradients(task: HarivoTask | ArtvTask, loss: Tensor) -> dict[str, float]:
+def gradients(task: Task, loss: Tensor) -> dict[str, float]:
     """Length of the gradient on each trained part."""
     parts = trained_parts(task)
-    named = [(part, p) for part, module in parts.items() for p in module.parameters() if p.requires_grad]
+    named = [(part, p) for part, parameters in parts.items() for p in parameters]
     grads = torch.autograd.grad(loss, [p for _, p in named], retain_graph=True, allow_unused=True)
     squares = dict.fromkeys(parts, 0.0)
     for (part, _), grad in zip(named, grads, strict=True):

@@ -146,7 +146,8 @@ class Loop:
         decay = {"weight_decay": run.weight_decay, "betas": (0.9, run.beta2)}
         self.optimizer = torch.optim.AdamW(self.params, lr=run.lr, fused=True, **decay)
         self.model = self.accelerator.prepare_model(task)
-        self.average = [p.detach().clone() for p in self.params]
+        # ema = 0: the average is the weights, and takes no memory of its own
+        self.average = [p.detach().clone() if run.ema else p.detach() for p in self.params]
         # steps, of which averaged, passed over, passed over just now
         self.counts = torch.zeros(4, dtype=torch.long)
         self.identity = self._identity()

@@ -58,10 +58,14 @@ class DecoderTask(Task):
         each = [self.terms(k) for k in samples]
         return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
 
+    def clip(self, k: int) -> Tensor:
+        """The pictures of sample k: (f, 3, H, W) in -1..1."""
+        seed = self.plan.train.seed
+        return self.clips.frames(row(seed, k, len(self.clips))).to(next(self.temporal.parameters()).device)
+
     def terms(self, k: int) -> dict[str, Tensor]:
         """The loss of sample k, and figures to log."""
-        plan = self.plan
-        x = self.clips.frames(row(plan.train.seed, k, len(self.clips))).to(next(self.temporal.parameters()).device)
+        plan, x = self.plan, self.clip(k)
         seed_dropout(plan.train.seed, k)
         y = self.decoded(x)
         rec = losses.reconstruction(y, x, self.perceptual)

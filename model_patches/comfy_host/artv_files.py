@@ -33,11 +33,15 @@ class LoadedArtv:
 
 def load_artv(path: Path | str) -> LoadedArtv:
     """Read an ART-V file. CheckpointError says what is wrong with any other."""
-    file = checkpoint.load(path, expect=checkpoint.ARTV)
-    patcher, info = _patcher(file), checkpoint.describe(file)
-    patcher.cached_patcher_init = (_reload, (str(path),))
-    log.info("%s is %s", Path(path).name, info)
-    return LoadedArtv(ArtvConfig.from_dict(file.config), patcher, Path(path), info)
+    found = hold_artv(checkpoint.load(path, expect=checkpoint.ARTV), Path(path))
+    found.patcher.cached_patcher_init = (_reload, (str(path),))
+    log.info("%s is %s", Path(path).name, found.info)
+    return found
+
+
+def hold_artv(file: checkpoint.Checkpoint, path: Path) -> LoadedArtv:
+    """An ART-V model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
+    return LoadedArtv(ArtvConfig.from_dict(file.config), _patcher(file), path, checkpoint.describe(file))
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:

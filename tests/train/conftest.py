@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel
 
 from stillmotion.model_patches.diffusers_host.pocket import Pocket, new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import SCALE, PocketConfig
@@ -34,4 +35,22 @@ def shards(small, tmp_path_factory):
         path = folder / f"clips-{first:06d}.safetensors"
         times = sprites.frame_times(4)
         latents.encode(small.vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(comfyui_dir, tmp_path_factory):
+    """A CLIP with random weights, and its vocabulary."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # a fresh one says nearly the same of everything
+    model.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).write_bytes((comfyui_dir / "comfy" / "sd1_tokenizer" / name).read_bytes())
     return folder

@@ -260,3 +260,14 @@ def test_a_state_from_before_a_setting_was_there_goes_on_with_what_it_was(tmp_pa
     check_identity(old, {"train.seed": "0", "train.beta2": "0.99"}, tmp_path)
     with pytest.raises(ChangedRun, match=r"train\.beta2 was 0\.99, is now 0\.999"):
         check_identity(old, {"train.seed": "0", "train.beta2": "0.999"}, tmp_path)
+
+
+def test_without_an_average_the_weights_are_it_and_nothing_is_held_twice(run):
+    task = Line()
+    run = replace(run, ema=0.0)
+    average = fit(task, run)
+    weights = {name: p for name, p in task.named_parameters() if p.requires_grad}
+    assert {name: v.data_ptr() for name, v in average.items()} == {n: p.data_ptr() for n, p in weights.items()}
+    again = Line()
+    found = fit(again, run)  # from the state
+    assert all(torch.equal(found[name], value) for name, value in average.items())

@@ -7,15 +7,15 @@ import av
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import CLIPConfig, CLIPModel
 
+from stillmotion.evaluation.networks import sha256
 from stillmotion.model_patches.diffusers_host.pocket import new_vae
 from stillmotion.model_patches.pocket import SCALE, PocketConfig
 from stillmotion.training import curate
 from stillmotion.training.__main__ import main
 from stillmotion.training.config import ConfigError, DataTable
 from stillmotion.training.data import latents, selection
-from stillmotion.training.data.clip_score import ClipScore, best, sha256
+from stillmotion.training.data.clip_score import ClipScore, best
 from stillmotion.training.data.motion_score import Motion, MotionFilter
 from stillmotion.training.data.selection import Row, Selection
 from stillmotion.training.data.videos import encode_folder
@@ -93,24 +93,6 @@ def test_a_filter_that_means_nothing_is_told(options, told):
         MotionFilter(**options)
 
 
-@pytest.fixture(scope="module")
-def clip_folder(comfyui_dir, tmp_path_factory):
-    """A CLIP with random weights, and its vocabulary."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = sizes | {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-    vision = sizes | {"image_size": 32, "patch_size": 8}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))  # a fresh one says nearly the same of everything
-    model.save_pretrained(folder)
-    for name in ("vocab.json", "merges.txt"):
-        (folder / name).write_bytes((comfyui_dir / "comfy" / "sd1_tokenizer" / name).read_bytes())
-    return folder
-
-
 def test_the_clip_score_is_the_mean_cosine_of_evenly_spread_frames(clip_folder, texture):
     score, clip = ClipScore(clip_folder, frames=3), panned(texture, 40)
     found = score(clip, "a dog")["clip_score"]
@@ -127,7 +109,7 @@ def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
     picture = (panned(texture, 0, 1) * 255).round().byte()
     size: Any = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     theirs = CLIPImageProcessor(**size)(list(picture), return_tensors="pt").pixel_values
-    ours = ClipScore(clip_folder).pixels(picture.float() / 255)
+    ours = ClipScore(clip_folder).clip.pixels(picture.float() / 255)
     assert (ours - theirs).abs().max() < 0.05
     assert (ours - theirs).abs().mean() < 0.01
 

@@ -27,7 +27,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
     ),
     "rendering": ({"torch", "numpy", "av", "PIL", "safetensors"}, {"model_patches", "evaluation"}),
-    "evaluation": ({"torch", "numpy", "safetensors", "PIL"}, {"model_patches/core"}),
+    "evaluation": ({"torch", "numpy", "safetensors", "PIL", "transformers"}, {"model_patches/core"}),
     "nodes": (
         {"comfy", "comfy_api", "folder_paths"},
         {"model_patches", "model_patches/comfy_host", "rendering", "evaluation"},

@@ -1,0 +1,46 @@
+"""A MODEL of Stable Diffusion 2.1's sizes with random weights, in ComfyUI."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .bench_temporal import randomise
+
+CONTEXT = 1024
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": CONTEXT,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "use_temporal_attention": False,
+    "adm_in_channels": None,
+    "legacy": False,
+}
+
+
+def sd21_model(dtype: torch.dtype = torch.float32):
+    """Predicts eps; on the device that ComfyUI samples on."""
+    from comfy import model_management, model_patcher, supported_models
+
+    family = supported_models.SD20(dict(UNET))
+    family.set_inference_dtype(dtype, None)
+    model = family.get_model({}, "", device=torch.device("cpu"))
+    randomise(model.diffusion_model)
+    model.diffusion_model.to(dtype)
+    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    return model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def named(kind: Callable[..., nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
+    """The weights that such a network has."""
+    with torch.device("meta"):
+        return {k: v.shape for k, v in kind(*args, **kwargs).state_dict().items()}

@@ -1,0 +1,89 @@
+"""The pocket's metrics for the verb `eval`: the bundled judges, captions, rendered clips as reference."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..evaluation import pocket_metrics
+from ..evaluation.judge import Judge, load_judge
+from ..evaluation.video_judge import FRAMES, VideoJudge, load_video_judge
+from ..evaluation.video_metrics import Film, Metric
+from . import scoring
+from .data import sprites
+
+if TYPE_CHECKING:
+    from .evaluate import Watched
+
+POCKET = Path(__file__).resolve().parents[1] / "pocket"
+KINDS = {
+    "pocket_fvd": pocket_metrics.PocketFvd,
+    "pocket_is": pocket_metrics.PocketInceptionScore,
+    "pocket_clipsim": pocket_metrics.PocketClipSim,
+    "pocket_fff_clip": pocket_metrics.PocketFirstFrameClip,
+    "pocket_fff_ssim": pocket_metrics.PocketFirstFrameSsim,
+}
+NAMES = tuple(KINDS)
+RENDERED = scoring.REFERENCE  # clips, where no --reference is given
+
+
+def makers(*, few: bool) -> dict[str, Callable[[], Metric]]:
+    return {
+        "pocket_fvd": lambda: pocket_metrics.PocketFvd(_video_judge(), few=few),
+        "pocket_is": lambda: pocket_metrics.PocketInceptionScore(_video_judge()),
+        "pocket_clipsim": lambda: pocket_metrics.PocketClipSim(_judge(), labels_of),
+        "pocket_fff_clip": lambda: pocket_metrics.PocketFirstFrameClip(_judge()),
+        "pocket_fff_ssim": pocket_metrics.PocketFirstFrameSsim,
+    }
+
+
+def labels_of(caption: str) -> dict[str, int]:
+    """Colour, shape and background that a caption names first, as the judge counts them, if it does.
+
+    >>> labels_of("a small red star at night next to a blue ring") == {"colour": 0, "shape": 3, "background": 3}
+    True
+    """
+    text = f" {' '.join(caption.lower().replace(',', ' ').split())} "
+    places = {name: [(text.find(f" {phrase} "), i) for phrase, i in words] for name, words in _phrases().items()}
+    first = {name: min((at, i) for at, i in hits if at >= 0) for name, hits in places.items() if _hit(hits)}
+    return {name: i for name, (_, i) in first.items()}
+
+
+def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> "Watched":
+    """The rows of rendered held-out clips: the reference where no folder is given."""
+    from .evaluate import Watched
+
+    seen = Watched({name: [] for name in metrics})
+    for film in _films(count):
+        seen.names.append(film.name)
+        for name, metric in metrics.items():
+            seen.rows[name].append(metric.rows([film]))
+    return seen
+
+
+def _films(count: int) -> Iterator[Film]:
+    prompts = sprites.held_out(count)
+    for prompt, clip in zip(prompts, scoring.rendered(prompts, FRAMES), strict=True):
+        yield Film(sprites.caption(prompt), (clip * 255).round().byte())
+
+
+def _phrases() -> dict[str, list[tuple[str, int]]]:
+    return {
+        "colour": [(colour, i) for i, colour in enumerate(sprites.COLOURS)],
+        "shape": [(shape, i) for i, shape in enumerate(sprites.SHAPES)],
+        "background": [(words, i) for i, said in enumerate(sprites.BACKGROUNDS.values()) for words in said],
+    }
+
+
+def _hit(hits: list[tuple[int, int]]) -> bool:
+    return any(at >= 0 for at, _ in hits)
+
+
+@cache
+def _judge() -> Judge:
+    return load_judge(POCKET / "judge.safetensors")
+
+
+@cache
+def _video_judge() -> VideoJudge:
+    return load_video_judge(POCKET / "video_judge.safetensors")[0]
