@@ -106,7 +106,7 @@ def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int], inputs:
     that the video has not.
     """
     if beyond := [clip + 1 for clip in takes if not 0 <= clip < clips]:
-        raise RenderError(f"long video: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
+        raise RenderError(f"render: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
     words = chained(clips, inputs)
     plans, state_needed = [], False
     for clip in reversed(range(clips)):
@@ -268,7 +268,7 @@ def parse_takes(text: str) -> dict[int, int]:
         clip, _, take = (word.strip() for word in entry.partition(":"))
         if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
             raise RenderError(
-                f'long video: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
+                f'render: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
                 'second other take, "7:0" for the first one again'
             )
         takes[int(clip) - 1] = int(take) if take else 1

@@ -110,7 +110,8 @@ def _layers(
         if not table.motion:
             raise ConfigError("model.motion is false and model.start is empty: there is no motion model; give a file")
         return model, {}
-    file = _read(path, lambda _: checkpoint.motion_of(file))
+    given = file
+    file = _read(path, lambda _: checkpoint.motion_of(given))
     _check_rules(table, VidrdConfig.from_dict(file.config), RULES, path)
     weights = {name: value for name, value in file.weights.items() if is_temporal(name)}
     _check_sizes(model, weights, path)
