@@ -13,7 +13,8 @@ from .files import POCKET
 from .sockets import CATEGORY, MotionModel
 
 FOLDERS = (files.OWN, "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
-BUNDLED = {f"pocket/{name}.safetensors": POCKET / f"{name}.safetensors" for name in ("motion", "harivo", "vidrd")}
+OWN = ("motion", "harivo", "vidrd", "dreamvideo")
+BUNDLED = {f"pocket/{name}.safetensors": POCKET / f"{name}.safetensors" for name in OWN}
 
 for name in FOLDERS:
     files.add_folder(name)

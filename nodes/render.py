@@ -110,7 +110,7 @@ class LongRequest:
 
     def video(self, size: tuple[int, int]) -> LongVideo:
         if self.guider is None and self.positive is None and self.prompts is None:
-            raise ValueError("long video: there is nothing to draw; connect positive, prompts or guider")
+            raise ValueError("render: there is nothing to draw; connect positive, prompts or guider")
         return LongVideo(
             self.guider or make_guider(self.model, self.positive, self.negative, self.cfg),
             self.vae,

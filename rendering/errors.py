@@ -47,12 +47,12 @@ def storage(folder: Path) -> Iterator[None]:
         number = getattr(error, "errno", None)
         if number in FULL:
             raise DiskFullError(
-                f"long video: there is no room left for {folder} ({error}); free some space and queue again, finished "
+                f"render: there is no room left for {folder} ({error}); free some space and queue again, finished "
                 "clips are kept and the render goes on with the next"
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise NotWritableError(
-                f"long video: {folder} cannot be written ({error}); choose another output directory, or give yourself "
+                f"render: {folder} cannot be written ({error}); choose another output directory, or give yourself "
                 "the right to write there"
             ) from error
         raise

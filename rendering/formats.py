@@ -48,7 +48,7 @@ def check_format(name: str, width: int, height: int) -> Format:
     kind = FORMATS[name]
     if kind.even and (width % 2 or height % 2):
         raise SizeError(
-            f"long video: H.264 needs even sizes, the video would be {width} x {height} pixels; use "
+            f"render: H.264 needs even sizes, the video would be {width} x {height} pixels; use "
             f"{width + width % 2} x {height + height % 2}, or the format ffv1-mkv"
         )
     try:
@@ -56,7 +56,7 @@ def check_format(name: str, width: int, height: int) -> Format:
     except UnknownCodecError as error:
         other = "h264-mp4" if kind.codec == "ffv1" else "ffv1-mkv"
         raise CodecError(
-            f"long video: this PyAV ({av.__version__}) has no encoder {kind.codec}, which {name} needs; choose {other},"
+            f"render: this PyAV ({av.__version__}) has no encoder {kind.codec}, which {name} needs; choose {other},"
             " or install PyAV from PyPI"
         ) from error
     return kind

@@ -138,7 +138,7 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
     """
     if not re.fullmatch(r"\w[\w .+-]{0,79}", name):
         raise RenderError(
-            f"long video: the name is {name!r}; use letters, digits, spaces and . + - _, beginning with a letter or a "
+            f"render: the name is {name!r}; use letters, digits, spaces and . + - _, beginning with a letter or a "
             "digit, at most 80"
         )
     job = Job(root / f"{name}-{job_hash(identity)}", name, identity)
@@ -159,7 +159,7 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """OtherVersionError when another version wrote it, RenderError when nobody can read it."""
-    damaged = f"long video: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
+    damaged = f"render: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = content["version"]
@@ -167,7 +167,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RenderError(damaged) from error
     if version != VERSION:
         raise OtherVersionError(
-            f"long video: {folder} is a job of version {version}, this StillMotion reads version {VERSION}; use the "
+            f"render: {folder} is a job of version {version}, this StillMotion reads version {VERSION}; use the "
             "StillMotion that wrote it, delete the folder, or give the job another name"
         )
     if not isinstance(content.get("identity"), dict):

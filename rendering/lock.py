@@ -19,7 +19,7 @@ def only_one(folder: Path) -> Iterator[None]:
             _take(file)
         except OSError as error:
             raise BusyError(
-                f"long video: {folder} is being rendered by another process; wait for its end, or give this job "
+                f"render: {folder} is being rendered by another process; wait for its end, or give this job "
                 "another name"
             ) from error
         yield

@@ -66,6 +66,11 @@ class Output:
     frames: int  # of a clip
     metadata: Mapping[str, Any]
     unit: str = "clip"  # what is told of one
+    doubled: int = 0  # frames that every clip but the first has less
+
+    def first(self, clip: int) -> int:
+        """Frames of the video before a clip."""
+        return clip * self.frames - self.doubled * max(0, clip - 1)
 
     def segment(self, job: Job, clip: int) -> Path:
         return job.path(clip, f"segment{self.kind.suffix}")
@@ -74,8 +79,7 @@ class Output:
         return job.folder / f"{job.name}{self.kind.suffix}"
 
     def pictures(self, job: Job, clip: int) -> list[Path]:
-        first = clip * self.frames + 1
-        places = range(first, first + self.frames) if self.kind.pictures else ()
+        places = range(self.first(clip) + 1, self.first(clip + 1) + 1) if self.kind.pictures else ()
         return [job.folder / "frames" / f"{i:06}.{self.kind.pictures}" for i in places]
 
 
@@ -102,7 +106,7 @@ def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int], inputs:
     that the video has not.
     """
     if beyond := [clip + 1 for clip in takes if not 0 <= clip < clips]:
-        raise RenderError(f"long video: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
+        raise RenderError(f"render: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
     words = chained(clips, inputs)
     plans, state_needed = [], False
     for clip in reversed(range(clips)):
@@ -222,8 +226,7 @@ class _Run:
                 self.watch.check()
                 writer.write(frames)
                 if output.kind.pictures:
-                    first = clip * output.frames + count
-                    pictures += write_pictures(frames, job.folder / "frames", first, output.kind)
+                    pictures += write_pictures(frames, job.folder / "frames", output.first(clip) + count, output.kind)
                 if count <= output.frames // 2 < count + len(frames):
                     self.strip.add(frames[output.frames // 2 - count])
                 count += len(frames)
@@ -265,7 +268,7 @@ def parse_takes(text: str) -> dict[int, int]:
         clip, _, take = (word.strip() for word in entry.partition(":"))
         if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
             raise RenderError(
-                f'long video: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
+                f'render: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
                 'second other take, "7:0" for the first one again'
             )
         takes[int(clip) - 1] = int(take) if take else 1

@@ -93,7 +93,7 @@ class Joined:
                 self.stream, self.header = self.container.add_stream_from_template(stream), header
             elif header != self.header:
                 raise CodecError(
-                    f"long video: {segment} was encoded with other settings than the segments before it; delete it and "
+                    f"render: {segment} was encoded with other settings than the segments before it; delete it and "
                     "queue again, then it is encoded anew"
                 )
             for packet in source.demux(stream):

@@ -2,8 +2,9 @@
 
     python3 scripts/dev.py workflows [NAME ...]
 
-The API forms are the source: change a value there (or save from the editor as API), then run this. Nodes are put into
-columns, a node without a column is an error. Runs in the environment of dev.py, which names ComfyUI by COMFYUI_DIR.
+The API forms are the source: change a value there (or save from the editor as API), then run this; those of DreamVideo
+come from devkit/dreamvideo.py. Nodes are put into columns, a node without a column is an error. Runs in the environment
+of dev.py, which names ComfyUI by COMFYUI_DIR.
 """
 
 import io
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import av
-from devkit import chromium, workflow
+from devkit import chromium, dreamvideo, workflow
 from devkit.client import Client
 from devkit.editor import Editor
 from devkit.files import Failed
@@ -26,6 +27,7 @@ COLUMNS = {
         "CheckpointLoaderSimple",
         "StillMotion_LoadPocket",
         "StillMotion_LoadMotionModel",
+        "StillMotion_LoadRetentionBranch",
         "LoraLoaderModelOnly",
         "PrimitiveInt",
         "Note",
@@ -37,18 +39,32 @@ COLUMNS = {
         "StillMotion_MitigatingGradient",
     ),
     "Prompt": ("StillMotion_PromptSchedule", "CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Image": ("EmptyImage", "ImageCompositeMasked"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
-    "Control": ("StillMotion_LoadPocketControlNet", "ControlNetApplyAdvanced", "StillMotion_ControlNetFrames"),
+    "Control": (
+        "StillMotion_LoadPocketControlNet",
+        "ControlNetApplyAdvanced",
+        "StillMotion_ControlNetFrames",
+        "StillMotion_ApplyImageRetention",
+    ),
     "Noise": (
         "RandomNoise",
         "KSamplerSelect",
         "StillMotion_ReuseAndDiffuse",
         "CFGGuider",
+        "StillMotion_DoubleConditionGuider",
         "BasicScheduler",
         "StillMotion_NoiseNormality",
     ),
     "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
-    "Video": ("VAEDecode", "ImageScaleBy", "CreateVideo", "SaveVideo", "StillMotion_LongVideo"),  # grows by the video
+    "Video": (  # grows by the video
+        "VAEDecode",
+        "ImageScaleBy",
+        "CreateVideo",
+        "SaveVideo",
+        "StillMotion_LongVideo",
+        "StillMotion_StagedVideo",
+    ),
     "Readout": ("StillMotion_GuidanceReadout",),
     "Views": (
         "StillMotion_XTSlice",
@@ -127,7 +143,7 @@ ARRANGE = """([columns, sizes, note]) => {
 
 def arrange(editor: Editor, name: str) -> Image.Image:
     """Write both forms of one workflow and take a picture of its graph."""
-    prompt = workflow.load(name)
+    prompt = dreamvideo.GRAPHS[name]() if name in dreamvideo.GRAPHS else workflow.load(name)
     editor.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name])
     editor.page.wait_for_timeout(1500)
     note = SD15_NOTE if name.endswith("_sd15") else POCKET_NOTE
@@ -165,7 +181,7 @@ def result_picture(client: Client, name: str, folder: Path) -> Image.Image:
 
 
 def main() -> int:
-    names = sys.argv[1:] or workflow.names()
+    names = sys.argv[1:] or sorted({*workflow.names(), *(dreamvideo.GRAPHS if dreamvideo.bundled() else ())})
     program = chromium.find()
     if program is None:
         raise Failed("there is no Chromium; `python3 scripts/dev.py test` installs it")

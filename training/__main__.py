@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a HARIVO, VidRD or ART-V model as a config says; it also resumes")
+    train = verbs.add_parser("train", help="train a model of a paper as a config says; it also resumes")
     doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos or images, for a base")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
@@ -36,6 +36,7 @@ def arguments() -> argparse.ArgumentParser:
         verb.add_argument("config", help="a TOML file, or a bundled one: harivo_pocket, vidrd_pocket, ...")
         if verb is not encode:
             verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
+    train.add_argument("--start", type=Path, help="a file to begin with (model.start of the config)")
     export = verbs.add_parser("export", help="the temporal layers of a motion or HARIVO file in another layout")
     export.add_argument("file", type=Path)
     export.add_argument("--layout", choices=("stillmotion", "animatediff", "diffusers"), required=True)
@@ -196,6 +197,8 @@ def run_train(args: argparse.Namespace) -> None:
         from .vidrd_decoder import train
     elif plan.system == "artv":
         from .artv import train
+    elif plan.system == "dreamvideo":
+        from .dreamvideo import train
     else:
         from .harivo import train
     train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
@@ -263,8 +266,8 @@ def run_view(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace):
     from . import config
 
-    latents = getattr(args, "latents", None)
-    changes = [*args.set, *([f"data.latents='{latents}'"] if latents else [])]
+    named = {"data.latents": getattr(args, "latents", None), "model.start": getattr(args, "start", None)}
+    changes = [*args.set, *(f"{key}='{path}'" for key, path in named.items() if path)]
     return config.read(config.find(args.config), changes, out=getattr(args, "out", None))
 
 

@@ -124,7 +124,7 @@ def encode(options: Options, row: Row, folder: Path) -> None:
     times = ",".join(map(str, sprites.frame_times(FRAMES)))
     writer = latents.ShardWriter(folder, vae, {"seed": "0", "times": times}, SHARD)
     for frames, caption in chain(clips(options.budget), shown(options.budget, row.show) if row.show else ()):
-        writer.add(latents.encoded(vae, frames, SCALE), caption)
+        writer.add(latents.encoded(vae, frames, SCALE), caption, frames[0])
     log.info("row %s: %d clips", row.name, writer.close())
 
 

@@ -10,6 +10,7 @@ OPTIONS = {  # those that not every ablation takes
     "vidrd": ("model", "decoder", "length"),
     "pseudo": ("model", "steps", "images", "set"),
     "artv": ("model", "length"),
+    "dreamvideo": ("model", "motion", "length", "rows"),
 }
 
 
@@ -20,18 +21,19 @@ def add_options(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument("--prompts", type=int, help="that are scored")
     ablate.add_argument("--sampling", type=int, help="DDIM steps")
     ablate.add_argument("--latents", type=Path, help="harivo: folder of latents (default: drawn clips are encoded)")
-    ablate.add_argument("--rows", help="harivo: rows by name, separated by commas (default: all)")
+    ablate.add_argument("--rows", help="harivo: rows by name, dreamvideo: tables; with commas (default: all)")
     ablate.add_argument("--seeds", type=int, help="harivo: trainings of each row, seeds from 0 on (default: 1)")
     ablate.add_argument("--steps", type=int, help="harivo, pseudo: of each training")
     ablate.add_argument("--images", type=int, help="pseudo: images beside the clips")
     ablate.add_argument(
         "--model",
         type=Path,
-        help="vidrd: the motion, HARIVO or VidRD file that draws; artv: the ART-V file; pseudo: the VidRD file that a "
-        "training starts from",
+        help="vidrd: the motion, HARIVO or VidRD file that draws; artv, dreamvideo: the file of that system; pseudo: "
+        "the VidRD file that a training starts from",
     )
+    ablate.add_argument("--motion", type=Path, help="dreamvideo: the motion file beside a file of the branch alone")
     ablate.add_argument("--decoder", type=Path, help="vidrd: a temporal decoder file to look at (default: bundled)")
-    ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames")
+    ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames; dreamvideo: stages")
 
 
 def run(args: argparse.Namespace, tokenizer: Path) -> None:
@@ -53,14 +55,15 @@ def run(args: argparse.Namespace, tokenizer: Path) -> None:
 
 
 def _module(system: str) -> Any:
-    from . import ablate, ablate_artv, ablate_data, ablate_reuse
+    from . import ablate, ablate_artv, ablate_data, ablate_dreamvideo, ablate_reuse
 
-    return {"harivo": ablate, "vidrd": ablate_reuse, "pseudo": ablate_data, "artv": ablate_artv}[system]
+    modules = {"harivo": ablate, "vidrd": ablate_reuse, "pseudo": ablate_data, "artv": ablate_artv}
+    return (modules | {"dreamvideo": ablate_dreamvideo})[system]
 
 
 def _own(args: argparse.Namespace, ablate: Any) -> dict[str, Any]:
     """What the command says that not every ablation takes, as their Options name it."""
-    own: dict[str, Any] = {name: getattr(args, name) for name in ("latents", "model", "decoder")}
+    own: dict[str, Any] = {name: getattr(args, name) for name in ("latents", "model", "decoder", "motion")}
     own["changes"] = tuple(args.set)
     own["rows"] = ablate.chosen(args.rows) if args.rows else None
     own["seeds"] = tuple(range(args.seeds)) if args.seeds else None

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..model_patches.core.levels import BETA_END, BETA_START, alpha_bars
 from .bases import Base
-from .config import ArtvPlan, ConfigError, Plan, VidrdPlan
+from .config import ArtvPlan, ConfigError, DreamVideoPlan, Plan, VidrdPlan
 from .data.latents import Latents
 from .data.order import row
 from .engine import Average, Task, first_process, fit, sample_generator
 from .pocket.unet import loss_weight
 
-P = TypeVar("P", Plan, VidrdPlan, ArtvPlan)
+P = TypeVar("P", Plan, VidrdPlan, ArtvPlan, DreamVideoPlan)
 T = TypeVar("T", bound="ClipTask[Any]")
 
 

@@ -1,8 +1,8 @@
 """The tables of `python -m stillmotion.training train CONFIG`: typed, and an unknown key is an error that names it.
 
-A config may begin with `system = "harivo"` (the default), "vidrd", "vidrd_decoder" or "artv"; [model] and [loss] are
-then those of that system (`tables`). The values of a run of the papers are in
-configs/harivo_sd15.toml, configs/vidrd_sd21.toml and configs/artv_sd21.toml.
+A config may begin with `system = "harivo"` (the default), "vidrd", "vidrd_decoder", "artv" or "dreamvideo"; [model] and
+[loss] are then those of that system (`tables`). The values of a run of the papers are in configs/harivo_sd15.toml,
+configs/vidrd_sd21.toml, configs/artv_sd21.toml and configs/dreamvideo_sd21.toml.
 """
 
 import difflib
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 from ..model_patches.artv.config import ANCHORS, LEVELS, STATIC_REFERENCES, STATICS
 from ..model_patches.core.config import GROUP_NORMS
 from ..model_patches.core.levels import TIMESTEPS
+from ..model_patches.dreamvideo.config import INJECT, RANGES, TEMPORAL
 from ..model_patches.harivo.losses import SOFTENINGS
 from ..model_patches.vidrd.config import EMBEDDINGS
 from ..model_patches.vidrd.losses import PERCEPTUAL
@@ -28,6 +29,9 @@ from .tables import (
     DecoderDataTable,
     DecoderLossTable,
     DecoderModelTable,
+    DreamVideoDataTable,
+    DreamVideoModelTable,
+    DreamVideoSamplesTable,
     LossTable,
     ModelTable,
     SamplesTable,
@@ -40,8 +44,9 @@ BASES = ("pocket", "sd15", "sd21")
 DSM = ("plain", "boosted")
 SAMPLES_DEPEND_ON = (
     *("frames", "drop", "still_weight"),
-    *("drop_references", "drop_anchor", "anchor_window", "max_level"),
+    *("drop_references", "drop_anchor", "anchor_window", "max_level", "drop_image"),
 )  # of [data]; the data themselves are known by their hash
+STARTS = ("model.start", "model.controlnet", "loss.lpips")  # files: what of them lasts is known by its hash
 T = TypeVar("T")
 
 
@@ -68,7 +73,7 @@ class Basics:
             for name, value in asdict(getattr(self, table)).items()
             if names is None or name in names
         }
-        return {name: value for name, value in chosen.items() if name not in ("model.start", "loss.lpips")}
+        return {name: value for name, value in chosen.items() if name not in STARTS}
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
         """Words: key -> (value, the known ones)."""
@@ -178,6 +183,37 @@ class ArtvPlan(Basics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DreamVideoPlan(Basics):
+    """A config of DreamVideo."""
+
+    system: ClassVar[str] = "dreamvideo"
+    data: DreamVideoDataTable = field(default_factory=DreamVideoDataTable)
+    model: DreamVideoModelTable = field(default_factory=DreamVideoModelTable)
+    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    samples: DreamVideoSamplesTable = field(default_factory=DreamVideoSamplesTable)
+
+    def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
+        return super().choices() | {
+            "model.temporal": (self.model.temporal, TEMPORAL),
+            "model.inject": (self.model.inject, INJECT),
+            "model.image_range": (self.model.image_range, RANGES),
+            "model.group_norm": (self.model.group_norm, GROUP_NORMS),
+            "model.embedding": (self.model.embedding, EMBEDDINGS),
+            "loss.dsm": (self.loss.dsm, DSM),
+        }
+
+    def least(self) -> dict[str, tuple[float, float]]:
+        return super().least() | {
+            "data.drop_image": (self.data.drop_image, 0),
+            "model.conv_layers": (self.model.conv_layers, 1),
+            "samples.clips": (self.samples.clips, 0),
+        }
+
+    def most(self) -> dict[str, tuple[float, float]]:
+        return super().most() | {"data.drop_image": (self.data.drop_image, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderPlan(Basics):
     """A config of VidRD's temporal-aware decoder."""
 
@@ -203,8 +239,8 @@ class DecoderPlan(Basics):
         }
 
 
-PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan] | type[ArtvPlan]] = {
-    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan, ArtvPlan)
+PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan] | type[ArtvPlan] | type[DreamVideoPlan]] = {
+    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan, ArtvPlan, DreamVideoPlan)
 }
 
 

@@ -49,9 +49,13 @@ def descend(
     steps: int,
     guide: Guide | None = None,
     begin: Begin | None = None,
+    skip: int = 0,
 ) -> Tensor:
-    """x_0, shaped like the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12)."""
-    x, times = noise, timesteps(len(alpha_bar), steps)
+    """x_0, shaped like the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12).
+
+    skip: of the steps; `noise` is then x_t of the first that is made.
+    """
+    x, times = noise, timesteps(len(alpha_bar), steps)[skip:]
     for k, (t, after) in enumerate(zip(times, [*times[1:], None], strict=True)):
         if begin is not None:
             x = begin(k, x)

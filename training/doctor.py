@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import artv, harivo, vidrd, vidrd_decoder
+from . import artv, dreamvideo, harivo, vidrd, vidrd_decoder
 from .artv import ArtvTask
 from .clips import ClipTask
-from .config import ArtvPlan, DecoderPlan, Plan, VidrdPlan
+from .config import ArtvPlan, DecoderPlan, DreamVideoPlan, Plan, VidrdPlan
+from .dreamvideo import DreamVideoTask
 from .engine import Loop, Task
 from .harivo import HarivoTask
 from .vidrd_decoder import DecoderTask
@@ -23,7 +24,7 @@ from .vidrd_decoder import DecoderTask
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "tensorboard")
 STEPS = 3
-AnyPlan = Plan | VidrdPlan | DecoderPlan | ArtvPlan
+AnyPlan = Plan | VidrdPlan | DecoderPlan | ArtvPlan | DreamVideoPlan
 
 
 def examine(plan: AnyPlan, tokenizer: Path) -> dict[str, float]:
@@ -61,6 +62,8 @@ def prepare(plan: AnyPlan, tokenizer: Path) -> Task:
         return vidrd.prepare(plan, tokenizer)[0]
     if isinstance(plan, ArtvPlan):
         return artv.prepare(plan, tokenizer)[0]
+    if isinstance(plan, DreamVideoPlan):
+        return dreamvideo.prepare(plan, tokenizer)[0]
     return harivo.prepare(plan, tokenizer)[0]
 
 
@@ -68,7 +71,7 @@ def draw(task: Task, samples: list[int]) -> object:
     """The samples, as the model takes them."""
     if isinstance(task, DecoderTask):
         return [task.clip(k) for k in samples]
-    if isinstance(task, HarivoTask | ArtvTask):
+    if isinstance(task, HarivoTask | ArtvTask | DreamVideoTask):
         return task.draw(samples)
     assert isinstance(task, ClipTask)
     return task.noised(samples)

@@ -148,7 +148,7 @@ def guide(alpha: float) -> Guide:
 
 
 class PocketModel:
-    """The pocket with a trained motion, HARIVO or VidRD model in it."""
+    """The pocket with a trained motion, HARIVO or VidRD model in it, or the motion model of a DreamVideo file."""
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base = bases.load(BaseTable(), tokenizer)
@@ -176,7 +176,8 @@ class PocketModel:
 
 def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
     """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
-    file = checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD))
+    kinds = (checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD, checkpoint.DREAMVIDEO)
+    file = checkpoint.motion_of(checkpoint.load(path, expect=kinds))
     if file.system != checkpoint.VIDRD:
         model = harivo_of(file)
         return harivo.attach(unet, model), levels_of(model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..model_patches.pocket import SCALE
 from .clips import ClipTask
-from .config import ArtvPlan, Plan, VidrdPlan
+from .config import ArtvPlan, DreamVideoPlan, Plan, VidrdPlan
 from .ddim import ddim
 from .engine import Average
 
@@ -21,19 +21,28 @@ log = logging.getLogger(__name__)
 class Preview:
     """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
 
-    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan | ArtvPlan) -> None:
+    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan | ArtvPlan | DreamVideoPlan) -> None:
         self.task, self.vae, self.plan = task, vae, plan
 
     def __call__(self, step: int, average: Average) -> None:
         table = self.plan.samples
-        if not table.every or not table.prompts or (step % table.every and step != self.plan.train.steps):
+        if not table.every or not self.rows() or (step % table.every and step != self.plan.train.steps):
             return
         path = self.plan.train.out / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with averaged(self.task, average):
-            latents = self.latents(list(table.prompts))
-        save_grid(decoded(self.vae, latents, table.columns), path)
+            shown = self.pictures()
+        save_grid(shown, path)
         log.info("%s", path)
+
+    def rows(self) -> int:
+        """How many videos are shown."""
+        return len(self.plan.samples.prompts)
+
+    def pictures(self) -> Tensor:
+        """(rows, columns, 3, H, W) in 0..1."""
+        table = self.plan.samples
+        return decoded(self.vae, self.latents(list(table.prompts)), table.columns)
 
     def latents(self, prompts: list[str]) -> Tensor:
         """What is shown: (prompts, f, 4, h, w)."""

@@ -55,6 +55,14 @@ class ArtvDataTable(DataTable):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DreamVideoDataTable(DataTable):
+    """Clips and their first frames, which are the images (DreamVideo, section 4.3)."""
+
+    frames: int = 8
+    drop_image: float = 0.1  # share of the samples with a white image; independent of the text's
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelTable:
     """What is trained. Betas and tokens are the paper's; the sizes of the mapping network are not told."""
 
@@ -94,10 +102,9 @@ class LossTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidrdModelTable:
-    """What of VidRD is trained. Layers, dropout and embedding are those of the published code."""
+class LayersTable:
+    """VidRD's temporal layers. Their number, dropout and embedding are those of the published code."""
 
-    spatial: bool = True  # fine-tune the blocks of the spatial transformers, too
     conv_layers: int = 4
     dropout: float = 0.1
     group_norm: str = "per_clip"  # or "per_frame": ours
@@ -105,7 +112,26 @@ class VidrdModelTable:
     beta_schedule: str = "scaled_linear"  # the base's own, which the paper does not change
     beta_start: float = 0.00085
     beta_end: float = 0.012
+
+
+@dataclass(frozen=True, kw_only=True)
+class VidrdModelTable(LayersTable):
+    """What of VidRD is trained, beside its temporal layers."""
+
+    spatial: bool = True  # fine-tune the blocks of the spatial transformers, too
     start: str = ""  # a VidRD file to start from
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoModelTable(LayersTable):
+    """What of DreamVideo is trained: its branch, and perhaps the temporal layers of the primary U-Net."""
+
+    motion: bool = True  # the temporal layers learn, too, as in the paper; else they stay those of `start`
+    temporal: str = "frozen"  # temporal layers in the branch: "frozen" copies of those at the start, or "none"
+    inject: str = "skips"  # or "up_blocks" (`dreamvideo.config.RetentionConfig`)
+    image_range: str = "unit"  # or "signed"
+    start: str = ""  # a VidRD file (the paper's start), a DreamVideo file, or a motion file, whose layers do not learn
+    controlnet: str = ""  # a ControlNet of the base that the branch begins as; none: the U-Net's own blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +199,14 @@ class SamplesTable:
     steps: int = 12
     guidance: float = 7.5
     columns: int = 8  # frames shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoSamplesTable(SamplesTable):
+    """Pictures while training: the image, and what is made of it. `guidance` is s_t of Eq. 5."""
+
+    clips: int = 3  # first ones of the data: a row of each, from its first frame and caption; `prompts` have no image
+    image: float = 1.0  # s_i
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from .data import latents
 from .data.latents import Latents, tensors_hash
 from .engine import Average
 from .preview import Preview
+from .tables import LayersTable
 
 log = logging.getLogger(__name__)
 DROPOUT = 7  # the purpose of a sample's generator, as in engine.sample_generator
@@ -81,6 +82,11 @@ def seed_dropout(seed: int, sample: int) -> None:
 
 def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig:
     """Sizes of the trained parts on this base."""
+    return replace(layers_config(table, base, frames), spatial=table.spatial)
+
+
+def layers_config(table: LayersTable, base: Base, frames: int) -> VidrdConfig:
+    """Sizes of the temporal layers alone."""
     sizes = base.config
     unet: Any = base.unet.config
     heads = unet.attention_head_dim  # diffusers' name; it is the number of heads, of all blocks or of each
@@ -91,7 +97,7 @@ def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig
         heads=(heads,) * blocks if isinstance(heads, int) else tuple(heads),
         layers_per_block=sizes.unet_layers,
         context_dim=sizes.context,
-        spatial=table.spatial,
+        spatial=False,
         conv_layers=table.conv_layers,
         dropout=table.dropout,
         group_norm=table.group_norm,

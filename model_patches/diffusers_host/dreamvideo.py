@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from ..core.slots import Slot
@@ -21,13 +22,14 @@ from .sizes import check_sizes
 class Handle:
     """A branch attached to a U-Net. `temporal`: the handle of the U-Net's motion model, if it has one.
 
-    `remove()` takes the branch's hooks out; the motion model's are its own handle's.
+    `strength` is a factor on what the branch adds. `recompute`: forget the branch's activations and compute them again
+    for the gradients. `remove()` takes the branch's hooks out; the motion model's are its own handle's.
     """
 
     def __init__(
         self, unet: UNet2DConditionModel, branch: RetentionBranch, temporal: motion.Handle | None = None
     ) -> None:
-        self.branch, self.temporal, self.strength = branch, temporal, 1.0
+        self.branch, self.temporal, self.strength, self.recompute = branch, temporal, 1.0, False
         self._unet = unet
         self._ends: dict[Slot, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
@@ -40,7 +42,7 @@ class Handle:
         f = x_t.shape[1]
         x, times, contexts = x_t.flatten(0, 1), t.repeat_interleave(f), context.repeat_interleave(f, 0)
         z_s = self.branch.encode(image).repeat_interleave(f, 0)
-        found = self.branch(x, times, contexts, z_s, f)
+        found = self._run(x, times, contexts, z_s, f)
         if self.temporal is not None:
             self.temporal.frames = f
         mid = found.mid * self.strength
@@ -52,6 +54,12 @@ class Handle:
         eps = self._unet(x, times, contexts, **extra).sample
         self._ends = {}
         return eps.unflatten(0, (-1, f))
+
+    def _run(self, *inputs: Any) -> Residuals:
+        if not self.recompute or not torch.is_grad_enabled():
+            return self.branch(*inputs)
+        found: Any = checkpoint(self.branch, *inputs, use_reentrant=False)
+        return found
 
     def remove(self) -> None:
         """Take the hooks out; the U-Net is then the one it was."""

@@ -103,7 +103,7 @@ class RetentionBranch(nn.Module):
         self.mid_block = _Down(resnets, [self._transformer(-1, ops, attention)], None)
         self.controlnet_down_blocks = nn.ModuleList(_zero(ops.Conv2d(c, c, 1)) for c in outlets(config))
         self.controlnet_mid_block = _zero(ops.Conv2d(channels[-1], channels[-1], 1))
-        self.temporal = temporal if temporal is None else temporal.requires_grad_(False)
+        self.temporal = temporal if temporal is None else temporal.requires_grad_(False).eval()
 
     def _down(self, i: int, ops: Any, attention: Attention) -> _Down:
         config, channels = self.config, self.config.block_channels

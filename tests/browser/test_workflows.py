@@ -72,7 +72,8 @@ def test_no_nodes_lie_over_each_other(editor_file, name: str):
             assert apart or y - title >= other_y + other_height or other_y - title >= y + height
 
 
-CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2}  # which widget says how the seed changes
+# which widget says how the seed changes
+CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2, "StillMotion_StagedVideo": 2}
 
 
 def test_no_seed_changes_by_itself(editor_file):

@@ -26,6 +26,7 @@ WITHOUT_A_FILE = {
     "StillMotion_LoadRetentionBranch",
     "StillMotion_ApplyImageRetention",
     "StillMotion_DoubleConditionGuider",
+    "StillMotion_StagedVideo",
 }
 POCKET = [
     "text_to_video_pocket",

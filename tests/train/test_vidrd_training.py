@@ -168,7 +168,7 @@ def test_the_bundled_configs_are_read():
 def test_the_system_is_told_by_the_file_and_its_tables_are_its_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('system = "vidrd"\n[train]\nsteps = 1\nbatch = 1\n[model]\ntokens = 3\n')
-    with pytest.raises(ConfigError, match=r"model\.tokens is unknown; known are spatial"):
+    with pytest.raises(ConfigError, match=r"model\.tokens is unknown; known are conv_layers"):
         config.read(path)
     path.write_text('system = "vidrid"\n[train]\nsteps = 1\nbatch = 1\n')
     with pytest.raises(ConfigError, match="system is 'vidrid'; use one of harivo, vidrd, vidrd_decoder"):

@@ -1,8 +1,9 @@
 """Latents of clips, encoded once: shards `clips-NNNNNN.safetensors` with (n, t, 4, h, w) in half precision.
 
 Clip `i` of a cache of drawn clips is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and
-truth need no file; for clips of video files the captions are in the header. The hash of the autoencoder is there, too:
-latents of another autoencoder are refused, not used.
+truth need no file; for clips of video files the captions are in the header, and the first frames beside the latents
+as `images`, (n, 3, H, W) in bytes. The hash of the autoencoder is there, too: latents of another autoencoder are
+refused, not used.
 """
 
 import hashlib
@@ -25,29 +26,30 @@ from . import selection, sprites
 
 log = logging.getLogger(__name__)
 
-NAME = "latents"  # of the one tensor in a shard
+NAME, IMAGES = "latents", "images"  # of the tensors in a shard
 
 
 class Shards:
     """The clips of several files, one after another, read from disk when they are asked for.
 
-    Clips of a real data set are larger than the memory. len() and shape are those of one tensor (n, t, 4, h, w).
+    Clips of a real data set are larger than the memory. len() and shape are those of one tensor (n, t, 4, h, w), or
+    (n, 3, H, W) of their first frames.
     """
 
-    def __init__(self, files: list[Path], counts: list[int], shape: tuple[int, ...]) -> None:
-        self.files, self.shape = files, (sum(counts), *shape)
+    def __init__(self, files: list[Path], counts: list[int], shape: tuple[int, ...], name: str = NAME) -> None:
+        self.files, self.shape, self.name = files, (sum(counts), *shape), name
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
         self.slices: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, i: int) -> Tensor:  # (t, 4, h, w)
+    def __getitem__(self, i: int) -> Tensor:  # (t, 4, h, w), or (3, H, W)
         if not 0 <= i < len(self):
             raise IndexError(f"clip {i} of {len(self)}")
         file = bisect_right(self.starts, i) - 1
         if file not in self.slices:
-            self.slices[file] = safe_open(self.files[file], "pt").get_slice(NAME)
+            self.slices[file] = safe_open(self.files[file], "pt").get_slice(self.name)
         return self.slices[file][i - self.starts[file]]
 
     def __getstate__(self) -> dict[str, Any]:  # an open file does not travel
@@ -64,6 +66,7 @@ class Latents:
     told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
     digest: str = ""  # of the shards' content
     kept: frozenset[int] | None = None  # the clips that a training takes; None: all
+    images: Tensor | Shards | None = None  # (n, 3, H, W) bytes: first frames of clips that are not drawn, where kept
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,6 +101,19 @@ class Latents:
     def frames(self, i: int, count: int) -> Tensor:
         """`count` frames of clip i, evenly spaced: (count, 4, h, w)."""
         return self.values[i][:: len(self.times) // count][:count].float()
+
+    def has_images(self) -> bool:
+        """Whether the first frames are known as pixels: drawn clips are drawn again."""
+        return not self.told or self.images is not None
+
+    def image(self, i: int, size: int) -> Tensor:
+        """Frame 0 of clip i before it was encoded, (3, size, size) in 0..1. ValueError where it is not known, or was
+        kept at another size."""
+        if not self.told:
+            return sprites.render(self.clip(i), self.times[:1], size=size)[0]
+        if self.images is None or self.images.shape[-1] != size:
+            raise ValueError(f"these latents hold no first frames of {size} x {size} pixels; encode the clips again")
+        return self.images[i].float() / 255
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -148,9 +164,12 @@ def as_json(captions: list[str]) -> str:
     return json.dumps(captions, ensure_ascii=False)
 
 
-def write(path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str]) -> None:
-    """One shard, whole or not at all."""
-    write_tensors({NAME: torch.stack(values)}, path, header | {"vae": weights_hash(vae)})
+def write(
+    path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str], images: Sequence[Tensor] = ()
+) -> None:
+    """One shard, whole or not at all. images: first frames, (3, H, W) in bytes."""
+    tensors = {NAME: torch.stack(values)} | ({IMAGES: torch.stack(list(images))} if images else {})
+    write_tensors(tensors, path, header | {"vae": weights_hash(vae)})
 
 
 class ShardWriter:
@@ -160,12 +179,14 @@ class ShardWriter:
         self.out, self.vae, self.header, self.shard = out, vae, header, shard
         self.values: list[Tensor] = []
         self.captions: list[str] = []
+        self.images: list[Tensor] = []
         self.done = 0
 
-    def add(self, values: Tensor, caption: str) -> None:
-        """values: (t, 4, h, w), as `encoded` gives them."""
+    def add(self, values: Tensor, caption: str, first: Tensor) -> None:
+        """values: (t, 4, h, w), as `encoded` gives them; first: the clip's first frame, (3, H, W) in -1..1."""
         self.values.append(values)
         self.captions.append(caption)
+        self.images.append(((first.clamp(-1, 1) + 1) * 127.5).round().byte())
         if len(self.values) == self.shard:
             self._flush()
 
@@ -177,9 +198,9 @@ class ShardWriter:
 
     def _flush(self) -> None:
         told = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
-        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told)
+        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told, self.images)
         self.done += len(self.values)
-        self.values, self.captions = [], []
+        self.values, self.captions, self.images = [], [], []
 
 
 def captions_of(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
@@ -204,10 +225,12 @@ def read(folder: Path, vae: nn.Module) -> Latents:
             f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn clips, "
             "pocket model), or python -m stillmotion.training latents"
         )
-    shards, digest, own = [], hashlib.sha256(), weights_hash(vae)
+    shards, shown, digest, own = [], [], hashlib.sha256(), weights_hash(vae)
     for file in files:
         with safe_open(file, "pt") as f:
             header, content = f.metadata(), f.get_tensor(NAME)
+            if IMAGES in f.keys():  # noqa: SIM118  no mapping
+                shown.append(tuple(f.get_slice(IMAGES).get_shape()[1:]))
         if header["vae"] != own:
             raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
         shards.append((int(header["first"]), file, tuple(content.shape), header))
@@ -215,11 +238,13 @@ def read(folder: Path, vae: nn.Module) -> Latents:
         digest.update(content.contiguous().view(torch.uint8).numpy())
     shards.sort(key=lambda shard: shard[0])
     _check_shards(folder, [first for first, *_ in shards], [shape for _, _, shape, _ in shards])
-    values = Shards([s[1] for s in shards], [s[2][0] for s in shards], shards[0][2][1:])
+    files, counts = [s[1] for s in shards], [s[2][0] for s in shards]
+    values = Shards(files, counts, shards[0][2][1:])
+    images = Shards(files, counts, shown[0], IMAGES) if len(shown) == len(shards) and len(set(shown)) == 1 else None
     captions = [caption for *_, header in shards for caption in json.loads(header.get("captions", "[]"))]
     header = shards[-1][3]
     times = [float(t) for t in header["times"].split(",")]
-    return Latents(values, times, int(header["seed"]), captions, digest.hexdigest()[:16])
+    return Latents(values, times, int(header["seed"]), captions, digest.hexdigest()[:16], images=images)
 
 
 def _check_shards(folder: Path, starts: list[int], shapes: list[tuple[int, ...]]) -> None:

@@ -128,7 +128,7 @@ def encode_folder(
     for k in range(clips):
         i = row(seed, k, len(files))
         shown = render(square(files[i]), camera(seed, k), frames, size)
-        writer.add(latents.encoded(vae, shown, scale), told[i])
+        writer.add(latents.encoded(vae, shown, scale), told[i], shown[0])
     log.info("%d pseudo-videos of %d images", writer.close(), len(files))
     return writer.done
 

@@ -45,7 +45,7 @@ def encode_folder(
     for file, caption in zip(files, told, strict=True):
         for clip in clips(file, frames=frames, fps=fps, size=size):
             if wanted is None or number in wanted:
-                writer.add(latents.encoded(vae, clip, scale), caption)
+                writer.add(latents.encoded(vae, clip, scale), caption, clip[0])
             number += 1
     log.info("%d clips of %d videos", writer.close(), len(files))
     return writer.done

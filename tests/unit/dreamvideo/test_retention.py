@@ -176,6 +176,13 @@ def test_the_frozen_layers_are_not_trained_and_leave_nothing_out_at_random():
     assert not any(module.training for module in branch.temporal.modules())
 
 
+def test_the_frozen_layers_are_in_evaluation_from_the_first():
+    """Before anybody calls train() or eval(): a training never does."""
+    temporal = retention_branch(config_of()).temporal
+    assert temporal is not None
+    assert not any(module.training for module in temporal.modules())
+
+
 def test_it_starts_as_a_copy_of_the_unet():
     branch = retention_branch(config_of(temporal="none"))
     unet = dict(randomised(retention_branch(config_of(temporal="none")), 3).state_dict())

@@ -368,7 +368,7 @@ except Exception as error:
 """
     asked = [sys.executable, "-P", "-c", script, str(tmp_path)]
     ended = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout.startswith("DiskFullError long video: there is no room left"), ended.stdout + ended.stderr
+    assert ended.stdout.startswith("DiskFullError render: there is no room left"), ended.stdout + ended.stderr
     (folder,) = tmp_path.iterdir()
     assert not list(folder.rglob("*.partial"))
     toy = Toy()

@@ -1,0 +1,221 @@
+"""StillMotion/image to video: videos in stages, rendered onto the disk."""
+
+# pyright: reportIncompatibleMethodOverride=false
+# a V3 node names its inputs as the arguments of execute, whose base takes any keyword
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..model_patches.comfy_host.double_guidance import ORDERS, TEXT_FIRST
+from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS, SCHEDULERS
+from ..rendering.formats import FORMATS
+from .dreamvideo import GROUP
+from .render import KEEP, shown
+from .sockets import RetentionBranch
+from .stage_render import StagedRequest
+
+
+class StagedVideoNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_StagedVideo",
+            display_name="Staged Video",
+            category=GROUP,
+            description="A video in stages (DreamVideo), each with a prompt of its own: the last frame of one is the "
+            "image of the next. Straight into a file; a stopped or killed render goes on where it was, and one more "
+            "prompt makes a finished one longer.",
+            search_aliases=["DreamVideo", "image to video", "two stages", "prompt travel", "continue video", "resume"],
+            inputs=cls._sockets() + cls._widgets() + cls._more_widgets() + cls._file(),
+            outputs=[
+                io.Video.Output("video", tooltip="The file, read when it is needed."),
+                io.Image.Output("last_frame", tooltip="The last frame."),
+                io.String.Output("job", tooltip="The folder of the job."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def _sockets(cls) -> list[Any]:
+        return [
+            io.Model.Input(
+                "model", tooltip="The image model with a motion model on it, whose frames are those of one stage."
+            ),
+            io.Clip.Input("clip", tooltip="The text encoder of the model; it encodes the prompt of each stage."),
+            io.Vae.Input("vae", tooltip="Decodes every frame, once."),
+            RetentionBranch.Input("retention_branch", tooltip="From Load Retention Branch."),
+            io.Conditioning.Input(
+                "negative",
+                optional=True,
+                tooltip="The null text. Without it, an empty prompt, as in the training.",
+            ),
+            io.Image.Input(
+                "image",
+                optional=True,
+                tooltip="One image, with which the first stage begins. Without it the first stage is made from its "
+                "text alone.",
+            ),
+            io.Latent.Input("latent", optional=True, tooltip="Its size counts, in the place of width and height."),
+        ]
+
+    @classmethod
+    def _widgets(cls) -> list[Any]:
+        scale: dict[str, Any] = {"min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
+        return [
+            io.String.Input(
+                "prompts",
+                multiline=True,
+                default="",
+                tooltip='One line for each stage. A line that is only "" (two quotes) leaves its stage to the image. '
+                "More lines than a finished job has extend it.",
+            ),
+            io.Int.Input(
+                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
+            ),
+            io.Int.Input(
+                "frames",
+                default=8,
+                min=1,
+                max=4096,
+                tooltip="Frames of one stage, as in Apply Motion Model; 8 in the paper.",
+            ),
+            io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Steps of the sampler; the paper gives none."),
+            io.Float.Input(
+                "text_scale",
+                default=7.5,
+                tooltip="s_t, no unit: how far to go from no text to the text. 1 is no guidance. The paper gives no "
+                "value.",
+                **scale,
+            ),
+            io.Float.Input(
+                "image_scale",
+                default=1.0,
+                tooltip="s_i, no unit: how far to go from a white image to the image. Contrast grows with it, and from "
+                "stage to stage.",
+                **scale,
+            ),
+        ]
+
+    @classmethod
+    def _more_widgets(cls) -> list[Any]:
+        return [
+            io.String.Input(
+                "name",
+                default="video",
+                advanced=True,
+                tooltip="Of the job: its folder in output/staged_video begins with it.",
+            ),
+            io.Int.Input(
+                "width", default=256, min=16, max=16384, step=8, advanced=True, tooltip="Pixels, without a latent."
+            ),
+            io.Int.Input(
+                "height", default=256, min=16, max=16384, step=8, advanced=True, tooltip="Pixels, without a latent."
+            ),
+            io.Boolean.Input(
+                "drop_doubled",
+                default=False,
+                advanced=True,
+                tooltip="Leave out the first frame of each stage but the first: it repeats the last one of the stage "
+                "before. The paper keeps it.",
+            ),
+            io.Combo.Input(
+                "reanchor",
+                options=list(REANCHOR),
+                default=REANCHOR[0],
+                advanced=True,
+                tooltip="Against drift: give pictures the mean and deviation of red, green and blue that the first "
+                "image has. next image: only what the next stage begins with. every frame: all that is seen, too.",
+            ),
+            io.Combo.Input(
+                "order",
+                options=list(ORDERS),
+                default=TEXT_FIRST,
+                advanced=True,
+                tooltip="Of the guidance, as in Double-Condition Guider: text first is Eq. 5.",
+            ),
+            io.Float.Input(
+                "strength",
+                default=1.0,
+                min=0.0,
+                max=10.0,
+                step=0.01,
+                advanced=True,
+                tooltip="Factor on what the branch adds to the model, no unit. 1 is as trained, 0 is off.",
+            ),
+            io.Combo.Input(
+                "sampler_name",
+                options=list(SAMPLERS),
+                default="ddim",
+                advanced=True,
+                tooltip="Any. The paper names none; ddim is that of the model it builds on.",
+            ),
+            io.Combo.Input(
+                "scheduler",
+                options=list(SCHEDULERS),
+                default="normal",
+                advanced=True,
+                tooltip="How the noise levels of the steps are chosen.",
+            ),
+        ]
+
+    @classmethod
+    def _file(cls) -> list[Any]:
+        return [
+            io.Float.Input(
+                "fps", default=8.0, min=0.1, max=240.0, step=0.1, advanced=True, tooltip="Frames per second."
+            ),
+            io.Combo.Input(
+                "format",
+                options=list(FORMATS),
+                default="h264-mp4",
+                advanced=True,
+                tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of "
+                "pictures.",
+            ),
+            io.Combo.Input(
+                "fit",
+                options=list(FITS),
+                default=FITS[0],
+                advanced=True,
+                tooltip="What happens to an image of another aspect than the video. crop: its middle is kept. pad: "
+                "white edges are added. stretch: it is stretched. The log tells when it was done.",
+            ),
+            io.String.Input(
+                "re_render",
+                default="",
+                advanced=True,
+                tooltip="Stages to make again with other noise, counted from 1, and all behind them: "
+                '"2" or "2, 4". "2:2" is a second other take, "2:0" the first one again.',
+            ),
+            io.Combo.Input(
+                "keep",
+                options=list(KEEP),
+                default=KEEP[0],
+                advanced=True,
+                tooltip="When the video is finished. everything: any stage can be made again at once. what extends "
+                "it: smaller; making a stage again also makes all before it.",
+            ),
+            io.Int.Input(
+                "enlarge",
+                default=1,
+                min=1,
+                max=16,
+                advanced=True,
+                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+            ),
+        ]
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, **given: Any) -> io.NodeOutput:
+        hidden = cls.hidden
+        return shown(*StagedRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
+
+
+NODES = [StagedVideoNode]

@@ -1,0 +1,191 @@
+"""The graphs of DreamVideo on the pocket model, in API form: five of a kind, so they are put together from parts.
+
+A value is changed here; `make_workflows.py` writes the files. They name pocket/dreamvideo.safetensors, and are bundled
+once it is.
+
+The image is drawn within the graph. It is how a clip of the pocket's world begins that no training has seen.
+"""
+
+from collections.abc import Callable
+
+from .files import ROOT
+
+FILE = "pocket/dreamvideo.safetensors"
+COMBINATION = "green/square/gray/left"  # colour, shape, background and motion of that clip
+WORDS = "a green square moving left on a gray background"
+STAGES = (WORDS, "a green square moving up on a gray background", "a green square moving right on a gray background")
+SIDE, GRAY = 64, 0x808080
+# x, y, side in pixels, colour: the square, and two puffs behind it, the farther one fainter
+PIECES = {"Square": (30, 23, 19, 0x1BCB29), "Puff": (53, 30, 5, 0x2ABF36), "Faint puff": (60, 30, 5, 0x43AD4B)}
+FRAMES, STEPS, SEED = 8, 25, 7
+TEXT_SCALE, IMAGE_SCALE = 7.5, 1.0
+Link = tuple[str, int]  # a node's number, and which of its outputs
+
+
+class Graph:
+    """An API form in the making."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, dict] = {}
+
+    def add(self, class_type: str, title: str, **inputs: object) -> str:
+        """The number of the new node. Inputs are values or links."""
+        number = str(len(self.nodes) + 1)
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
+        self.nodes[number] = {"inputs": given, "class_type": class_type, "_meta": {"title": title}}
+        return number
+
+
+class Parts:
+    """What all of the graphs have: the pocket model with the motion model on it, the branch, the texts."""
+
+    def __init__(self, words: str | None = WORDS) -> None:
+        self.graph = Graph()
+        add = self.add = self.graph.add
+        pocket = add("StillMotion_LoadPocket", "Load Pocket Stable Diffusion")
+        self.clip, self.vae = (pocket, 1), (pocket, 2)
+        self.frames = (add("PrimitiveInt", "Frames", value=FRAMES), 0)
+        motion = add("StillMotion_LoadMotionModel", "Load Motion Model", motion_name=FILE)
+        strengths = dict.fromkeys(("mapping_strength", "token_strength", "spatial_strength"), 1)
+        settings = {"frames": self.frames, "beta_schedule": "from file", **WHOLE, **strengths}
+        models = {"model": (pocket, 0), "motion_model": (motion, 0)}
+        self.model = (add("StillMotion_ApplyMotionModel", "Apply Motion Model", **settings, **models), 0)
+        self.branch = (add("StillMotion_LoadRetentionBranch", "Load Retention Branch", branch_name=FILE), 0)
+        if words is not None:
+            self.positive: Link = (add("CLIPTextEncode", "Prompt", text=words, clip=self.clip), 0)
+        self.negative: Link = (add("CLIPTextEncode", "Negative prompt", text="", clip=self.clip), 0)
+
+    def image(self) -> Link:
+        """The drawn picture."""
+        page = self._sheet("Background", SIDE, GRAY)
+        for name, (x, y, side, colour) in PIECES.items():
+            piece, place = self._sheet(name, side, colour), {"x": x, "y": y, "resize_source": False}
+            page = (self.add("ImageCompositeMasked", f"Place: {name}", destination=page, source=piece, **place), 0)
+        return page
+
+    def _sheet(self, title: str, side: int, colour: int) -> Link:
+        return (self.add("EmptyImage", title, width=side, height=side, batch_size=1, color=colour), 0)
+
+    def latent(self) -> Link:
+        size = {"width": SIDE, "height": SIDE, "batch_size": self.frames}
+        return (self.add("EmptyLatentImage", "Empty Latent Image", **size), 0)
+
+    def controlled(self) -> None:
+        """Edges of the square in the last frame of a clip: where it shall arrive."""
+        x, y, side = 6, 23, 19
+        page = (self.add("SolidMask", "Empty page", value=0, width=SIDE, height=SIDE), 0)
+        mask = (self.add("SolidMask", "Where it arrives", value=1, width=side, height=side), 0)
+        masks = {"destination": page, "source": mask, "x": x, "y": y, "operation": "add"}
+        mask = (self.add("MaskComposite", "Place in the last frame", **masks), 0)
+        sketch = (self.add("MaskToImage", "Convert Mask to Image", mask=mask), 0)
+        thresholds = {"low_threshold": 0.1, "high_threshold": 0.2}
+        edges = (self.add("Canny", "Detect Edges (Canny)", image=sketch, **thresholds), 0)
+        net = (self.add("StillMotion_LoadPocketControlNet", "Load Pocket ControlNet"), 0)
+        self._pair("ControlNetApplyAdvanced", "Apply ControlNet", control_net=net, image=edges, **WHOLE)
+        frames = {"frames_with_control": "-1", "frames": self.frames}
+        self._pair("StillMotion_ControlNetFrames", "ControlNet Frames", **frames)
+
+    def retained(self, image: Link | None) -> None:
+        shown = {} if image is None else {"image": image}
+        given = {"retention_branch": self.branch, "fit": "crop", **WHOLE, **shown}
+        self._pair("StillMotion_ApplyImageRetention", "Apply Image Retention", **given)
+
+    def _pair(self, class_type: str, title: str, **inputs: object) -> None:
+        """A node that takes both conditions and gives both."""
+        node = self.add(class_type, title, positive=self.positive, negative=self.negative, **inputs)
+        self.positive, self.negative = (node, 0), (node, 1)
+
+    def gradient(self) -> None:
+        settings = {"alpha": 20, "frames": self.frames, "kernel": "rbf", "bandwidth": "median_log"}
+        settings |= {"jacobian": "plain", "variance": 0.05, "max_eps_ratio": 0.5, "start_percent": 0, "end_percent": 1}
+        settings |= {"compensate_size": True, "compensate_frames": True, "model": self.model}
+        self.model = (self.add("StillMotion_MitigatingGradient", "Mitigating Gradient", **settings), 0)
+
+    def sampled(self, latent: Link, *, reuse: bool = False) -> Link:
+        noise: Link = (self.add("RandomNoise", "RandomNoise", noise_seed=SEED), 0)
+        sampler: Link = (self.add("KSamplerSelect", "KSamplerSelect", sampler_name="ddim"), 0)
+        if reuse:
+            rules = {"overlap": 3, "recycle": 4, "guidance": 0.4, "rule": "code", "reuse_step_noise": False}
+            both = {"frames": self.frames, "noise": noise, "sampler": sampler}
+            node = self.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", **rules, **both)
+            noise, sampler = (node, 0), (node, 1)
+        conditions = {"positive": self.positive, "negative": self.negative, "model": self.model}
+        scales = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE, "order": "text first"}
+        guider = self.add("StillMotion_DoubleConditionGuider", "Double-Condition Guider", **scales, **conditions)
+        levels = {"scheduler": "normal", "steps": STEPS, "denoise": 1, "model": self.model}
+        sigmas = self.add("BasicScheduler", "BasicScheduler", **levels)
+        given = {"noise": noise, "guider": (guider, 0), "sampler": sampler, "sigmas": (sigmas, 0)}
+        return (self.add("SamplerCustomAdvanced", "SamplerCustomAdvanced", latent_image=latent, **given), 0)
+
+    def saved(self, latent: Link, name: str) -> dict:
+        """The finished graph."""
+        images = (self.add("VAEDecode", "VAE Decode", samples=latent, vae=self.vae), 0)
+        larger = {"upscale_method": "nearest-exact", "scale_by": 8, "image": images}
+        images = (self.add("ImageScaleBy", "Upscale Image By", **larger), 0)
+        video = (self.add("CreateVideo", "Create Video", fps=8, bit_depth=8, images=images), 0)
+        file = {"filename_prefix": f"video/{name}", "format": "mp4", "codec": "h264", "codec.encoding": "auto"}
+        self.add("SaveVideo", "Save Video", video=video, **file)
+        return self.graph.nodes
+
+
+WHOLE = {"strength": 1, "start_percent": 0, "end_percent": 1}
+
+
+def text_image_to_video() -> dict:
+    parts = Parts()
+    parts.retained(parts.image())
+    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_text_image_to_video")
+
+
+def image_to_video() -> dict:
+    """The same with an empty prompt."""
+    parts = Parts("")
+    parts.retained(parts.image())
+    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_image_to_video")
+
+
+def text_to_video() -> dict:
+    """The same without an image, which is then white."""
+    parts = Parts()
+    parts.retained(None)
+    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_text_to_video")
+
+
+def stages() -> dict:
+    """Three prompts, the second and third begin with the last frame of the stage before."""
+    parts = Parts(None)
+    inputs = {"model": parts.model, "clip": parts.clip, "vae": parts.vae, "retention_branch": parts.branch}
+    inputs |= {"negative": parts.negative, "image": parts.image(), "frames": parts.frames}
+    settings = {"prompts": "\n".join(STAGES), "seed": SEED, "steps": STEPS, "text_scale": TEXT_SCALE}
+    settings |= {"image_scale": IMAGE_SCALE, "name": "dreamvideo_stages", "width": SIDE, "height": SIDE}
+    settings |= {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1}
+    settings |= {"sampler_name": "ddim", "scheduler": "normal", "fps": 8, "format": "h264-mp4", "fit": "crop"}
+    settings |= {"re_render": "", "keep": "everything", "enlarge": 8}
+    video = (parts.add("StillMotion_StagedVideo", "Staged Video", **settings, **inputs), 0)
+    parts.add("StillMotion_VideoContinuity", "Video Continuity", video=video, frames=parts.frames)
+    return parts.graph.nodes
+
+
+def combination() -> dict:
+    """Two clips: an image that is kept (DreamVideo), a stock ControlNet, the clip before (VidRD), and frames that are
+    drawn together (HARIVO)."""
+    parts = Parts()
+    parts.gradient()
+    parts.controlled()
+    parts.retained(parts.image())
+    latent = (parts.add("RepeatLatentBatch", "Clips", amount=2, samples=parts.latent()), 0)
+    return parts.saved(parts.sampled(latent, reuse=True), "dreamvideo_combination_pocket")
+
+
+GRAPHS: dict[str, Callable[[], dict]] = {
+    "dreamvideo_text_image_to_video": text_image_to_video,
+    "dreamvideo_image_to_video": image_to_video,
+    "dreamvideo_text_to_video": text_to_video,
+    "dreamvideo_stages": stages,
+    "dreamvideo_combination_pocket": combination,
+}
+
+
+def bundled() -> bool:
+    """Whether the file that the graphs name is there."""
+    return (ROOT / FILE).is_file()

@@ -1,0 +1,129 @@
+"""The graphs of DreamVideo on a real server, with a file of random weights: each part of one has its effect."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from devkit import dreamvideo
+from devkit.client import Client
+from devkit.server import Server
+from PIL import Image
+
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.assembly import dreamvideo_model
+from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
+from stillmotion.training.data import sprites
+
+pytestmark = pytest.mark.server
+
+NAME = "random_dreamvideo.safetensors"
+SIZES = {"block_channels": (64, 128, 128), "attention": (False, True, True), "heads": (4, 4, 4)}
+SIZES |= {"layers_per_block": 1, "context_dim": 128}
+BRANCH = RetentionConfig(**SIZES, linear_projection=False, hint_channels=(16, 32, 64))
+LAYERS = SIZES | {"spatial": False, "conv_layers": 1, "embedding": "branch"}
+FRAMES = dict.fromkeys(dreamvideo.GRAPHS, 8) | {"dreamvideo_stages": 24, "dreamvideo_combination_pocket": 16}
+
+
+@pytest.fixture(scope="module")
+def file(server: Server) -> Iterator[str]:
+    """The name of a DreamVideo file for the pocket model in the folder of the user's models."""
+    config = DreamVideoConfig(branch=BRANCH, layers=LAYERS, motion=True)
+    torch.manual_seed(0)
+    model = dreamvideo_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    path = server.base / "models" / "stillmotion" / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(path, system="dreamvideo", config=config.to_dict(), weights=model.state_dict())
+    yield NAME
+    path.unlink()
+
+
+def node_of(prompt: dict, class_type: str) -> tuple[str, dict]:
+    (found,) = [(number, node) for number, node in prompt.items() if node["class_type"] == class_type]
+    return found
+
+
+def graph(name: str, file: str, steps: int = 3) -> dict:
+    """A graph with this file in the place of the bundled one, and few steps."""
+    prompt = json.loads(json.dumps(dreamvideo.GRAPHS[name]()).replace(dreamvideo.FILE, file))
+    for node in prompt.values():
+        if "steps" in node["inputs"]:
+            node["inputs"]["steps"] = steps
+    return prompt
+
+
+def video(client: Client, prompt: dict, folder: Path) -> np.ndarray:
+    """The frames (f, h, w, 3)."""
+    (item,) = client.run(prompt).check().results()
+    with av.open(str(client.fetch(item, folder / item["filename"]))) as read:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in read.decode(video=0)]).astype(int)
+
+
+@pytest.mark.parametrize("name", dreamvideo.GRAPHS)
+def test_every_graph_makes_its_video(client: Client, file: str, tmp_path: Path, name: str):
+    frames = video(client, graph(name, file, steps=2), tmp_path)
+    assert frames.shape == (FRAMES[name], 512, 512, 3)
+    assert frames.std() > 5
+
+
+def without_reuse(prompt: dict) -> None:
+    node_of(prompt, "StillMotion_ReuseAndDiffuse")[1]["inputs"] |= {"overlap": 0, "recycle": 0, "guidance": 0}
+
+
+def without_retention(prompt: dict) -> None:
+    node_of(prompt, "StillMotion_ApplyImageRetention")[1]["inputs"]["strength"] = 0
+
+
+def without_gradient(prompt: dict) -> None:
+    number, node = node_of(prompt, "StillMotion_MitigatingGradient")
+    for other in prompt.values():
+        if other["inputs"].get("model") == [number, 0]:
+            other["inputs"]["model"] = node["inputs"]["model"]
+
+
+def without_control(prompt: dict) -> None:
+    """The ControlNet and what limits it to frames are bypassed."""
+    _, retention = node_of(prompt, "StillMotion_ApplyImageRetention")
+    _, applied = node_of(prompt, "ControlNetApplyAdvanced")
+    retention["inputs"] |= {name: applied["inputs"][name] for name in ("positive", "negative")}
+
+
+def test_each_part_of_the_combination_acts(client: Client, file: str, tmp_path: Path):
+    """Switched off alone, the video is another. Without the clip before, the first clip is what it was."""
+    whole = video(client, graph("dreamvideo_combination_pocket", file), tmp_path / "whole")
+    for off in (without_reuse, without_retention, without_gradient, without_control):
+        prompt = graph("dreamvideo_combination_pocket", file)
+        off(prompt)
+        frames = video(client, prompt, tmp_path / off.__name__)
+        change = np.abs(frames - whole).mean((1, 2, 3))
+        assert change[8:].max() > 1, (off.__name__, change)
+        if off is without_reuse:
+            assert change[:8].max() < 1
+        else:
+            assert change[:8].max() > 1, (off.__name__, change)
+
+
+def test_the_image_is_one_that_no_training_has_seen(client: Client, tmp_path: Path):
+    """It is drawn by ComfyUI's own nodes, close to what the data set would draw."""
+    colour, shape, background, motion = dreamvideo.COMBINATION.split("/")
+    assert sprites.is_held_out(dreamvideo.COMBINATION)
+    assert all(word in dreamvideo.WORDS for word in (colour, shape, background, motion))
+    parts = dreamvideo.Parts()
+    image = parts.image()
+    parts.add("SaveImage", "Save Image", images=image, filename_prefix="drawn")
+    needed = {"EmptyImage", "ImageCompositeMasked", "SaveImage"}
+    prompt = {number: node for number, node in parts.graph.nodes.items() if node["class_type"] in needed}
+    (item,) = client.run(prompt).check().results()
+    with Image.open(client.fetch(item, tmp_path / item["filename"])) as read:
+        drawn = torch.from_numpy(np.array(read.convert("RGB"))).permute(2, 0, 1) / 255
+    square = sprites.Sprite(colour, shape, 0.18)
+    clip = sprites.Clip(square, background, motion, "normal", "medium", start=(39.5 / 64, 32.5 / 64), phase=0, shade=0)
+    (expected,) = sprites.render(clip, [0.0])
+    page = torch.full_like(drawn, 0.5)
+    assert (drawn - expected).abs().mean() < (page - expected).abs().mean() / 4

@@ -1,0 +1,57 @@
+"""The graphs of DreamVideo that are put together from parts, and the files that are made of them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from devkit import dreamvideo, workflow
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAPHS = {name: build() for name, build in dreamvideo.GRAPHS.items()}
+
+
+def links(prompt: dict) -> list[tuple[str, str]]:
+    """(node, the node that it takes something from)."""
+    values = [(number, value) for number, node in prompt.items() for value in node["inputs"].values()]
+    return [(number, value[0]) for number, value in values if isinstance(value, list)]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_node_is_used_and_takes_from_nodes_before_it(name):
+    prompt = GRAPHS[name]
+    taken = {source for _, source in links(prompt)}
+    assert all(source in prompt and int(source) < int(number) for number, source in links(prompt))
+    ends = [node["class_type"] for number, node in prompt.items() if number not in taken]
+    assert ends == ["StillMotion_VideoContinuity" if name == "dreamvideo_stages" else "SaveVideo"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_motion_model_and_branch_are_of_one_file(name):
+    named = [value for node in GRAPHS[name].values() for value in node["inputs"].values() if value == dreamvideo.FILE]
+    assert len(named) == 2
+
+
+def test_three_ways_to_use_one_file_differ_by_text_and_image_alone():
+    both, image, text = (GRAPHS[f"dreamvideo_{way}_to_video"] for way in ("text_image", "image", "text"))
+    changed = {node["_meta"]["title"] for number, node in both.items() if node != image[number]}
+    assert changed == {"Prompt", "Save Video"}
+    drawn = {"EmptyImage", "ImageCompositeMasked"}
+    kinds = [[node["class_type"] for node in graph.values()] for graph in (both, text)]
+    assert [kind for kind in kinds[0] if kind not in drawn] == kinds[1]
+
+
+def test_every_node_has_a_column():
+    tree = ast.parse((ROOT / "scripts" / "make_workflows.py").read_text(encoding="utf-8"))
+    (columns,) = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "COLUMNS"]
+    known = {kind for kinds in ast.literal_eval(columns).values() for kind in kinds}
+    used = {node["class_type"] for prompt in GRAPHS.values() for node in prompt.values()}
+    assert used <= known
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_bundled_file_is_what_the_parts_make(name):
+    """It is bundled when the file that it names is there."""
+    assert (name in workflow.names()) == dreamvideo.bundled()
+    if dreamvideo.bundled():
+        stored = {number: (node["class_type"], node["inputs"]) for number, node in workflow.load(name).items()}
+        assert stored == {number: (node["class_type"], node["inputs"]) for number, node in GRAPHS[name].items()}
