@@ -1,5 +1,7 @@
 """The pocket's metrics for the verb `eval`: the bundled judges, captions, rendered clips as reference."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from .data import sprites
 if TYPE_CHECKING:
     from .evaluate import Watched
 
+log = logging.getLogger(__name__)
+TOLD_EVERY = 100
 POCKET = Path(__file__).resolve().parents[1] / "pocket"
 KINDS = {
     "pocket_fvd": pocket_metrics.PocketFvd,
@@ -53,9 +57,11 @@ def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> "Watched":
     """The rows of rendered held-out clips: the reference where no folder is given."""
     from .evaluate import Watched
 
-    seen = Watched({name: [] for name in metrics})
-    for film in _films(count):
+    seen, begun = Watched({name: [] for name in metrics}), time.monotonic()
+    for i, film in enumerate(_films(count), 1):
         seen.names.append(film.name)
+        if i % TOLD_EVERY == 0:
+            log.info("rendered reference %d/%d  ETA %.0f s", i, count, (time.monotonic() - begun) / i * (count - i))
         for name, metric in metrics.items():
             seen.rows[name].append(metric.rows([film]))
     return seen
