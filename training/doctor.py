@@ -64,7 +64,8 @@ def prepared(plan: Plan | ArtvPlan | DreamVideoPlan, tokenizer: Path) -> Examine
 def trained_parts(task: Examined) -> dict[str, nn.Module]:
     """What learns, by name."""
     if isinstance(task, DreamVideoTask):
-        return {"branch": task.branch} | ({"motion": task.motion} if task.config.motion else {})
+        learning: dict[str, nn.Module] = {"branch": task.branch, "motion": task.motion}
+        return {name: part for name, part in learning.items() if name == "branch" or task.config.motion}
     if isinstance(task, ArtvTask):
         return dict(task.artv.named_children()) | ({"unet": task.unet} if task.plan.model.unet else {})
     return dict(task.harivo.named_children()) | ({"head": task.head} if task.head is not None else {})
