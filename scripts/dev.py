@@ -78,10 +78,10 @@ def run_test(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _workers(rest: list[str]) -> list[str]:
-    """The whole suite runs on every core, up to 4 (each process takes 2 to 5 GB); what one looks for runs in one
-    process, where -s and --pdb work."""
+    """The whole suite runs on every core, up to 4 (each process takes 2 to 5 GB), files whole, as their tests share
+    fixtures; what one looks for runs in one process, where -s and --pdb work."""
     count = min(4, os.cpu_count() or 1)
-    return [] if rest or count < 2 else ["--numprocesses", str(count), "--dist", "loadgroup"]
+    return [] if rest or count < 2 else ["--numprocesses", str(count), "--dist", "loadfile"]
 
 
 def run_lint(options: argparse.Namespace, _rest: list[str]) -> int:

@@ -25,15 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what is true now")
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in one process when the suite is shared out: all that needs the server, which starts once, and else the
-    tests of a file, which share their fixtures."""
-    for item in items:
-        fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("server" if "server" in fixtures else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

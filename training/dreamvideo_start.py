@@ -101,6 +101,14 @@ def _read(path: Path, load: Callable[[Path], Checkpoint]) -> Checkpoint:
         raise ConfigError(str(error)) from error
 
 
+def _motion_of(file: Checkpoint) -> Checkpoint:
+    """The motion model of a file that was read. ConfigError when it holds a branch alone."""
+    try:
+        return checkpoint.motion_of(file)
+    except CheckpointError as error:
+        raise ConfigError(f"model.start: {error}") from error
+
+
 def _layers(
     table: DreamVideoModelTable, file: Checkpoint | None, path: Path, base: Base, frames: int
 ) -> tuple[VidrdModel, dict[str, Tensor]]:
@@ -110,8 +118,7 @@ def _layers(
         if not table.motion:
             raise ConfigError("model.motion is false and model.start is empty: there is no motion model; give a file")
         return model, {}
-    given = file
-    file = _read(path, lambda _: checkpoint.motion_of(given))
+    file = _motion_of(file)
     _check_rules(table, VidrdConfig.from_dict(file.config), RULES, path)
     weights = {name: value for name, value in file.weights.items() if is_temporal(name)}
     _check_sizes(model, weights, path)

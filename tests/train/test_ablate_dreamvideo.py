@@ -51,6 +51,7 @@ def file_of(path, unet, *, motion=True):
         for name, weight in made.named_parameters():
             if "controlnet" in name:
                 weight.add_(torch.randn_like(weight) * 0.02)
+        made.branch.controlnet_cond_embedding.conv_out.weight.mul_(50)  # type: ignore[operator, union-attr]
     weights = {k: v.half() for k, v in made.state_dict().items()}
     checkpoint.save(path, system=checkpoint.DREAMVIDEO, config=config.to_dict(), weights=weights)
     return path
@@ -135,9 +136,9 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     turned, last = told(prompt, 1), paper[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
     second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), PAPER, steps=10))[0]
-    assert (second.int() - found["stages"][0, FRAMES:].int()).abs().max() <= 2
     other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), PAPER, steps=10))[0]
-    assert (second.int() - other.int()).abs().max() > 2  # the image counts
+    same, changed = ((clip.float() - found["stages"][0, FRAMES:]).abs().mean() for clip in (second, other))
+    assert same < 0.01 < 0.1 < changed  # the image counts; of 255
 
 
 def test_the_prompt_turns_back_at_every_stage():
