@@ -5,26 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .bench_temporal import UNET as SD15
 from .bench_temporal import randomise
 
 CONTEXT = 1024
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": CONTEXT,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "use_temporal_attention": False,
-    "adm_in_channels": None,
-    "legacy": False,
-}
+UNET = SD15 | {"context_dim": CONTEXT, "use_linear_in_transformer": True}
 
 
 def sd21_model(dtype: torch.dtype = torch.float32):

@@ -12,10 +12,9 @@ from ..evaluation.masks import draw_masks, masks_text
 from ..evaluation.views import as_batch
 from ..model_patches.comfy_host.artv import load_artv
 from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, seen_masks
-from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS, SCHEDULERS
+from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
-from ..rendering.formats import FORMATS
-from . import files
+from . import files, widgets
 from .render import KEEP, shown
 from .roll import RollRequest
 from .sockets import CATEGORY, ArtvModel, Story
@@ -156,9 +155,7 @@ class AutoregressiveVideo(io.ComfyNode):
                 default="video",
                 tooltip="Of the job: its folder in output/autoregressive_video begins with it.",
             ),
-            io.Int.Input(
-                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
-            ),
+            widgets.seed(),
             io.Int.Input(
                 "frames",
                 default=16,
@@ -218,24 +215,9 @@ class AutoregressiveVideo(io.ComfyNode):
                 advanced=True,
                 tooltip="Any; dpmpp_2s_ancestral in the paper.",
             ),
-            io.Combo.Input(
-                "scheduler",
-                options=list(SCHEDULERS),
-                default="normal",
-                advanced=True,
-                tooltip="How the noise levels of the steps are chosen.",
-            ),
-            io.Float.Input(
-                "fps", default=8.0, min=0.1, max=240.0, step=0.1, advanced=True, tooltip="Frames per second."
-            ),
-            io.Combo.Input(
-                "format",
-                options=list(FORMATS),
-                default="h264-mp4",
-                advanced=True,
-                tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of "
-                "pictures.",
-            ),
+            widgets.scheduler(),
+            widgets.fps(),
+            widgets.file_format(),
             io.Combo.Input(
                 "fit",
                 options=list(FITS),
@@ -252,14 +234,7 @@ class AutoregressiveVideo(io.ComfyNode):
                 tooltip="When the video is finished. everything: a changed story goes on from its first new frame at "
                 "once. what extends it: smaller; a changed story is then made anew from the beginning.",
             ),
-            io.Int.Input(
-                "enlarge",
-                default=1,
-                min=1,
-                max=16,
-                advanced=True,
-                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
-            ),
+            widgets.enlarge(),
         ]
 
     @classmethod

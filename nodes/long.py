@@ -7,10 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.long import SAMPLERS, SCHEDULERS
+from ..model_patches.comfy_host.long import SAMPLERS
 from ..model_patches.comfy_host.prompts import PromptSchedule, parse_prompts
 from ..model_patches.comfy_host.reuse import RULES
-from ..rendering.formats import FORMATS
+from . import widgets
 from .render import KEEP, LongRequest, shown
 from .sockets import CATEGORY, Prompts
 
@@ -97,9 +97,7 @@ class LongVideoNode(io.ComfyNode):
             io.String.Input(
                 "name", default="video", tooltip="Of the job: its folder in output/long_video begins with it."
             ),
-            io.Int.Input(
-                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
-            ),
+            widgets.seed(),
             io.Int.Input(
                 "clips",
                 default=4,
@@ -126,36 +124,15 @@ class LongVideoNode(io.ComfyNode):
                 advanced=True,
                 tooltip="ddim in the paper. Samplers that choose their own steps are refused.",
             ),
-            io.Combo.Input(
-                "scheduler",
-                options=list(SCHEDULERS),
-                default="normal",
-                advanced=True,
-                tooltip="How the noise levels of the steps are chosen.",
-            ),
-            io.Float.Input(
-                "fps",
-                default=8.0,
-                min=0.1,
-                max=240.0,
-                step=0.1,
-                advanced=True,
-                tooltip="Frames per second of the video.",
-            ),
+            widgets.scheduler(),
+            widgets.fps(),
             io.Int.Input(
                 "width", default=512, min=16, max=16384, step=8, advanced=True, tooltip="Pixels, without a latent."
             ),
             io.Int.Input(
                 "height", default=512, min=16, max=16384, step=8, advanced=True, tooltip="Pixels, without a latent."
             ),
-            io.Combo.Input(
-                "format",
-                options=list(FORMATS),
-                default="h264-mp4",
-                advanced=True,
-                tooltip="h264-mp4 plays "
-                "everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of pictures.",
-            ),
+            widgets.file_format(),
             io.Float.Input(
                 "seconds",
                 default=0.0,
@@ -222,14 +199,7 @@ class LongVideoNode(io.ComfyNode):
                 "finished. everything: each clip can be rendered again at once. what extends it: smaller; rendering a "
                 "clip again also samples all before it.",
             ),
-            io.Int.Input(
-                "enlarge",
-                default=1,
-                min=1,
-                max=16,
-                advanced=True,
-                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
-            ),
+            widgets.enlarge(),
         ]
 
     @classmethod

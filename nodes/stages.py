@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.double_guidance import ORDERS, TEXT_FIRST
-from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS, SCHEDULERS
-from ..rendering.formats import FORMATS
+from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS
+from . import widgets
 from .dreamvideo import GROUP
 from .render import KEEP, shown
 from .sockets import RetentionBranch
@@ -71,9 +71,7 @@ class StagedVideoNode(io.ComfyNode):
                 tooltip='One line for each stage. A line that is only "" (two quotes) leaves its stage to the image. '
                 "More lines than a finished job has extend it.",
             ),
-            io.Int.Input(
-                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
-            ),
+            widgets.seed(),
             io.Int.Input(
                 "frames",
                 default=8,
@@ -151,29 +149,14 @@ class StagedVideoNode(io.ComfyNode):
                 advanced=True,
                 tooltip="Any. The paper names none; ddim is that of the model it builds on.",
             ),
-            io.Combo.Input(
-                "scheduler",
-                options=list(SCHEDULERS),
-                default="normal",
-                advanced=True,
-                tooltip="How the noise levels of the steps are chosen.",
-            ),
+            widgets.scheduler(),
         ]
 
     @classmethod
     def _file(cls) -> list[Any]:
         return [
-            io.Float.Input(
-                "fps", default=8.0, min=0.1, max=240.0, step=0.1, advanced=True, tooltip="Frames per second."
-            ),
-            io.Combo.Input(
-                "format",
-                options=list(FORMATS),
-                default="h264-mp4",
-                advanced=True,
-                tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of "
-                "pictures.",
-            ),
+            widgets.fps(),
+            widgets.file_format(),
             io.Combo.Input(
                 "fit",
                 options=list(FITS),
@@ -197,14 +180,7 @@ class StagedVideoNode(io.ComfyNode):
                 tooltip="When the video is finished. everything: any stage can be made again at once. what extends "
                 "it: smaller; making a stage again also makes all before it.",
             ),
-            io.Int.Input(
-                "enlarge",
-                default=1,
-                min=1,
-                max=16,
-                advanced=True,
-                tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
-            ),
+            widgets.enlarge(),
         ]
 
     @classmethod

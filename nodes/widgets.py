@@ -1,0 +1,51 @@
+"""Inputs that the nodes which render into a file have in common."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..model_patches.comfy_host.long import SCHEDULERS
+from ..rendering.formats import FORMATS
+
+
+def seed() -> Any:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
+    )
+
+
+def scheduler() -> Any:
+    return io.Combo.Input(
+        "scheduler",
+        options=list(SCHEDULERS),
+        default="normal",
+        advanced=True,
+        tooltip="How the noise levels of the steps are chosen.",
+    )
+
+
+def fps() -> Any:
+    return io.Float.Input(
+        "fps", default=8.0, min=0.1, max=240.0, step=0.1, advanced=True, tooltip="Frames per second of the video."
+    )
+
+
+def file_format() -> Any:
+    return io.Combo.Input(
+        "format",
+        options=list(FORMATS),
+        default="h264-mp4",
+        advanced=True,
+        tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing. png and webp: ffv1-mkv, and a folder of pictures.",
+    )
+
+
+def enlarge() -> Any:
+    return io.Int.Input(
+        "enlarge",
+        default=1,
+        min=1,
+        max=16,
+        advanced=True,
+        tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+    )
