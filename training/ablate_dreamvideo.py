@@ -61,13 +61,14 @@ TABLES: dict[str, dict[str, Row]] = {
 STAGES = "stages"
 FIRST = {"fff_ssim": "FFF-SSIM", "pocket_fff": "pocket FFF", "contrast": "contrast"}
 DRIFTS = {"colour_drift": "colour drift", "class_drift": "class drift"}
-COLUMNS = {**FIRST, **DRIFTS, **{k: v for k, v in report.COLUMNS.items() if k != "difference"}}
+COLUMNS = {**FIRST, **DRIFTS, **report.COLUMNS}
 SHOWN = 8  # first frames on the sheet
 READ = (
     "Of the first frame and the image: FFF-SSIM; pocket FFF, the cosine of the judge's features; contrast, standard "
     "deviation of the pixels of the one minus that of the other. Drifts are of the last frame against the image: "
     "colour, of mean and deviation of each channel, pixels in 0..1; class, of the judge's probabilities, 0..1. Image "
-    "to image begins with the image, noised to this share of the schedule. The paper, on UCF-101 and MSR-VTT: FFF-SSIM "
+    "to image begins with the image, noised to this share of the schedule; the difference of adjacent frames tells how "
+    "much still moves. The paper, on UCF-101 and MSR-VTT: FFF-SSIM "
     "0.37 and 0.36, text alone FVD 463.76 and 250.80, text and image 214.52 and 167.80 (Tables 1 and 2); brightness "
     "and contrast grow with s_i, burnt from 15 on (figure). It tells neither s_t nor s_i."
 )
