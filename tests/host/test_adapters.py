@@ -90,14 +90,17 @@ def test_the_stock_node_offers_the_lora_and_finds_every_key(comfy, host, caplog)
     assert CONTROL.stat().st_size < 7_000_000
 
 
-def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(clip, judge):
-    plain, styled = clip(), clip(lora=True)
+def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
+    """Less far than without it (benchmarks/results.md): a still sprite's distance is 0.02."""
+    models = host.motion(frames=FRAMES), host.lora(model=host.motion(frames=FRAMES))
+    told = {"frames": FRAMES, "steps": STEPS, "seed": 1}
+    plain, styled = (host.decode(host.sample(model, [sprites.caption(CLIP)], **told)) for model in models)
     assert glows(plain).float().mean() <= 0.2
     assert glows(styled).all()
-    for frames in (plain, styled):
-        reading = read_clip(judge, frames)
-        assert reading.direction == "right"
-        assert reading.distance > 0.2
+    ways = [read_clip(judge, frames) for frames in (plain, styled)]
+    assert [way.direction for way in ways] == ["right", "right"]
+    assert ways[0].distance > 0.2
+    assert ways[1].distance > 0.1
 
 
 def test_half_a_lora_glows_less(clip, host):

@@ -155,7 +155,7 @@ def test_hints_are_of_the_very_frame_that_is_noised(base, vocabulary, shards):
 def noised_place(task, k):
     clip, frame = place(task.latents, task.seed, k)
     drawn = adapters.noised_frames(task.latents, task.tables, task.seed, [k])[0]
-    assert torch.equal(drawn[0], task.latents.values[clip, frame].float())
+    assert torch.equal(drawn[0], task.latents.values[clip][frame].float())
     return clip, frame
 
 

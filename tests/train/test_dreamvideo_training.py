@@ -1,5 +1,6 @@
 """DreamVideo's training on a tiny random base: what a sample is, what learns, what it starts from, an exact resume."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -466,8 +467,7 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     assert typed("latents", "dreamvideo_pocket", *latents) == 0
     assert typed("doctor", "dreamvideo_pocket", *common) == 0
     assert "parameters_branch_m" in caplog.text
-    (told,) = [line for line in caplog.text.splitlines() if "gradient on " in line]
-    assert all(f"{part} " in told.partition("gradient on ")[2] for part in ("branch", "motion"))
+    assert re.search(r"; gradient on .*branch \d", caplog.text)
     vidrd = ["--set", "train.steps=1", "--set", "samples.every=0", "--out", tmp_path / "v"]
     assert typed("train", "vidrd_pocket", *common, *vidrd) == 0
     words = [*common, "--out", tmp_path / "run", "--set", "train.steps=2", "--set", "samples.steps=1"]
