@@ -13,19 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import (
-    STATE_DICT,
-    TORCHSCRIPT,
-    MetricError,
-    NetworkFile,
-    check_file,
-    fill,
-    is_torchscript,
-    load_torchscript,
-    load_weights,
-    run_torchscript,
-    sha256,
-)
+from .networks import TORCHSCRIPT, MetricError, check_file, fill, opened, run_torchscript
 
 FRAMES, SIZE, CLASSES = 16, 112, 101
 OPTION = "--c3d"
@@ -72,14 +60,14 @@ class VideoClasses:
 
     def __init__(self, path: Path | None, device: str = "cpu") -> None:
         path = check_file(path, OPTION, WANTED)
-        self.scripted, self.device = is_torchscript(path), device
-        if self.scripted:
-            self.network = load_torchscript(path, OPTION, device)
-        else:
-            weights = _renamed(load_weights(path, OPTION))
+
+        def built(given: dict[str, Tensor]) -> nn.Module:
+            weights = _renamed(given)
             classes = len(weights["fc8.bias"]) if "fc8.bias" in weights else CLASSES
-            self.network = fill(C3D(classes), weights, path, OPTION, "C3D").to(device)
-        self.file = NetworkFile(str(path), sha256(path), TORCHSCRIPT if self.scripted else STATE_DICT)
+            return fill(C3D(classes), weights, path, OPTION, "C3D")
+
+        self.network, self.file = opened(path, OPTION, device, built)
+        self.scripted, self.device = self.file.layout == TORCHSCRIPT, device
 
     @torch.no_grad()
     def __call__(self, clips: list[Tensor]) -> Tensor:

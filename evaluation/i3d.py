@@ -14,19 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .networks import (
-    STATE_DICT,
-    TORCHSCRIPT,
-    MetricError,
-    NetworkFile,
-    check_file,
-    fill,
-    is_torchscript,
-    load_torchscript,
-    load_weights,
-    run_torchscript,
-    sha256,
-)
+from .networks import MetricError, check_file, fill, is_torchscript, opened, run_torchscript
 
 SIZE, CLASSES, SHORTEST = 224, 400, 10
 OPTION = "--i3d"
@@ -163,11 +151,9 @@ class VideoFeatures:
         self.protocol = protocol or ("styleganv" if self.scripted else "videogpt")
         if self.protocol not in PROTOCOLS:
             raise MetricError(f"--fvd-protocol {protocol}: there is none; give one of {', '.join(PROTOCOLS)}")
-        if self.scripted:
-            self.network = load_torchscript(path, OPTION, device)
-        else:
-            self.network = fill(I3D(), load_weights(path, OPTION), path, OPTION, "I3D of Kinetics-400").to(device)
-        self.file = NetworkFile(str(path), sha256(path), TORCHSCRIPT if self.scripted else STATE_DICT)
+        self.network, self.file = opened(
+            path, OPTION, device, lambda weights: fill(I3D(), weights, path, OPTION, "I3D of Kinetics-400")
+        )
 
     @torch.no_grad()
     def __call__(self, clips: list[Tensor]) -> Tensor:

@@ -5,9 +5,9 @@ program: it runs what its author wrote, within what TorchScript can do.
 """
 
 import hashlib
-import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,15 @@ def is_torchscript(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
+def opened(
+    path: Path, option: str, device: str, built: Callable[[dict[str, Tensor]], nn.Module]
+) -> tuple[nn.Module, NetworkFile]:
+    """A TorchScript file as it is, or the network that `built` makes of the weights of any other."""
+    if is_torchscript(path):
+        return load_torchscript(path, option, device), NetworkFile(str(path), sha256(path), TORCHSCRIPT)
+    return built(load_weights(path, option)).to(device), NetworkFile(str(path), sha256(path), STATE_DICT)
+
+
 def load_torchscript(path: Path, option: str, device: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
@@ -83,7 +92,7 @@ def load_weights(path: Path, option: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         told = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, Exception) as error:
+    except Exception as error:  # each kind of file has errors of its own for what it is not
         raise MetricError(f"{option} {path} cannot be read ({_first_line(error)}); get the file again") from error
     told = told.get("state_dict", told) if isinstance(told, dict) else {}
     weights = {str(name).removeprefix("module."): value for name, value in told.items() if isinstance(value, Tensor)}

@@ -15,7 +15,7 @@ from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, see
 from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
 from . import files, widgets
-from .render import KEEP, shown
+from .render import KEEP, RenderNode
 from .roll import RollRequest
 from .sockets import CATEGORY, ArtvModel, Story
 
@@ -93,7 +93,9 @@ class StoryNode(io.ComfyNode):
         return io.NodeOutput(ToldStory.of(clip, parse_story(text)))
 
 
-class AutoregressiveVideo(io.ComfyNode):
+class AutoregressiveVideo(RenderNode):
+    request = RollRequest
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -236,16 +238,6 @@ class AutoregressiveVideo(io.ComfyNode):
             ),
             widgets.enlarge(),
         ]
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
-        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
-        return float("nan")
-
-    @classmethod
-    def execute(cls, **given: Any) -> io.NodeOutput:
-        hidden = cls.hidden
-        return shown(*RollRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 class ArtvMasks(io.ComfyNode):

@@ -11,7 +11,7 @@ from ..model_patches.comfy_host.long import SAMPLERS
 from ..model_patches.comfy_host.prompts import PromptSchedule, parse_prompts
 from ..model_patches.comfy_host.reuse import RULES
 from . import widgets
-from .render import KEEP, LongRequest, shown
+from .render import KEEP, LongRequest, RenderNode
 from .sockets import CATEGORY, Prompts
 
 LONG = f"{CATEGORY}/long video"
@@ -44,7 +44,9 @@ class PromptScheduleNode(io.ComfyNode):
         return io.NodeOutput(PromptSchedule(clip, parse_prompts(text)))
 
 
-class LongVideoNode(io.ComfyNode):
+class LongVideoNode(RenderNode):
+    request = LongRequest
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -201,16 +203,6 @@ class LongVideoNode(io.ComfyNode):
             ),
             widgets.enlarge(),
         ]
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
-        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
-        return float("nan")
-
-    @classmethod
-    def execute(cls, **given: Any) -> io.NodeOutput:
-        hidden = cls.hidden
-        return shown(*LongRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 NODES = [PromptScheduleNode, LongVideoNode]

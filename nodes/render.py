@@ -178,6 +178,22 @@ def shown(path: Path, pictures: Any) -> io.NodeOutput:
     return io.NodeOutput(InputImpl.VideoFromFile(str(path)), pictures, str(path.parent), ui={"video": [saved]})
 
 
+class RenderNode(io.ComfyNode):
+    """A node that renders a file. `request`: its inputs, with render() -> the file and pictures of it."""
+
+    request: Callable[..., Any]
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, **given: Any) -> io.NodeOutput:
+        hidden = cls.hidden
+        return shown(*cls.request(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
+
+
 def metadata(prompt: Any, pnginfo: Any) -> dict[str, Any]:
     """What ComfyUI writes into its own videos, unless it was told not to; without its notes on changed files."""
     if args.disable_metadata:

@@ -11,12 +11,14 @@ from ..model_patches.comfy_host.double_guidance import ORDERS, TEXT_FIRST
 from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS
 from . import widgets
 from .dreamvideo import GROUP
-from .render import KEEP, shown
+from .render import KEEP, RenderNode
 from .sockets import RetentionBranch
 from .stage_render import StagedRequest
 
 
-class StagedVideoNode(io.ComfyNode):
+class StagedVideoNode(RenderNode):
+    request = StagedRequest
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -182,16 +184,6 @@ class StagedVideoNode(io.ComfyNode):
             ),
             widgets.enlarge(),
         ]
-
-    @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
-        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
-        return float("nan")
-
-    @classmethod
-    def execute(cls, **given: Any) -> io.NodeOutput:
-        hidden = cls.hidden
-        return shown(*StagedRequest(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 NODES = [StagedVideoNode]

@@ -21,14 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..evaluation import report, views
-from ..evaluation.judge import Judge, load_judge
+from ..evaluation.judge import Judge
 from ..evaluation.plots import contact_sheet
 from ..evaluation.score import Sample, compare, joined, score
 from ..evaluation.statistics import Interval
-from ..evaluation.video_judge import load_video_judge
 from ..model_patches.harivo import mitigating
 from . import config, scoring
-from .bases import POCKET
 from .config import BaseTable, ConfigError
 from .drawing import FRAMES, MOTIONS, ClipJob, draw_all, drawn
 
@@ -127,7 +125,7 @@ def ablate(options: Options) -> dict:
     draw_all(wanted, options.processes)
     made = {row.key: sampled(options, row) for row in options.rows}
     first = options.budget.prompts + SPLITS[options.split]
-    real = scoring.reference(load_video_judge(POCKET / "video_judge.safetensors")[0], motions=MOTIONS, after=first)
+    real = scoring.reference(scoring.bundled_video_judge(), motions=MOTIONS, after=first)
     return write(options, made, real)
 
 
@@ -191,8 +189,8 @@ def shares(split: str, prompts: int) -> list[tuple[int, int]]:
 
 def sampled(options: Options, row: Row) -> Sample:
     """What the judges see in a row's clips of all seeds."""
-    judge = load_judge(POCKET / "judge.safetensors")
-    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    judge = scoring.bundled_judge()
+    video_judge = scoring.bundled_video_judge()
     parts = []
     for seed in options.seeds:
         found = jobs(options, row, seed)
@@ -235,7 +233,7 @@ def paper_table(rows: tuple[Row, ...]) -> str:
 
 def slices(options: Options) -> Image.Image:
     """A line of pixels over time, through the sprite, for the first prompts: a row of pictures for each row."""
-    judge = load_judge(POCKET / "judge.safetensors")
+    judge = scoring.bundled_judge()
     tiles, prompts = [], jobs(options, options.rows[0], options.seeds[0])[0].prompts()
     for row in options.rows:
         clips = drawn(jobs(options, row, options.seeds[0])[:1])

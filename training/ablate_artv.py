@@ -20,11 +20,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..evaluation import drift, report
-from ..evaluation.judge import load_judge
 from ..evaluation.plots import below, beside, line_chart
 from ..evaluation.score import score
 from ..evaluation.statistics import Interval
-from ..evaluation.video_judge import load_video_judge
 from ..model_patches import checkpoint
 from ..model_patches.artv.config import ArtvConfig
 from ..model_patches.artv.guidance import Weights
@@ -177,9 +175,9 @@ def ablate(options: Options) -> dict:
     wanted = jobs(options)
     draw_all(wanted, options.processes)
     after = options.budget.prompts + SPLITS[options.split]
-    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    video_judge = scoring.bundled_video_judge()
     real = scoring.reference(video_judge, motions=MOTIONS, after=after)
-    judge = load_judge(POCKET / "judge.safetensors")
+    judge = scoring.bundled_judge()
     prompts = [prompt for job in wanted for prompt in job.prompts()]
 
     def found(row: int) -> Found:

@@ -18,9 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ..evaluation import report
-from ..evaluation.judge import load_judge
 from ..evaluation.score import Sample, compare, score
-from ..evaluation.video_judge import load_video_judge
 from ..model_patches.pocket import SCALE
 from . import bases, config, scoring
 from .ablate import SPLITS, command, once, run_training, shares
@@ -101,9 +99,9 @@ def ablate(options: Options) -> dict:
         run_training(CONFIG, options.out / row.key, folder, sets, options.processes)
     draw_all([job for row in ROWS for job in jobs(options, row)], options.processes)
     after = options.budget.prompts + SPLITS[options.split]
-    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    video_judge = scoring.bundled_video_judge()
     real = scoring.reference(video_judge, motions=MOTIONS, after=after)
-    judges = load_judge(POCKET / "judge.safetensors"), video_judge
+    judges = scoring.bundled_judge(), video_judge
     asked = sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split])
     made = {row.name: scoring.sample(drawn(jobs(options, row)), asked, *judges) for row in ROWS}
     return write(options, made, real)

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from ..evaluation import drift, report
 from ..evaluation.first_frame import first_frame_ssim
-from ..evaluation.judge import Judge, load_judge
+from ..evaluation.judge import Judge
 from ..evaluation.plots import beside, contact_sheet, line_chart
 from ..evaluation.score import score
 from ..evaluation.statistics import Interval
-from ..evaluation.video_judge import VideoJudge, load_video_judge
+from ..evaluation.video_judge import VideoJudge
 from ..evaluation.views import as_picture
 from ..model_patches import checkpoint
 from ..model_patches.checkpoint import CheckpointError
@@ -180,9 +180,9 @@ class Judges:
     @staticmethod
     def load(after: int) -> "Judges":
         """after: held-out prompts that are scored, behind which the real clips begin."""
-        video, _ = load_video_judge(POCKET / "video_judge.safetensors")
+        video = scoring.bundled_video_judge()
         real = scoring.reference(video, motions=MOTIONS, after=after)
-        return Judges(load_judge(POCKET / "judge.safetensors"), video, real)
+        return Judges(scoring.bundled_judge(), video, real)
 
     def found(
         self, clips: Sequence[Tensor], images: Tensor, prompts: Sequence[sprites.Clip], against: Tensor | None = None

@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..evaluation import continuity, report
-from ..evaluation.judge import Judge, load_judge
+from ..evaluation.judge import Judge
 from ..evaluation.plots import below, beside, line_chart
 from ..evaluation.score import score
 from ..evaluation.statistics import Interval, bootstrap
-from ..evaluation.video_judge import VideoJudge, load_video_judge
+from ..evaluation.video_judge import VideoJudge
 from ..model_patches.core.levels import sigma_from_alpha_bar
 from ..model_patches.pocket import SCALE
 from ..model_patches.vidrd.reuse import Config, History, Recorder, next_noise
@@ -146,9 +146,9 @@ def ablate(options: Options) -> dict:
     wanted = jobs(options)
     draw_all(wanted, options.processes)
     after = options.budget.prompts + SPLITS[options.split]
-    video_judge, _ = load_video_judge(POCKET / "video_judge.safetensors")
+    video_judge = scoring.bundled_video_judge()
     real = scoring.reference(video_judge, motions=MOTIONS, after=after)
-    judges = load_judge(POCKET / "judge.safetensors"), video_judge
+    judges = scoring.bundled_judge(), video_judge
     rows = [*CONFIGS, *(["temporal"] if options.decoder else [])]
     return write(options, {config: scores(wanted, row, judges, real) for row, config in enumerate(rows)})
 

@@ -16,9 +16,8 @@ from ..model_patches.diffusers_host.pocket import load_networks, load_pocket, ne
 from ..model_patches.pocket import PocketConfig
 from .config import BaseTable, ConfigError
 from .data.latents import weights_hash
-from .tables import BUNDLED, RANDOM
+from .tables import BUNDLED, POCKET, RANDOM
 
-POCKET = Path(__file__).resolve().parents[1] / "pocket"
 BUNDLED_POCKET = POCKET / "pocket.safetensors"
 TOKENS, END = 77, 49407
 SD21_PAD = 0  # Stable Diffusion 2's tokenizer fills up with "!"

@@ -36,8 +36,15 @@ from .data.footage import Damaged, Video
 
 log = logging.getLogger(__name__)
 FORMAT = "stillmotion/evaluation/1"
-PAPERS = ("fvd", "is", "clipsim", "fff_clip", "fff_ssim")
-NAMES = (*PAPERS, *evaluate_pocket.NAMES)
+KINDS: dict[str, type[Metric]] = {
+    "fvd": video_metrics.Fvd,
+    "is": video_metrics.VideoInceptionScore,
+    "clipsim": video_metrics.ClipSim,
+    "fff_clip": video_metrics.FirstFrameClip,
+    "fff_ssim": video_metrics.FirstFrameSsim,
+    **evaluate_pocket.KINDS,
+}
+NAMES = tuple(KINDS)
 TOLD_EVERY = 10.0  # seconds
 PACKAGES = ("torch", "transformers", "av")
 
@@ -151,7 +158,7 @@ class Material:
         """The metrics whose needs are met; of the optional others, why not. MetricError for one that was asked for."""
         without: dict[str, str] = {}
         for name in names:
-            reason = next(filter(None, (self._missing(name, need) for need in needs(name))), "")
+            reason = next(filter(None, (self._missing(name, need) for need in KINDS[name].needs)), "")
             if reason and name not in optional:
                 raise MetricError(f"{name}: {reason}")
             if reason:
@@ -194,19 +201,6 @@ def built(request: Request, names: Sequence[str]) -> dict[str, Metric]:
         **evaluate_pocket.makers(few=request.few),
     }
     return {name: make[name]() for name in names}
-
-
-def needs(name: str) -> frozenset[str]:
-    """What a metric needs, said before its network is loaded."""
-    kinds = {
-        "fvd": video_metrics.Fvd,
-        "is": video_metrics.VideoInceptionScore,
-        "clipsim": video_metrics.ClipSim,
-        "fff_clip": video_metrics.FirstFrameClip,
-        "fff_ssim": video_metrics.FirstFrameSsim,
-        **evaluate_pocket.KINDS,
-    }
-    return kinds[name].needs
 
 
 def watch(material: Material, request: Request, metrics: dict[str, Metric]) -> Watched:

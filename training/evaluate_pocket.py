@@ -4,12 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation import pocket_metrics
-from ..evaluation.judge import Judge, load_judge
-from ..evaluation.video_judge import FRAMES, VideoJudge, load_video_judge
+from ..evaluation.video_judge import FRAMES
 from ..evaluation.video_metrics import Film, Metric
 from . import scoring
 from .data import sprites
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TOLD_EVERY = 100
-POCKET = Path(__file__).resolve().parents[1] / "pocket"
 KINDS = {
     "pocket_fvd": pocket_metrics.PocketFvd,
     "pocket_is": pocket_metrics.PocketInceptionScore,
@@ -85,11 +82,4 @@ def _hit(hits: list[tuple[int, int]]) -> bool:
     return any(at >= 0 for at, _ in hits)
 
 
-@cache
-def _judge() -> Judge:
-    return load_judge(POCKET / "judge.safetensors")
-
-
-@cache
-def _video_judge() -> VideoJudge:
-    return load_video_judge(POCKET / "video_judge.safetensors")[0]
+_judge, _video_judge = cache(scoring.bundled_judge), cache(scoring.bundled_video_judge)

@@ -6,13 +6,22 @@ import torch
 from torch import Tensor
 
 from ..evaluation.clips import read_clip
-from ..evaluation.judge import Judge
+from ..evaluation.judge import Judge, load_judge
 from ..evaluation.score import Sample, Wanted
 from ..evaluation.statistics import moments
-from ..evaluation.video_judge import FRAMES, VideoJudge, clip_features
+from ..evaluation.video_judge import FRAMES, VideoJudge, clip_features, load_video_judge
 from .data import sprites
+from .tables import POCKET
 
 REFERENCE = 1000  # rendered clips that stand for the real ones
+
+
+def bundled_judge() -> Judge:
+    return load_judge(POCKET / "judge.safetensors")
+
+
+def bundled_video_judge() -> VideoJudge:
+    return load_video_judge(POCKET / "video_judge.safetensors")[0]
 
 
 def wanted(clip: sprites.Clip) -> Wanted:

@@ -4,6 +4,7 @@ A field that a paper leaves open says so.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ..model_patches.artv.noise import LEVEL, MAX_LEVEL
@@ -11,6 +12,7 @@ from ..model_patches.core.levels import BETA_END, BETA_START
 from ..model_patches.harivo.losses import TAU
 
 BUNDLED, RANDOM = "bundled", "random"
+POCKET = Path(__file__).resolve().parents[1] / "pocket"  # the bundled files
 
 
 @dataclass(frozen=True, kw_only=True)

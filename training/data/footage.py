@@ -3,7 +3,6 @@
 A video is a file (.mp4, .mkv, .webm, .mov, .avi) or a folder of numbered pictures (.png, .jpg, .webp), by name.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import av.error
 import torch
 from torch import Tensor
 
-from ...evaluation.networks import MetricError
+from ...evaluation.networks import MetricError, sha256
 from . import videos
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -88,7 +87,7 @@ def add_to_digest(digest: Any, video: Video) -> None:
     """Names and bytes of a video, so that a report says which videos it is of."""
     for file in video.files():
         digest.update(f"{video.name}/{file.name}\n".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256(file)))
 
 
 def captions(found: list[Video], lines: Path | None) -> dict[str, str]:
