@@ -427,7 +427,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(base, plan)
 
 @pytest.mark.slow
 def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplog):
-    """The whole way on the bundled pocket model, as small as it goes; the file stays below 6 MB."""
+    """The whole way on the bundled pocket model, as small as it goes; the file stays below 5 MB."""
     caplog.set_level("INFO")
     small = ["--set", "data.frames=4", "--set", "train.batch=1", "--latents", str(tmp_path / "latents")]
     sizes = ["--clips", "2", "--size", "64", "--frames", "4", "--out", str(tmp_path / "latents")]
@@ -438,7 +438,7 @@ def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplo
     quick = ["--set", "samples.steps=1", "--set", "samples.columns=2", "--set", "train.steps=1", "--out", str(tmp_path)]
     assert main(["train", "artv_pocket", *small, *quick]) == 0
     file = tmp_path / "artv.safetensors"
-    assert file.stat().st_size < 6e6
+    assert file.stat().st_size < 5e6
     assert ArtvConfig.from_dict(checkpoint.load(file, expect=checkpoint.ARTV).config) == POCKET
     with Image.open(tmp_path / "samples" / "step-00000001.png") as picture:
         assert picture.size == (2 * 64, 3 * 64)

@@ -14,7 +14,7 @@ from stillmotion.training.data.latents import Latents, weights_hash
 
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 SETS = {
-    "vidrd_pocket": ["train.batch=2", "data.frames=3", "model.conv_layers=1"],
+    "vidrd_pocket": ["train.batch=2", "data.frames=3", "model.conv_layers=1", "model.spatial=true"],
     "vidrd_decoder_pocket": [
         *("train.batch=1", "data.frames=2", "data.size=32", "loss.disc_width=8"),
         "loss.disc_layers=1",

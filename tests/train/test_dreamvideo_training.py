@@ -436,7 +436,8 @@ def test_the_bundled_configs_are_read_and_have_the_papers_values():
     assert (pocket.data.frames, full.data.frames) == (16, 8)
     for plan in (pocket, full):
         assert (plan.data.drop, plan.data.drop_image) == (0.1, 0.1)
-        assert (plan.model.motion, plan.model.temporal, plan.model.inject) == (True, "frozen", "skips")
+        assert (plan.model.motion, plan.model.inject) == (True, "skips")
+    assert (pocket.model.temporal, full.model.temporal) == ("none", "frozen")
     assert full.train.steps * full.train.batch / 340_000 == pytest.approx(5, rel=1e-3)
 
 

@@ -162,7 +162,8 @@ def test_the_bundled_configs_are_read():
     assert (pocket.system, full.system) == ("vidrd", "vidrd")
     assert (full.data.frames, full.base.kind, full.samples.guidance, full.samples.steps) == (8, "sd21", 10.0, 50)
     assert (full.model.conv_layers, full.model.dropout, full.model.embedding) == (4, 0.1, "stream")
-    assert full.model.group_norm == "per_clip"
+    assert (full.model.group_norm, full.model.spatial) == ("per_clip", True)
+    assert (pocket.model.spatial, pocket.model.embedding) == (False, "branch")
 
 
 def test_the_system_is_told_by_the_file_and_its_tables_are_its_own(tmp_path):
