@@ -28,6 +28,7 @@ COLUMNS = {
         "StillMotion_LoadPocket",
         "StillMotion_LoadMotionModel",
         "StillMotion_LoadRetentionBranch",
+        "StillMotion_LoadArtvModel",
         "LoraLoaderModelOnly",
         "PrimitiveInt",
         "Note",
@@ -38,7 +39,7 @@ COLUMNS = {
         "StillMotion_SteppedCFG",
         "StillMotion_MitigatingGradient",
     ),
-    "Prompt": ("StillMotion_PromptSchedule", "CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Prompt": ("StillMotion_PromptSchedule", "StillMotion_Story", "CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
     "Image": ("EmptyImage", "ImageCompositeMasked"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
     "Control": (
@@ -59,11 +60,13 @@ COLUMNS = {
     "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
     "Video": (  # grows by the video
         "VAEDecode",
+        "GetVideoComponents",
         "ImageScaleBy",
         "CreateVideo",
         "SaveVideo",
         "StillMotion_LongVideo",
         "StillMotion_StagedVideo",
+        "StillMotion_AutoregressiveVideo",
     ),
     "Readout": ("StillMotion_GuidanceReadout",),
     "Views": (
@@ -72,11 +75,13 @@ COLUMNS = {
         "StillMotion_MitigatingGradientPlot",
         "StillMotion_MappingShift",
         "StillMotion_FrameTokenAttention",
+        "StillMotion_ArtvMasks",
     ),
 }
 SIZES = {
     "CLIPTextEncode": [340, 140],
     "StillMotion_PromptSchedule": [340, 140],
+    "StillMotion_Story": [340, 140],
     "Note": [350, 190],
     "StillMotion_GuidanceReadout": [480, 470],
     "StillMotion_XTSlice": [480, 420],
@@ -85,6 +90,7 @@ SIZES = {
     "StillMotion_NoiseNormality": [480, 420],
     "StillMotion_MappingShift": [480, 420],
     "StillMotion_FrameTokenAttention": [480, 420],
+    "StillMotion_ArtvMasks": [480, 560],
 }
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,

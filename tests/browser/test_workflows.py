@@ -74,6 +74,7 @@ def test_no_nodes_lie_over_each_other(editor_file, name: str):
 
 # which widget says how the seed changes
 CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2, "StillMotion_StagedVideo": 2}
+CONTROL |= {"StillMotion_AutoregressiveVideo": 2}
 
 
 def test_no_seed_changes_by_itself(editor_file):

@@ -102,17 +102,22 @@ def test_nothing_in_the_repository_knows_the_machine_it_was_made_on(what):
 
 
 def test_weights_in_the_repository_are_safetensors_and_small():
-    """At most 25 MB for the pocket Stable Diffusion, 10 MB for motion models, 7 MB for a ControlNet; no pickles."""
+    """At most 25 MB for the pocket Stable Diffusion, 10 MB for motion models, 7 MB for a ControlNet, 60 MB in all; no
+    pickles."""
     for path in shipped():
         assert path.suffix not in {".ckpt", ".pt", ".pth", ".bin", ".pkl"}, path.relative_to(ROOT)
         limits = {
             "pocket.safetensors": 25e6,
             "motion.safetensors": 10e6,
             "harivo.safetensors": 10e6,
+            "vidrd.safetensors": 10e6,
+            "artv.safetensors": 5e6,
+            "dreamvideo.safetensors": 11e6,
             "control_edges.safetensors": 7e6,
         }
         limit = limits.get(path.name, 3e6)
         assert path.stat().st_size <= limit, path.relative_to(ROOT)
+    assert sum(path.stat().st_size for path in shipped() if ROOT / "pocket" in path.parents) < 60e6
 
 
 def test_every_workflow_has_its_editor_form_its_api_form_and_its_thumbnail():
