@@ -93,7 +93,9 @@ def run_seconds(subject: Subject, steps: int, *, batch: int = 4, cache: bool = T
         calls.append(len(x))
         return executor(x, *args, **kwargs)
 
-    model = apply_artv(subject.model, subject.artv, subject.given(), left_out=left_out(CONDITIONS), cache=cache)
+    model = apply_artv(
+        subject.model, subject.artv, subject.given(), left_out=left_out(CONDITIONS), cache=cache, each=False
+    )
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "bench", timed)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", counted)
     guider = ArtvGuider(model, Weights())

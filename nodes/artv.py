@@ -12,7 +12,7 @@ from ..evaluation.masks import draw_masks, masks_text
 from ..evaluation.views import as_batch
 from ..model_patches.comfy_host.artv import load_artv
 from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, seen_masks
-from ..model_patches.comfy_host.autoregressive import FITS, SAMPLERS
+from ..model_patches.comfy_host.autoregressive import FITS, MASKS, SAMPLERS
 from ..model_patches.comfy_host.prompts import ToldStory, parse_story
 from . import files, widgets
 from .render import KEEP, RenderNode
@@ -237,6 +237,15 @@ class AutoregressiveVideo(RenderNode):
                 "once. what extends it: smaller; a changed story is then made anew from the beginning.",
             ),
             widgets.enlarge(),
+            io.Combo.Input(
+                "masks",
+                options=list(MASKS),
+                default=MASKS[0],
+                advanced=True,
+                tooltip="What says where the frame before is copied. one for all: decided under all conditions, then "
+                "only what moves is guided. one for each: the four predictions decide by themselves, as in the paper's "
+                "formula; where they disagree, guidance grows from step to step and pictures can burst.",
+            ),
         ]
 
 

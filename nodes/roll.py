@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..model_patches.comfy_host.autoregressive import FITS, Roll, Start, Weights, started
+from ..model_patches.comfy_host.autoregressive import FITS, MASKS, Roll, Start, Weights, started
 from ..rendering import reader
 from ..rendering.formats import check_format
 from ..rendering.graph import input_hashes
@@ -42,6 +42,7 @@ class RollRequest:
     fit: str = FITS[0]
     keep: str = KEEP[0]
     enlarge: int = 1
+    masks: str = MASKS[0]
     positive: Any = None
     negative: Any = None
     story: Any = None
@@ -93,6 +94,7 @@ class RollRequest:
             size=(self.height, self.width),
             weights=Weights(self.reference_weight, self.anchor_weight, self.text_weight),
             level=self.t_test,
+            masks=self.masks,
             start=start,
             story=self.story,
         )
@@ -101,7 +103,8 @@ class RollRequest:
         """Settings that the frames depend on. How many there are is none, and neither is the story: what of it differs
         is made anew from there on."""
         names = ("seed", "steps", "width", "height", "text_weight", "reference_weight", "anchor_weight", "t_test")
-        given = {name: getattr(self, name) for name in (*names, "sampler_name", "scheduler", "format", "enlarge")}
+        names += ("sampler_name", "scheduler", "format", "enlarge", "masks")
+        given = {name: getattr(self, name) for name in names}
         return given | {"fps": str(self.rate()), "told by": "positive" if self.story is None else "a story"}
 
     def graph(self, prompt: Any, node: Any) -> dict[str, str]:

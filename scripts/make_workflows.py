@@ -39,7 +39,13 @@ COLUMNS = {
         "StillMotion_SteppedCFG",
         "StillMotion_MitigatingGradient",
     ),
-    "Prompt": ("StillMotion_PromptSchedule", "StillMotion_Story", "CLIPTextEncode", "EmptyLatentImage", "RepeatLatentBatch"),
+    "Prompt": (
+        "StillMotion_PromptSchedule",
+        "StillMotion_Story",
+        "CLIPTextEncode",
+        "EmptyLatentImage",
+        "RepeatLatentBatch",
+    ),
     "Image": ("EmptyImage", "ImageCompositeMasked"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
     "Control": (

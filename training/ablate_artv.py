@@ -25,7 +25,7 @@ from ..evaluation.score import score
 from ..evaluation.statistics import Interval
 from ..model_patches import checkpoint
 from ..model_patches.artv.config import ArtvConfig
-from ..model_patches.artv.guidance import Weights
+from ..model_patches.artv.guidance import MASKS, Weights
 from ..model_patches.artv.model import ArtvModel
 from ..model_patches.core.levels import alpha_bars
 from ..model_patches.diffusers_host.artv import ArtvUNet
@@ -49,6 +49,7 @@ PARTS = {
     "mask, anchor, t_test 200": PAPER,
     "without mask": replace(PAPER, mask=False),
     "without anchor": replace(PAPER, anchor=False),
+    "a mask for each condition": replace(PAPER, masks=MASKS[1]),
 }
 SWEEPS = {
     "t_test": {level: replace(PAPER, level=level) for level in (0, 100, 200, 300, 400)},

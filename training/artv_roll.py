@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..model_patches.artv.guidance import Weights, guided, needed
+from ..model_patches.artv.guidance import MASKS, Weights, guided, needed
 from ..model_patches.artv.noise import LEVEL
 from .ddim import descend
 from .engine import sample_generator
@@ -31,6 +31,7 @@ class Settings:
     level: int = LEVEL
     mask: bool = True  # False: m = 0
     anchor: bool = True  # False: no frame has one
+    masks: str = MASKS[0]
 
     @staticmethod
     def of(table: ArtvSamplesTable) -> "Settings":
@@ -146,7 +147,7 @@ def guided_eps(
     def each(value: Tensor | None, blank: Tensor) -> Tensor:
         return torch.cat([blank if value is None else value] * len(branches))
 
-    eps, m, _ = host(
+    eps, m, moving = host(
         each(y_t, y_t),
         torch.full((n * len(branches),), t, device=y_t.device),
         torch.cat([empty if branch == "text" else context for branch in branches]),
@@ -158,8 +159,12 @@ def guided_eps(
         no_anchor=without("anchor"),
         mask=settings.mask,
     )
-    full, *others = eps.split(n)
-    return guided(full, dict(zip(left_out, others, strict=True)), settings.weights), m[:n]
+    if settings.masks == MASKS[1]:
+        full, *others = eps.split(n)
+        return guided(full, dict(zip(left_out, others, strict=True)), settings.weights), m[:n]
+    full, *others = moving.split(n)
+    change = guided(full, dict(zip(left_out, others, strict=True)), settings.weights) - full
+    return eps[:n] + (1 - m[:n]) * change, m[:n]
 
 
 def _frame(see: SeeMask | None, frame: int) -> Callable[[int, Tensor], None] | None:

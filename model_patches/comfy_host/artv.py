@@ -3,8 +3,8 @@
 The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them. The
 level of the augmentation enters at the embedding patch, the adapter's features at the input block patch, before a
 block's output is stored as a skip; the anchor blocks run in a handler that ComfyUI calls in place of a spatial
-transformer. The mask network runs after the U-Net, on its prediction of the clean latent: so a MODEL may predict eps or
-v, and every branch of a guidance has a mask of its own.
+transformer. The mask network runs after the U-Net, and blends its prediction of the clean latent: so a MODEL may
+predict eps or v. Each prediction is blended, or the guider does it with one mask for all conditions (`blended`).
 
 Patches and wrappers are plain functions without state. What they need comes with each call in `transformer_options`,
 found through the patcher that is sampling; what is made once for a frame lies on its run, and is dropped with it.
@@ -34,7 +34,7 @@ from .artv_base import Given, check_base, check_given
 from .artv_files import LoadedArtv, load_artv
 from .unet import layers_by_slot, transformed
 
-__all__ = ["ANCHOR", "KEY", "REFERENCE", "Given", "LoadedArtv", "apply_artv", "load_artv"]
+__all__ = ["ANCHOR", "KEY", "REFERENCE", "Given", "LoadedArtv", "apply_artv", "blended", "load_artv"]
 
 KEY = "stillmotion.artv"
 RUN = "stillmotion.artv.run"
@@ -55,6 +55,7 @@ class Use:
     mask: bool
     trace: Trace | None
     cache: bool
+    each: bool
 
     def kind(self, condition: int) -> Kind:
         """What a condition of the sampler's call goes without."""
@@ -80,6 +81,9 @@ class Run:
     """Of the adapters, one row, with and without references."""
     batches: dict[tuple, tuple[Conditions, Features]] = field(default_factory=dict)
     """Of all rows, by what each goes without."""
+    masks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """m and the frame before, of the calls of the MODEL that a guider has made and not blended yet."""
+    form: str = "consistent"
 
 
 @dataclass
@@ -164,30 +168,59 @@ class Call:
         self.run.reached.add((what, slot))
 
     def blended(self, base: Any, context: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
-        """Eq. 7 on the prediction of the clean latent; rows without references stay as they are."""
-        blank = self.made.blank.view(-1, 1, 1, 1)
-        if not self.use.mask or bool(blank.all()):
-            self._tell(t, torch.zeros_like(x_0[:, :1]))
-            return x_0
-        sampling = base.model_sampling
-        m = self.model.mask(
-            sampling.calculate_input(t, self.x).to(self.dtype),
-            sampling.timestep(t).float(),
-            context.to(self.x.device, self.dtype),
-            self.features[1],
-            self.made.tokens,
-            self.made.level,
-        )
-        m = torch.where(blank, torch.zeros_like(m), m)
-        self._tell(t, m)
-        sigma = t.view(-1, 1, 1, 1).to(x_0)
-        changed = masked_prediction(x_0, self.x, self.made.static, sigma, m, self.model.config.static)
-        return torch.where(blank, x_0, changed)
+        """Eq. 7 on the prediction of the clean latent; rows without references stay as they are.
 
-    def _tell(self, t: Tensor, m: Tensor) -> None:
+        Where the guider blends, the prediction as it is. The first condition, which leaves nothing out, has the mask.
+        """
+        asked = [i for i, condition in enumerate(self.chunks) if self.use.each or condition == 0]
+        if not asked:
+            return x_0
+        rows = torch.arange(len(x_0), device=x_0.device).view(len(self.chunks), -1)[asked].flatten()
+        blank, y_ref = self.made.blank[rows].view(-1, 1, 1, 1), self.made.static[rows]
+        m = torch.zeros_like(x_0[rows, :1])
+        if self.use.mask and not bool(blank.all()):
+            m = torch.where(blank, m, self._mask(base, context, t, rows))
+        self._tell(t, asked, m)
+        if not self.use.each:
+            self.run.masks += zip(m.chunk(len(asked)), y_ref.chunk(len(asked)), strict=True)
+            return x_0
+        return blend(x_0, self.x, t, m, y_ref, self.model.config.static)
+
+    def _mask(self, base: Any, context: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        sampling, x, t = base.model_sampling, self.x[rows], t[rows]
+        return self.model.mask(
+            sampling.calculate_input(t, x).to(self.dtype),
+            sampling.timestep(t).float(),
+            context[rows].to(x.device, self.dtype),
+            [feature[rows] for feature in self.features[1]],
+            self.made.tokens[rows],
+            self.made.level[rows],
+        )
+
+    def _tell(self, t: Tensor, asked: Sequence[int], m: Tensor) -> None:
         if self.use.trace is not None:
-            for condition, part in zip(self.chunks, m.chunk(len(self.chunks)), strict=True):
-                self.use.trace(float(t[0]), condition, part.detach().float().cpu())
+            for i, part in zip(asked, m.chunk(len(asked)), strict=True):
+                self.use.trace(float(t[0]), self.chunks[i], part.detach().float().cpu())
+
+
+def blend(x_0: Tensor, x: Tensor, sigma: Tensor, m: Tensor, y_ref: Tensor, form: str) -> Tensor:
+    """Eq. 7; where m is 0, x_0 bit for bit."""
+    levels = sigma.view(-1, 1, 1, 1).to(x_0)
+    return torch.where(m == 0, x_0, masked_prediction(x_0, x, y_ref, levels, m, form))
+
+
+def blended(options: dict[str, Any], x_0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """For a guider: its prediction with the frame before where the mask has it, under one mask for all conditions.
+
+    options: the model options of its call. Nothing changes where each call of the MODEL has blended, or there is
+    no ART-V model.
+    """
+    run: Run | None = options.get("transformer_options", {}).get(RUN)
+    if run is None or not run.masks:
+        return x_0
+    masks, frames = zip(*run.masks, strict=True)  # several where a condition is put together of several
+    run.masks.clear()
+    return blend(x_0, x, sigma, torch.stack(masks).mean(0), frames[0], run.form)
 
 
 def apply_artv(
@@ -199,6 +232,7 @@ def apply_artv(
     mask: bool = True,
     trace: Trace | None = None,
     cache: bool = True,
+    each: bool = True,
 ) -> ModelPatcher:
     """A clone of `model` that makes the frame after `given`. An ART-V model that was on it is replaced.
 
@@ -206,6 +240,7 @@ def apply_artv(
         negative), which of "reference" and "anchor" it goes without.
     mask: False leaves the mask network out, m = 0.
     cache: False runs the adapters at every call of the MODEL, to see what it costs.
+    each: every prediction of the MODEL is blended, by its own mask. False leaves it to the guider, by `blended`.
     trace: called with (sigma, condition, m) after every call of the MODEL, m (n, 1, h, w) on the CPU.
 
     ValueError when the base does not fit, or `given` is no such latent or holds NaN.
@@ -220,7 +255,7 @@ def apply_artv(
     _check_others(model)
     patched = model.clone()
     patcher = artv.patcher.clone()
-    patcher.set_attachments(KEY, Use(given, tuple(left_out), mask, trace, cache))
+    patcher.set_attachments(KEY, Use(given, tuple(left_out), mask, trace, cache, each))
     patched.set_additional_models(KEY, [patcher])
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -265,7 +300,8 @@ def _outer_sample(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, si
     model, use = found
     _check_latent(noise, use.given)
     _check_areas(guider)
-    run = Run({("anchor block", slot) for slot in sites(model.config)} | {("adapter", s) for s in stages(model.config)})
+    parts = {("anchor block", slot) for slot in sites(model.config)} | {("adapter", s) for s in stages(model.config)}
+    run = Run(parts, form=model.config.static)
     # the guider's options are its own copy, made for this run and dropped after it
     guider.model_options["transformer_options"][RUN] = run
     result = executor(noise, latent, sampler, sigmas, *a, **k)
@@ -275,6 +311,11 @@ def _outer_sample(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, si
             f"ART-V: {len(missed)} of its {len(run.needed)} parts were never run (first: {missed[0][0]} at "
             f"{missed[0][1]}), so the frame does not continue the ones before. Another patch on this MODEL handles the "
             "same layers or replaces the U-Net; remove it"
+        )
+    if run.masks:
+        raise RuntimeError(
+            f"ART-V: {type(guider).__name__} does not blend the frame before into its prediction; use ArtvGuider, or "
+            "apply_artv with each=True"
         )
     return result
 

@@ -20,17 +20,17 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..artv.guidance import CONDITIONS, Weights, guided, needed
+from ..artv.guidance import CONDITIONS, MASKS, Weights, guided, needed
 from ..artv.story import anchor_of
-from .artv import Given, LoadedArtv, apply_artv
+from .artv import Given, LoadedArtv, apply_artv, blended
 from .fingerprint import of_machine, of_model, of_values
 from .frames import Part, check_rows
 from .long import SAMPLERS, SCHEDULERS, as_bytes, clip_seed, decoded, latent_shape, levels_of
 from .prompts import ToldStory
 
-__all__ = ["FITS", "SAMPLERS", "SCHEDULERS", "ArtvGuider", "Roll", "Start", "Weights", "fitted", "started"]
+__all__ = ["FITS", "MASKS", "SAMPLERS", "SCHEDULERS", "ArtvGuider", "Roll", "Start", "Weights", "fitted", "started"]
 
-VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
+VERSION = 2  # of what is done here to the numbers: another one cannot continue a video
 WHAT = "autoregressive video"
 FITS = ("crop", "stretch")
 State = dict[str, Tensor]
@@ -39,8 +39,9 @@ State = dict[str, Tensor]
 class ArtvGuider(comfy.samplers.CFGGuider):
     """Eq. 8 as a GUIDER: a prediction for each condition that is left out, all in one batch when memory allows.
 
-    model: with `apply_artv` on it, whose left_out is `left_out` of this guider's branches. given: the conditions that
-    the frame has. Post-CFG functions of the MODEL get the guided prediction; one in the place of CFG is not called.
+    model: with `apply_artv` on it, whose left_out is `left_out` of this guider's branches; with each=False all of them
+    have one mask. given: the conditions that the frame has. Post-CFG functions of the MODEL get the guided prediction,
+    blended; one in the place of CFG is not called.
     """
 
     def __init__(self, model: Any, weights: Weights, given: Iterable[str] = CONDITIONS) -> None:
@@ -56,7 +57,7 @@ class ArtvGuider(comfy.samplers.CFGGuider):
         told = {"cond": conds["positive"], "uncond": conds.get("negative"), "cond_scale": 1 + self.weights.text}
         told |= {"cond_denoised": full, "uncond_denoised": without.get("text"), "input": x, "sigma": timestep}
         told |= {"model": self.inner_model, "model_options": options}
-        found = guided(full, without, self.weights)
+        found = blended(options, guided(full, without, self.weights), x, timestep)
         for function in options.get("sampler_post_cfg_function", []):
             found = function(told | {"denoised": found})
         return found
@@ -86,8 +87,9 @@ class Roll:
     """What a render is made with whose clips are single frames: see `rendering.loop.Work`.
 
     artv: the module, for this MODEL. level: of the noise on references and anchor, 0..999. size: (height, width) in
-    pixels. story: its prompts stand in the place of positive's text. ValueError, before anything is sampled: another
-    base than the module's, a size that the VAE does not have, no condition.
+    pixels. masks: of `MASKS`. story: its prompts stand in the place of positive's text.
+    ValueError, before anything is sampled: another base than the module's, a size that the VAE does not have, no
+    condition.
     """
 
     def __init__(
@@ -105,11 +107,13 @@ class Roll:
         size: tuple[int, int],
         weights: Weights,
         level: int,
+        masks: str = MASKS[0],
         start: Start | None = None,
         story: ToldStory | None = None,
     ) -> None:
         self.model, self.artv, self.vae, self.story = model, artv, vae, story
         self.seed, self.level, self.weights, self.start = seed, level, weights, start or Start()
+        self.each = masks == MASKS[1]
         if artv.config.anchor != "latent":
             raise ValueError(
                 f"{WHAT}: this file's anchor is {artv.config.anchor} tokens of a picture, which a roll does not have; "
@@ -228,7 +232,8 @@ class Roll:
             level=self.level,
             noise=self.augmentation(frame, take),
         )
-        return apply_artv(self.model, self.artv, given, left_out=left_out(needed(self.weights, given_by(seen))))
+        branches = left_out(needed(self.weights, given_by(seen)))
+        return apply_artv(self.model, self.artv, given, left_out=branches, each=self.each)
 
     def _conditions(self, frame: int) -> dict[str, list[dict[str, Any]]]:
         if self.story is None:

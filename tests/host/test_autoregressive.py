@@ -89,14 +89,15 @@ def given_frame(seed=6, **changes):
 
 @pytest.fixture
 def predicted(tiny_sd, artv):
-    """predicted(weights, given) -> (Eq. 8's prediction by the guider, how many rows each call of the MODEL had)."""
+    """predicted(weights, given, **of apply_artv) -> (the guider's prediction, how many rows each call of the MODEL
+    had)."""
     import comfy.samplers
 
     from stillmotion.model_patches.artv.guidance import needed
     from stillmotion.model_patches.comfy_host.artv import apply_artv
     from stillmotion.model_patches.comfy_host.autoregressive import ArtvGuider, left_out
 
-    def predict(weights, given, *, model=None, there=CONDITIONS):
+    def predict(weights, given, *, model=None, there=CONDITIONS, **options):
         rows, found = [], []
 
         def listen(executor, x, *args, **options):
@@ -107,7 +108,7 @@ def predicted(tiny_sd, artv):
             found.append(model(x, sigmas[:1], **extra_args))
             return found[0]
 
-        patched = apply_artv(model or tiny_sd, artv, given, left_out=left_out(needed(weights, there)))
+        patched = apply_artv(model or tiny_sd, artv, given, left_out=left_out(needed(weights, there)), **options)
         patched.add_wrapper_with_key("apply_model", "test", listen)
         guider = ArtvGuider(patched, weights, there)
         guider.set_conds(words(1), words(2))
@@ -125,6 +126,36 @@ def predicted(tiny_sd, artv):
 def alone(name):
     """Weights under which Eq. 8 is minus one such prediction: P - P_k is then told from the prediction without."""
     return Weights(**{k: float(k == name) for k in CONDITIONS})
+
+
+def test_with_one_mask_for_all_what_moves_is_guided_and_then_blended(predicted, tiny_sd, monkeypatch):
+    weights, given, told = Weights(0.5, 0.25, 2.0), given_frame(), []
+    found, rows = predicted(weights, given, each=False, trace=lambda *found: told.append(found))
+    assert rows == [4]
+    ((_, condition, m),) = told  # the mask network sees the condition that leaves nothing out, alone
+    assert condition == 0
+    assert m.std() > 1e-3
+    assert given.references is not None
+    moving = predicted(weights, given, mask=False)[0]
+    torch.testing.assert_close(found, m * given.references[:1] + (1 - m) * moving, rtol=0, atol=1e-5)
+    assert (found - predicted(weights, given)[0]).abs().max() > 1e-2  # with a mask for each it is another
+    torch.testing.assert_close(predicted(weights, given, each=False, mask=False)[0], moving, rtol=0, atol=1e-6)
+    monkeypatch.setattr(type(tiny_sd), "get_free_memory", lambda *_: 0)
+    separate, rows = predicted(weights, given, each=False)
+    assert rows == [1] * 4
+    torch.testing.assert_close(separate, found, rtol=0, atol=1e-5)
+
+
+def test_a_guider_that_does_not_blend_is_refused(tiny_sd, artv):
+    import comfy.samplers
+
+    from stillmotion.model_patches.comfy_host.artv import apply_artv
+
+    guider = comfy.samplers.CFGGuider(apply_artv(tiny_sd, artv, given_frame(), each=False))
+    guider.set_conds(words(1), words(2))
+    empty = torch.zeros(1, 4, SIZE // 8, SIZE // 8)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="CFGGuider does not blend the frame before"):
+        guider.sample(empty, empty, comfy.samplers.sampler_object("euler"), torch.tensor([3.0, 0.0]), disable_pbar=True)
 
 
 def test_one_batch_of_four_is_four_calls(predicted, tiny_sd, monkeypatch):

@@ -112,6 +112,7 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
         {"seed": 4},
         {"positive": words(5)},
         {"t_test": 100},
+        {"masks": "one for each"},
         {"anchor_weight": 0.0},
         {"image": picture()},
         {"image": picture(8)},

@@ -43,7 +43,7 @@ def test_every_sweep_goes_through_the_papers_setting_and_changes_one_number():
                 field = {"w_ref": "reference", "w_anc": "anchor", "w_txt": "text"}[name]
                 assert row == replace(PAPER, weights=replace(PAPER.weights, **{field: value}))
     assert list(SWEEPS["t_test"]) == [0, 100, 200, 300, 400]
-    assert len(set(ROWS)) == len(ROWS) == 13
+    assert len(set(ROWS)) == len(ROWS) == 14
 
 
 def job_of(model, tokenizer, path, **changes):

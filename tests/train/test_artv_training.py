@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.artv.config import POCKET, SD21, ArtvConfig
-from stillmotion.model_patches.artv.guidance import Weights
+from stillmotion.model_patches.artv.guidance import MASKS, Weights
+from stillmotion.model_patches.artv.masked import masked_noise, static_noise
 from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.diffusers_host.artv import ArtvUNet
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
@@ -304,7 +305,9 @@ def test_what_a_roll_shows_of_its_masks(base, plan):
     assert all(m.max() == 0 for m in seen)
 
 
-def test_guidance_is_equation_8_of_separate_predictions(base, plan):
+@pytest.mark.parametrize("masks", MASKS)
+def test_guidance_is_equation_8_of_separate_predictions(base, plan, masks):
+    """Of the dynamic network's, blended by the mask of all conditions, or of predictions that are blended."""
     task = task_of(base, plan)
     g = torch.Generator().manual_seed(5)
     y_t, references, anchor, noise = (
@@ -312,25 +315,35 @@ def test_guidance_is_equation_8_of_separate_predictions(base, plan):
     )
     context, empty = task.context(["a", "b"]), task.context(["", ""])
     weights = Weights(reference=0.3, anchor=0.7, text=2.0)
-    no, yes = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    no, yes, t = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.tensor([600, 600])
 
     def one(words, no_references, no_anchor):
+        """(eps, m, the dynamic network's eps)."""
         levels = torch.full((2,), 200)
         options = {"no_references": no_references, "no_anchor": no_anchor}
-        return task.host(y_t, torch.tensor([600, 600]), words, references, anchor, noise, levels, **options)[0]
+        return task.host(y_t, t, words, references, anchor, noise, levels, **options)
+
+    def eps(part, m):
+        alpha_bar = task.host.alpha_bars[t].view(-1, 1, 1, 1).to(y_t)
+        return (
+            part if masks == "one for each" else masked_noise(part, static_noise(y_t, references[:, 0], alpha_bar), m)
+        )
 
     with torch.no_grad():
-        full = one(context, no, no)
-        expected = full + 0.3 * (full - one(context, yes, no)) + 0.7 * (full - one(context, no, yes))
-        expected = expected + 2.0 * (full - one(empty, no, no))
-        given = Given(references, anchor, noise)
-        found, _ = guided_eps(task.host, y_t, 600, context, empty, given, Settings(weights=weights))
+        made = {"full": one(context, no, no), "text": one(empty, no, no)}
+        made |= {"reference": one(context, yes, no), "anchor": one(context, no, yes)}
+        parts = {name: found[0 if masks == "one for each" else 2] for name, found in made.items()}
+        full, m = parts["full"], made["full"][1]
+        expected = full + 0.3 * (full - parts["reference"]) + 0.7 * (full - parts["anchor"])
+        expected = eps(expected + 2.0 * (full - parts["text"]), m)
+        given, settings = Given(references, anchor, noise), Settings(weights=weights, masks=masks)
+        found, seen = guided_eps(task.host, y_t, 600, context, empty, given, settings)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(seen, m)
         without = Given(references, None, noise)
-        alone, _ = guided_eps(
-            task.host, y_t, 600, context, empty, without, Settings(weights=Weights(reference=0, anchor=5, text=0))
-        )
-        torch.testing.assert_close(alone, one(context, no, yes), atol=1e-5, rtol=1e-5)
+        settings = replace(settings, weights=Weights(reference=0, anchor=5, text=0))
+        alone, _ = guided_eps(task.host, y_t, 600, context, empty, without, settings)
+        torch.testing.assert_close(alone, made["anchor"][0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_noise_of_a_frame_belongs_to_the_seed_the_video_and_the_frame():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stillmotion.model_patches.artv.guidance import CONDITIONS, Weights, guided, needed
+from stillmotion.model_patches.artv.masked import masked_prediction
 
 
 def predictions(seed=0, shape=(2, 4, 3, 3)):
@@ -34,6 +35,19 @@ def test_noise_and_clean_latent_are_guided_alike(sigma):
     of_eps = x - sigma * guided(eps, without, weights)
     of_x_0 = guided(x - sigma * eps, {name: x - sigma * p for name, p in without.items()}, weights)
     torch.testing.assert_close(of_x_0, of_eps)
+
+
+def test_masks_that_disagree_carry_a_latent_away_and_one_mask_does_not():
+    """A network that believes its latent, so that no text would change what it draws; the frame before is 0."""
+    x, m, m_text = torch.ones(1, 4, 2, 2, dtype=torch.float64), 0.3, 0.5
+
+    def prediction(mask):
+        return masked_prediction(x, x, torch.zeros_like(x), torch.ones(1), torch.full_like(x[:, :1], mask))
+
+    each = guided(prediction(m), {"text": prediction(m_text)}, Weights())
+    one = prediction(m) + (1 - m) * (guided(x, {"text": x}, Weights()) - x)
+    torch.testing.assert_close(each, 2 * x)
+    torch.testing.assert_close(one, 0.7 * x)
 
 
 def test_text_alone_is_classifier_free_guidance():
