@@ -16,13 +16,9 @@ from devkit.server import Server
 
 pytestmark = pytest.mark.server
 
-# nothing bundled to load: the pocket's decoder, its ART-V model and its retention branch are not trained yet
+# nothing bundled to load: the pocket's decoder and its retention branch are not trained yet
 WITHOUT_A_FILE = {
     "StillMotion_TemporalDecoder",
-    "StillMotion_LoadArtvModel",
-    "StillMotion_Story",
-    "StillMotion_AutoregressiveVideo",
-    "StillMotion_ArtvMasks",
     "StillMotion_LoadRetentionBranch",
     "StillMotion_ApplyImageRetention",
     "StillMotion_DoubleConditionGuider",
