@@ -23,14 +23,13 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..artv.conditions import Conditions, conditions
-from ..artv.masked import masked_prediction
 from ..artv.model import ArtvModel
 from ..artv.noise import level_shift
 from ..artv.places import sites, stages
 from ..core.levels import alpha_bars
 from ..core.slots import Slot
 from . import motion
-from .artv_base import Given, check_base, check_given
+from .artv_base import Given, blend, check_areas, check_base, check_given, check_latent
 from .artv_files import LoadedArtv, load_artv
 from .unet import layers_by_slot, transformed
 
@@ -203,12 +202,6 @@ class Call:
                 self.use.trace(float(t[0]), self.chunks[i], part.detach().float().cpu())
 
 
-def blend(x_0: Tensor, x: Tensor, sigma: Tensor, m: Tensor, y_ref: Tensor, form: str) -> Tensor:
-    """Eq. 7; where m is 0, x_0 bit for bit."""
-    levels = sigma.view(-1, 1, 1, 1).to(x_0)
-    return torch.where(m == 0, x_0, masked_prediction(x_0, x, y_ref, levels, m, form))
-
-
 def blended(options: dict[str, Any], x_0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """For a guider: its prediction with the frame before where the mask has it, under one mask for all conditions.
 
@@ -298,8 +291,8 @@ def _outer_sample(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, si
     if found is None:
         return executor(noise, latent, sampler, sigmas, *a, **k)
     model, use = found
-    _check_latent(noise, use.given)
-    _check_areas(guider)
+    check_latent(noise, use.given)
+    check_areas(guider)
     parts = {("anchor block", slot) for slot in sites(model.config)} | {("adapter", s) for s in stages(model.config)}
     run = Run(parts, form=model.config.static)
     # the guider's options are its own copy, made for this run and dropped after it
@@ -320,23 +313,6 @@ def _outer_sample(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, si
     return result
 
 
-def _check_latent(noise: Tensor, given: Given) -> None:
-    if noise.ndim != 4 or noise.shape[1:] != given.noise.shape[1:]:
-        raise ValueError(
-            f"ART-V: the latent to sample is {tuple(noise.shape)}, references and anchor are "
-            f"{tuple(given.noise.shape[1:])}; sample latents of their channels, height and width"
-        )
-
-
-def _check_areas(guider: Any) -> None:
-    for role, found in getattr(guider, "conds", {}).items():
-        if any("area" in condition for condition in found or ()):
-            raise ValueError(
-                f"ART-V: the {role} condition is for an area of the picture, but references and anchor are whole "
-                "pictures; use a mask in place of the area"
-            )
-
-
 def _apply_model(
     executor: Any,
     x: Tensor,
@@ -354,7 +330,7 @@ def _apply_model(
     if found is None:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     model, use = found
-    _check_latent(x, use.given)
+    check_latent(x, use.given)
     chunks = list(options.get("cond_or_uncond", ())) or [0]
     run = options.get(RUN) or Run()
     if not use.cache:

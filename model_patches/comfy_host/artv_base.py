@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..artv.config import ArtvConfig
+from ..artv.masked import masked_prediction
 from ..artv.places import sites
 from ..core.slots import MIDDLE, Slot
 from .unet import channels_of, family, places, require_unet, told_channels
@@ -92,3 +93,28 @@ def _needed(config: ArtvConfig) -> dict[Slot, int]:
     found |= {Slot("up", i, j): c for i, c in enumerate(reversed(sizes)) for j in range(layers + 1)}
     inside = {Slot(s.part, s.block, s.layer, "attended"): sizes[level] for s, level in sites(config).items()}
     return found | inside
+
+
+def check_latent(noise: Tensor, given: Given) -> None:
+    """ValueError where what is sampled is no latent like those that are given."""
+    if noise.ndim != 4 or noise.shape[1:] != given.noise.shape[1:]:
+        raise ValueError(
+            f"ART-V: the latent to sample is {tuple(noise.shape)}, references and anchor are "
+            f"{tuple(given.noise.shape[1:])}; sample latents of their channels, height and width"
+        )
+
+
+def check_areas(guider: Any) -> None:
+    """ValueError for a condition that is for an area."""
+    for role, found in getattr(guider, "conds", {}).items():
+        if any("area" in condition for condition in found or ()):
+            raise ValueError(
+                f"ART-V: the {role} condition is for an area of the picture, but references and anchor are whole "
+                "pictures; use a mask in place of the area"
+            )
+
+
+def blend(x_0: Tensor, x: Tensor, sigma: Tensor, m: Tensor, y_ref: Tensor, form: str) -> Tensor:
+    """Eq. 7; where m is 0, x_0 bit for bit."""
+    levels = sigma.view(-1, 1, 1, 1).to(x_0)
+    return torch.where(m == 0, x_0, masked_prediction(x_0, x, y_ref, levels, m, form))

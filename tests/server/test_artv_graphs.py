@@ -1,4 +1,4 @@
-"""The graphs of ART-V on a real server, with the bundled model: they begin with the picture, go on, and tell a story."""
+"""The graphs of ART-V on a real server, with the bundled model: they begin with a picture, go on, and tell a story."""
 
 from pathlib import Path
 
