@@ -159,12 +159,10 @@ def guided_eps(
         no_anchor=without("anchor"),
         mask=settings.mask,
     )
-    if settings.masks == MASKS[1]:
-        full, *others = eps.split(n)
-        return guided(full, dict(zip(left_out, others, strict=True)), settings.weights), m[:n]
-    full, *others = moving.split(n)
-    change = guided(full, dict(zip(left_out, others, strict=True)), settings.weights) - full
-    return eps[:n] + (1 - m[:n]) * change, m[:n]
+    one_for_each = settings.masks == MASKS[1]
+    full, *others = (eps if one_for_each else moving).split(n)
+    found = guided(full, dict(zip(left_out, others, strict=True)), settings.weights)
+    return found if one_for_each else eps[:n] + (1 - m[:n]) * (found - full), m[:n]
 
 
 def _frame(see: SeeMask | None, frame: int) -> Callable[[int, Tensor], None] | None:

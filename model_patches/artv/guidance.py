@@ -13,7 +13,7 @@ A prediction is a blend, P = m S + (1 - m) D of the static part and of the dynam
 
 With one for each, P - P_txt holds (m - m_txt) (S - D). It does not vanish with the noise as the difference of two
 predictions of a network does, and 6.5 of it can carry a latent farther from the frame before at every step: by
-|1 - m + 6.5 (m_txt - m)| times, 2 for m = .3 beside m_txt = .5. Measured: benchmarks/results.md.
+|1 - m + 6.5 (m_txt - m)| times, 2 for m = .3 beside m_txt = .5. Measured: docs/adr/0010.
 """
 
 import math

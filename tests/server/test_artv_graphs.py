@@ -2,38 +2,30 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from devkit import workflow
 from devkit.client import Client
 
+from .test_dreamvideo_graphs import node_of, video
+
 pytestmark = pytest.mark.server
 
 
-def graph(name: str, frames: int, **changes) -> dict:
+def graph(name: str, frames: int) -> dict:
     """A bundled graph with two steps for each frame."""
     prompt = workflow.adapt(workflow.load(name), frames=frames)
-    (node,) = [node for node in prompt.values() if node["class_type"] == "StillMotion_AutoregressiveVideo"]
-    node["inputs"] |= {"steps": 2, **changes}
+    node_of(prompt, "StillMotion_AutoregressiveVideo")[1]["inputs"]["steps"] = 2
     return prompt
 
 
-def pictures(client: Client, prompt: dict, folder: Path) -> np.ndarray:
-    """Frames (f, h, w, 3) of the one video."""
-    run = client.run(prompt).check()
-    (item,) = [item for item in run.results() if item["filename"].endswith(".mp4")]
-    with av.open(str(client.fetch(item, folder / item["filename"]))) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]).astype(int)
-
-
 def test_a_video_begins_with_the_picture_and_can_be_made_longer(client: Client, tmp_path: Path):
-    short = pictures(client, graph("artv_text_image_to_video", 3), tmp_path / "short")
+    short = video(client, graph("artv_text_image_to_video", 3), tmp_path / "short")
     assert short.shape == (3, 512, 512, 3)
     green = short[0, 250, 310]  # within the drawn square
     assert green[1] > green[0] + 50
     assert green[1] > green[2] + 50
-    longer = pictures(client, graph("artv_text_image_to_video", 5), tmp_path / "longer")
+    longer = video(client, graph("artv_text_image_to_video", 5), tmp_path / "longer")
     assert len(longer) == 5
     assert np.abs(longer[:3] - short).mean() < 1  # H.264 of the same frames
 
@@ -41,9 +33,8 @@ def test_a_video_begins_with_the_picture_and_can_be_made_longer(client: Client, 
 def test_a_story_changes_with_its_later_prompts_only(client: Client, tmp_path: Path):
     def told(*texts: str) -> np.ndarray:
         prompt = graph("artv_story", 1)
-        (node,) = [node for node in prompt.values() if node["class_type"] == "StillMotion_Story"]
-        node["inputs"]["text"] = "\n".join(f"2: {text}" for text in texts)
-        return pictures(client, prompt, tmp_path / str(len(list(tmp_path.iterdir()))))
+        node_of(prompt, "StillMotion_Story")[1]["inputs"]["text"] = "\n".join(f"2: {text}" for text in texts)
+        return video(client, prompt, tmp_path / str(len(list(tmp_path.iterdir()))))
 
     first = told("a green square moving left on a gray background", "a green square moving up on a gray background")
     other = told("a green square moving left on a gray background", "a red circle moving right at sunset")
