@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..model_patches.artv.noise import LEVEL, MAX_LEVEL
 from ..model_patches.core.levels import BETA_END, BETA_START
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ..model_patches.harivo.losses import TAU
 
 BUNDLED, RANDOM = "bundled", "random"
@@ -185,6 +186,7 @@ class DecoderLossTable:
 
     rec: float = 1.0
     disc: float = 0.5
+    flicker: float = 0.0  # weight of mean |d y - d x|, d between a frame and the next. Ours
     perceptual: str = "gradient"  # or "lpips", with weights
     lpips: str = ""  # a TorchScript file that gives LPIPS of two images in -1..1
     disc_start: int = 0  # step at which the discriminator's part begins; latent diffusion takes 50,001
@@ -208,7 +210,8 @@ class DreamVideoSamplesTable(SamplesTable):
     """Pictures while training: the image, and what is made of it. `guidance` is s_t of Eq. 5."""
 
     clips: int = 3  # first ones of the data: a row of each, from its first frame and caption; `prompts` have no image
-    image: float = 1.0  # s_i
+    guidance: float = DEFAULT_SCALE
+    image: float = DEFAULT_SCALE  # s_i
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,14 +70,15 @@ class DecoderTask(Task):
         y = self.decoded(x)
         rec = losses.reconstruction(y, x, self.perceptual)
         figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": flicker(y, x).detach()}
+        loss = plan.loss.rec * rec + plan.loss.flicker * flicker(y, x)
         if self.judge is None:
-            return {"loss": plan.loss.rec * rec, **figures}
+            return {"loss": loss, **figures}
         step = k // plan.train.batch
         on = losses.started(step, plan.loss.disc_start)
         generator = losses.generator_hinge(self.judge.frozen(y))
         weight = losses.adaptive_weight(rec, generator, self.temporal.layers()[-1].last)
         own = losses.discriminator_hinge(self.judge(x), self.judge(y.detach()))
-        loss = plan.loss.rec * rec + plan.loss.disc * on * weight * generator + on * own
+        loss = loss + plan.loss.disc * on * weight * generator + on * own
         return {"loss": loss, **figures, "disc": generator.detach(), "disc_weight": weight, "judge": own.detach()}
 
     def decoded(self, x: Tensor, *, plain: bool = False) -> Tensor:

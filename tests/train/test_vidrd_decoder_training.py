@@ -73,6 +73,22 @@ def test_without_a_discriminator_the_loss_is_the_reconstruction(plan):
     assert out["loss"] == out["rec"]
 
 
+def test_flicker_counts_as_much_as_the_config_says(plan):
+    task = task_of(replace(plan, loss=replace(plan.loss, disc=0.0, flicker=2.0)), moved=True)
+    out = task([4])
+    torch.testing.assert_close(out["loss"].detach(), out["rec"] + 2 * out["flicker"])
+    (g,) = torch.autograd.grad(flicker(y := torch.zeros(3, 3, 4, 4).requires_grad_(), torch.rand(3, 3, 4, 4)), y)
+    assert g.any()
+
+
+def test_change_that_is_in_the_original_is_no_flicker():
+    x = torch.rand(5, 3, 4, 4) - 0.5
+    assert flicker(x + 0.25, x) < 1e-6  # wrong, but steady
+    other = x.clone()
+    other[2] += 0.25
+    assert flicker(other, x) == pytest.approx(0.125)  # two of four changes are off by 0.25
+
+
 def test_a_sample_is_a_pure_function_of_its_number(plan):
     task = task_of(plan, moved=True)
     together = task([5, 3])
@@ -157,4 +173,6 @@ def test_lpips_without_weights_is_refused(plan, tmp_path):
 def test_the_bundled_config_is_read():
     plan = config.read(config.find("vidrd_decoder_pocket"))
     assert plan.system == "vidrd_decoder"
-    assert (plan.loss.rec, plan.loss.disc, plan.model.conv_layers, plan.data.frames) == (1.0, 0.5, 3, 8)
+    assert (plan.loss.rec, plan.loss.disc, plan.model.conv_layers, plan.data.frames) == (1.0, 0.0, 1, 8)
+    paper = DecoderLossTable()
+    assert (paper.rec, paper.disc, paper.flicker) == (1.0, 0.5, 0.0)
