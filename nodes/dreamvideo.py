@@ -7,8 +7,9 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.double_guidance import ORDERS, TEXT_FIRST, double_condition_guider
+from ..model_patches.comfy_host.double_guidance import double_condition_guider
 from ..model_patches.comfy_host.dreamvideo import FITS, apply_retention, load_branch
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
 from . import files
 from .files import POCKET
 from .sockets import CATEGORY, RetentionBranch
@@ -147,7 +148,7 @@ class DoubleConditionGuider(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="The null text, an empty prompt, with the image or without."),
                 io.Float.Input(
                     "text_scale",
-                    default=7.5,
+                    default=DEFAULT_SCALE,
                     min=0.0,
                     max=100.0,
                     step=0.1,
@@ -157,13 +158,13 @@ class DoubleConditionGuider(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "image_scale",
-                    default=1.0,
+                    default=DEFAULT_SCALE,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="s_i, no unit: how far to go from a white image to the image. At 1 the tones match the "
-                    "image; brightness and contrast grow with it, 15 is burnt (the paper's figure).",
+                    tooltip="s_i, no unit: how far to go from a white image to the image. Far below the text "
+                    "scale, the text overrules the image; contrast grows with it, 15 is burnt (the paper's figure).",
                 ),
                 io.Combo.Input(
                     "order",

@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.double_guidance import ORDERS, TEXT_FIRST
 from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
 from . import widgets
 from .dreamvideo import GROUP
 from .render import KEEP, RenderNode
@@ -84,16 +84,16 @@ class StagedVideoNode(RenderNode):
             io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Steps of the sampler; the paper gives none."),
             io.Float.Input(
                 "text_scale",
-                default=7.5,
+                default=DEFAULT_SCALE,
                 tooltip="s_t, no unit: how far to go from no text to the text. 1 is no guidance. The paper gives no "
                 "value.",
                 **scale,
             ),
             io.Float.Input(
                 "image_scale",
-                default=1.0,
-                tooltip="s_i, no unit: how far to go from a white image to the image. Contrast grows with it, and from "
-                "stage to stage.",
+                default=DEFAULT_SCALE,
+                tooltip="s_i, no unit: how far to go from a white image to the image. Far below the text scale, the text "
+                "overrules the image; contrast grows with it, and from stage to stage.",
                 **scale,
             ),
         ]

@@ -2,7 +2,7 @@
 
 Nothing is trained: rows differ in sampling alone, on one DreamVideo file. The image of a clip is the first frame of
 what its held-out prompt means, rendered. "without branch" is the same U-Net and motion model, which sees no image;
-"image to image" is that, too, and begins with the noised image in every frame. The sweeps change one scale of Eq. 5.
+"image to image" is that, too, and begins with the noised image in every frame. The sweeps change one scale of Eq. 5, or both.
 A stage is a clip whose image is the last frame of the clip before (arXiv 2312.03018, section 4.4); its prompt turns
 back at every stage.
 """
@@ -31,37 +31,44 @@ from ..evaluation.views import as_picture
 from ..model_patches import checkpoint
 from ..model_patches.checkpoint import CheckpointError
 from ..model_patches.dreamvideo.config import DreamVideoConfig
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from . import scoring
 from .ablate import SPLITS, command, shares
 from .ablate_reuse import intervals
 from .bases import POCKET
 from .config import ConfigError
 from .data import sprites
-from .drawing import FRAMES, MOTIONS, draw_all
+from .drawing import FRAMES, GUIDANCE, MOTIONS, draw_all
 from .drawing_images import ImageJob, Row, first_frame, told
 
 log = logging.getLogger(__name__)
 
-PAPER = Row()
-WITHOUT = Row(branch=False)
+OURS = Row()
+WITHOUT = Row(branch=False, text=GUIDANCE)
 TABLES: dict[str, dict[str, Row]] = {
     "parts": {
-        "branch": PAPER,
+        "branch": OURS,
         "without branch": WITHOUT,
         **{f"image to image, {share:g}": replace(WITHOUT, noised=share) for share in (0.5, 0.75, 0.9)},
     },
     "modes": {
-        "text and image": PAPER,
-        "text alone": Row(shown=False),
+        "text and image": OURS,
+        "text alone": Row(shown=False, text=GUIDANCE),
         "image alone": Row(caption=False),
     },
-    "s_i": {f"s_i {scale:g}": Row(image=scale) for scale in (1.0, 2.0, 5.0, 10.0)},
+    "s_i": {f"s_i {scale:g}": Row(image=scale) for scale in (1.0, 2.0, 3.0, 5.0, 10.0)},
     "s_t": {f"s_t {scale:g}": Row(text=scale) for scale in (1.0, 3.0, 7.5, 12.0)},
+    "both": {f"both {scale:g}": Row(text=scale, image=scale) for scale in (1.0, 2.0, 3.0, 5.0, 7.5)},
 }
 STAGES = "stages"
 FIRST = {"fff_ssim": "FFF-SSIM", "pocket_fff": "pocket FFF", "contrast": "contrast"}
 DRIFTS = {"colour_drift": "colour drift", "class_drift": "class drift"}
 COLUMNS = {**FIRST, **DRIFTS, **report.COLUMNS}
+OVER = {  # curves
+    "s_i": ("fff_ssim", "contrast"),
+    "s_t": ("fff_ssim", "direction"),
+    "both": ("fff_ssim", "direction"),
+}
 SHOWN = 8  # first frames on the sheet
 READ = (
     "Of the first frame and the image: FFF-SSIM; pocket FFF, the cosine of the judge's features; contrast, standard "
@@ -70,7 +77,8 @@ READ = (
     "to image begins with the image, noised to this share of the schedule; the difference of adjacent frames tells how "
     "much still moves. The paper, on UCF-101 and MSR-VTT: FFF-SSIM "
     "0.37 and 0.36, text alone FVD 463.76 and 250.80, text and image 214.52 and 167.80 (Tables 1 and 2); brightness "
-    "and contrast grow with s_i, burnt from 15 on (figure). It tells neither s_t nor s_i."
+    f"and contrast grow with s_i, burnt from 15 on (figure). It tells neither s_t nor s_i: here both are {DEFAULT_SCALE:g}; what "
+    f"sees no image has the pocket's guidance, {GUIDANCE:g}."
 )
 
 
@@ -141,7 +149,7 @@ def jobs(options: Options) -> list[ImageJob]:
             motion=beside_it(options),
             file=options.out / "clips" / f"{options.split}-{first:05d}.safetensors",
             rows=tuple(dict.fromkeys(rows)),
-            staged=PAPER,
+            staged=OURS,
             length=budget.length if STAGES in options.rows else 0,
             seed=0,
             steps=budget.sampling,
@@ -268,9 +276,9 @@ def sheet(rows: Mapping[str, Found], images: Tensor) -> Image.Image:
 
 
 def curves(tables: Mapping[str, Mapping[str, Found]]) -> list[Image.Image]:
-    """First-frame fidelity over s_i, direction over s_t, drift over the frames of all stages: those that were made."""
+    """First-frame fidelity over the scales, with contrast or direction, drift over the frames of all stages: those that were made."""
     found = []
-    for name, scores in (("s_i", ("fff_ssim", "contrast")), ("s_t", ("fff_ssim", "direction"))):
+    for name, scores in OVER.items():
         if name in tables:
             xs = [float(key.split()[1]) for key in tables[name]]
             lines = {COLUMNS[s]: (xs, [row.scores[s].value for row in tables[name].values()]) for s in scores}

@@ -16,6 +16,7 @@ from ..model_patches import checkpoint
 from ..model_patches.assembly import retention_branch
 from ..model_patches.diffusers_host import dreamvideo
 from ..model_patches.dreamvideo.config import DreamVideoConfig
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ..model_patches.pocket import SCALE
 from .data import sprites
 from .data.latents import encoded
@@ -30,8 +31,8 @@ OPPOSITE = {"right": "left", "left": "right", "up": "down", "down": "up"}
 class Row:
     """How a clip is drawn of a prompt and its first frame."""
 
-    text: float = 7.5  # s_t of Eq. 5
-    image: float = 1.0  # s_i
+    text: float = DEFAULT_SCALE  # s_t of Eq. 5
+    image: float = DEFAULT_SCALE  # s_i
     caption: bool = True  # False: the empty prompt, image to video
     shown: bool = True  # False: a white image, text to video
     branch: bool = True  # False: the same model without it, which sees no image

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model_patches.dreamvideo.guidance import TEXT_FIRST, guided, needed
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, TEXT_FIRST, guided, needed
 from .ddim import descend
 
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # x_t, t (n,), context (n, L, d), image (n, 3, ..) -> eps
@@ -19,10 +19,10 @@ Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # x_t, t (n,), con
 
 @dataclass(frozen=True, kw_only=True)
 class Scales:
-    """s_t and s_i of Eq. 5. The paper gives no values; these are the node's."""
+    """s_t and s_i of Eq. 5."""
 
-    text: float = 7.5
-    image: float = 1.0
+    text: float = DEFAULT_SCALE
+    image: float = DEFAULT_SCALE
     order: str = TEXT_FIRST
 
 

@@ -5,7 +5,7 @@
 
 The first is Eq. 5, from p(c_t) p(c_i | c_t). The second follows from p(c_i) p(c_t | c_i); the paper says that there are
 other derivations and does not print them, so it is reconstructed. The null text is the empty prompt, the null image is
-white. The paper does not tell s_t and s_i.
+white. The paper does not tell s_t and s_i; `DEFAULT_SCALE` for both is ours (ADR 11).
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor
 Branch = str  # "none", "text", "image" or "both": which conditions a prediction has
 TEXT_FIRST, IMAGE_FIRST = "text first", "image first"
 ORDERS = (TEXT_FIRST, IMAGE_FIRST)
+DEFAULT_SCALE = 3.0  # s_t and s_i by default
 
 
 def weights(text: float, image: float, order: str = TEXT_FIRST) -> dict[Branch, float]:

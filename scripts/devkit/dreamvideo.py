@@ -18,7 +18,7 @@ SIDE, GRAY = 64, 0x808080
 # x, y, side in pixels, colour: the square, and two puffs behind it, the farther one fainter
 PIECES = {"Square": (30, 23, 19, 0x1BCB29), "Puff": (53, 30, 5, 0x2ABF36), "Faint puff": (60, 30, 5, 0x43AD4B)}
 FRAMES, STEPS, SEED = 8, 25, 7
-TEXT_SCALE, IMAGE_SCALE = 7.5, 1.0
+TEXT_SCALE, IMAGE_SCALE = 3, 3
 Link = tuple[str, int]  # a node's number, and which of its outputs
 
 

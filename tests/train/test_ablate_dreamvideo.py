@@ -19,7 +19,7 @@ from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.training import ablate_dreamvideo
 from stillmotion.training.__main__ import main
-from stillmotion.training.ablate_dreamvideo import PAPER, STAGES, TABLES, WITHOUT, Found, chosen, gains_of
+from stillmotion.training.ablate_dreamvideo import OURS, STAGES, TABLES, WITHOUT, Found, chosen, gains_of
 from stillmotion.training.data import sprites
 from stillmotion.training.ddim import ddim
 from stillmotion.training.drawing import FRAMES, PocketModel, noise_of
@@ -73,12 +73,12 @@ def tokenizer(comfyui_dir):
 
 
 def test_each_row_changes_what_its_table_is_about():
-    assert (PAPER.text, PAPER.image, PAPER.branch) == (7.5, 1.0, True)
-    for name, scales in (("s_i", (1, 2, 5, 10)), ("s_t", (1, 3, 7.5, 12))):
-        field = {"s_i": "image", "s_t": "text"}[name]
-        assert list(TABLES[name].values()) == [replace(PAPER, **{field: scale}) for scale in scales]
-        assert PAPER in TABLES[name].values()
-    assert list(TABLES["parts"].values())[:2] == [PAPER, WITHOUT]
+    assert (OURS.text, OURS.image, OURS.branch) == (3.0, 3.0, True)
+    for name, scales in (("s_i", (1, 2, 3, 5, 10)), ("s_t", (1, 3, 7.5, 12)), ("both", (1, 2, 3, 5, 7.5))):
+        fields = {"s_i": ["image"], "s_t": ["text"], "both": ["image", "text"]}[name]
+        assert list(TABLES[name].values()) == [replace(OURS, **dict.fromkeys(fields, scale)) for scale in scales]
+        assert OURS in TABLES[name].values()
+    assert list(TABLES["parts"].values())[:2] == [OURS, WITHOUT]
     assert [row.noised for row in TABLES["parts"].values()] == [1, 1, 0.5, 0.75, 0.9]
     assert chosen("all") == (*TABLES, STAGES)
 
@@ -107,14 +107,14 @@ def test_predictions_that_cancel_are_left_out_and_the_rest_is_equation_5():
 
 
 def job_of(model, tokenizer, path, **changes):
-    settings = {"seed": 0, "steps": 2, "first": 7, "count": 1, "length": 0, "rows": (PAPER,), "staged": PAPER}
+    settings = {"seed": 0, "steps": 2, "first": 7, "count": 1, "length": 0, "rows": (OURS,), "staged": OURS}
     return ImageJob(model=model, motion=None, file=path, tokenizer=tokenizer, **(settings | changes))
 
 
 @pytest.mark.slow
 def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     noised = replace(WITHOUT, noised=0.1)
-    rows = (PAPER, WITHOUT, Row(shown=False), noised)
+    rows = (OURS, WITHOUT, Row(shown=False), noised)
     job = job_of(model, tokenizer, tmp_path / "v", rows=rows, length=2, steps=10)
     found = job.tensors()
     assert found["clips"].shape == (4, 1, FRAMES, 3, 64, 64)
@@ -124,7 +124,7 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     plain = PocketModel(model, tokenizer)  # the same motion model, and no branch
     words = plain.words(sprites.caption(prompt))
     noise = noise_of(0, 7)
-    options = {"steps": 10, "guidance": PAPER.text}
+    options = {"steps": 10, "guidance": WITHOUT.text}
     alone = plain.pictures(ddim(plain.handle.predict, noise, words, plain.empty, plain.levels, **options))
     assert (alone[0].int() - without.int()).abs().max() <= 1
     assert (without.int() - blank.int()).abs().max() > 1  # a white image is not no branch
@@ -135,8 +135,8 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     retention = PocketRetention(model, None, tokenizer)
     turned, last = told(prompt, 1), paper[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
-    second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), PAPER, steps=10))[0]
-    other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), PAPER, steps=10))[0]
+    second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), OURS, steps=10))[0]
+    other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), OURS, steps=10))[0]
     same, changed = ((clip.float() - found["stages"][0, FRAMES:]).abs().mean() for clip in (second, other))
     assert same < 0.01 < 0.1 < changed  # the image counts; of 255
 
@@ -152,7 +152,7 @@ def test_what_decides_a_clip_decides_its_file(model, tmp_path):
     def name(**changes):
         return job_of(model, tmp_path, tmp_path / "v", **changes).made_of()
 
-    rows = (PAPER, WITHOUT)
+    rows = (OURS, WITHOUT)
     assert len({name(), name(length=2), name(rows=rows), name(seed=1), name(staged=WITHOUT)}) == 5
 
 
@@ -176,7 +176,7 @@ def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monk
     data = json.loads((out / "ablation.json").read_text())
     assert [name for name in data if name in (*TABLES, STAGES)] == [*TABLES, STAGES]
     assert list(data["parts"]) == list(TABLES["parts"])
-    assert data["parts"]["branch"] == data["s_i"]["s_i 1"] == data["s_t"]["s_t 7.5"]
+    assert data["parts"]["branch"] == data["s_i"]["s_i 3"] == data["s_t"]["s_t 3"] == data["both"]["both 3"]
     assert data[STAGES]["stage 1"] == data["parts"]["branch"]
     assert list(data[STAGES]) == ["stage 1", "stage 2"]
     scores = {"fff_ssim", "pocket_fff", "contrast", "colour_drift", "class_drift", "pocket_fvd", "direction", "shape"}
@@ -200,14 +200,14 @@ def test_the_first_frame_rows_alone_on_a_branch_beside_the_bundled_motion_model(
     assert main([*words, "--out", str(out)]) == 0
     data = json.loads((out / "ablation.json").read_text())
     assert list(data["parts"]) == list(TABLES["parts"])
-    assert not {"modes", "s_i", "s_t", STAGES} & set(data)
+    assert not {"modes", "s_i", "s_t", "both", STAGES} & set(data)
 
 
 def test_what_is_missing_or_odd_is_told_first(model, tmp_path, comfyui_dir):
     common = ["ablate", "dreamvideo", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"nowhere\.safetensors does not exist.*a DreamVideo file of the pocket model"):
         main([*common, "--model", str(tmp_path / "nowhere.safetensors")])
-    with pytest.raises(SystemExit, match="there are no rows 'x'; there are parts, modes, s_i, s_t, stages"):
+    with pytest.raises(SystemExit, match="there are no rows 'x'; there are parts, modes, s_i, s_t, both, stages"):
         main([*common, "--rows", "x"])
     with pytest.raises(SystemExit, match="has a motion model of its own: leave out --motion"):
         main([*common, "--model", str(model), "--motion", str(model)])
