@@ -92,8 +92,8 @@ class StagedVideoNode(RenderNode):
             io.Float.Input(
                 "image_scale",
                 default=DEFAULT_SCALE,
-                tooltip="s_i, no unit: how far to go from a white image to the image. Far below the text scale, the text "
-                "overrules the image; contrast grows with it, and from stage to stage.",
+                tooltip="s_i, no unit: how far to go from a white image to the image. Far below the text scale, the "
+                "text overrules the image; contrast grows with it, and from stage to stage.",
                 **scale,
             ),
         ]

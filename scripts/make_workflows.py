@@ -29,6 +29,7 @@ COLUMNS = {
         "StillMotion_LoadMotionModel",
         "StillMotion_LoadRetentionBranch",
         "StillMotion_LoadArtvModel",
+        "StillMotion_TemporalDecoder",
         "LoraLoaderModelOnly",
         "PrimitiveInt",
         "Note",

@@ -2,7 +2,8 @@
 
 Nothing is trained: rows differ in sampling alone, on one DreamVideo file. The image of a clip is the first frame of
 what its held-out prompt means, rendered. "without branch" is the same U-Net and motion model, which sees no image;
-"image to image" is that, too, and begins with the noised image in every frame. The sweeps change one scale of Eq. 5, or both.
+"image to image" is that, too, and begins with the noised image in every frame. The sweeps change one scale of Eq. 5, or
+both.
 A stage is a clip whose image is the last frame of the clip before (arXiv 2312.03018, section 4.4); its prompt turns
 back at every stage.
 """
@@ -77,8 +78,8 @@ READ = (
     "to image begins with the image, noised to this share of the schedule; the difference of adjacent frames tells how "
     "much still moves. The paper, on UCF-101 and MSR-VTT: FFF-SSIM "
     "0.37 and 0.36, text alone FVD 463.76 and 250.80, text and image 214.52 and 167.80 (Tables 1 and 2); brightness "
-    f"and contrast grow with s_i, burnt from 15 on (figure). It tells neither s_t nor s_i: here both are {DEFAULT_SCALE:g}; what "
-    f"sees no image has the pocket's guidance, {GUIDANCE:g}."
+    "and contrast grow with s_i, burnt from 15 on (figure). It tells neither s_t nor s_i: here both are "
+    f"{DEFAULT_SCALE:g}; what sees no image has the pocket's guidance, {GUIDANCE:g}."
 )
 
 
@@ -276,7 +277,8 @@ def sheet(rows: Mapping[str, Found], images: Tensor) -> Image.Image:
 
 
 def curves(tables: Mapping[str, Mapping[str, Found]]) -> list[Image.Image]:
-    """First-frame fidelity over the scales, with contrast or direction, drift over the frames of all stages: those that were made."""
+    """First-frame fidelity over the scales, with contrast or direction, and drift over the frames of all stages: those
+    that were made."""
     found = []
     for name, scores in OVER.items():
         if name in tables:

@@ -434,8 +434,8 @@ def test_the_bundled_configs_are_read_and_have_the_papers_values():
     pocket, full = (config.read(config.find(name)) for name in ("dreamvideo_pocket", "dreamvideo_sd21"))
     assert (pocket.system, full.system) == ("dreamvideo", "dreamvideo")
     assert (pocket.data.frames, full.data.frames) == (16, 8)
+    assert (full.data.drop, full.data.drop_image, pocket.data.drop_image) == (0.1, 0.1, 0.1)
     for plan in (pocket, full):
-        assert (plan.data.drop, plan.data.drop_image) == (0.1, 0.1)
         assert (plan.model.motion, plan.model.inject) == (True, "skips")
     assert (pocket.model.temporal, full.model.temporal) == ("none", "frozen")
     assert full.train.steps * full.train.batch / 340_000 == pytest.approx(5, rel=1e-3)
