@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..model_patches.comfy_host.double_guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
 from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS
-from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
 from . import widgets
 from .dreamvideo import GROUP
 from .render import KEEP, RenderNode

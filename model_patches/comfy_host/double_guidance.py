@@ -6,11 +6,18 @@ import comfy.model_patcher
 import comfy.samplers
 from torch import Tensor
 
-from ..dreamvideo.guidance import IMAGE_FIRST, ORDERS, TEXT_FIRST, Branch, guided, needed, weights
+from ..dreamvideo.guidance import DEFAULT_SCALE, IMAGE_FIRST, ORDERS, TEXT_FIRST, Branch, guided, needed, weights
 from . import dreamvideo, motion
 from .dreamvideo import Conditioning
 
-__all__ = ["IMAGE_FIRST", "ORDERS", "TEXT_FIRST", "DoubleConditionGuider", "double_condition_guider"]
+__all__ = [
+    "DEFAULT_SCALE",
+    "IMAGE_FIRST",
+    "ORDERS",
+    "TEXT_FIRST",
+    "DoubleConditionGuider",
+    "double_condition_guider",
+]
 
 CFGGuider: Any = comfy.samplers.CFGGuider
 # ComfyUI's names of the conditions; what is done to "positive" alone is done to the one with text and image
@@ -67,8 +74,8 @@ def double_condition_guider(
     positive: Conditioning,
     negative: Conditioning,
     *,
-    text: float,
-    image: float,
+    text: float = DEFAULT_SCALE,
+    image: float = DEFAULT_SCALE,
     order: str = TEXT_FIRST,
 ) -> DoubleConditionGuider:
     """The guider of a MODEL. positive: with the image; negative: the null text, with or without the image.

@@ -17,6 +17,7 @@ SETS = {
     "vidrd_pocket": ["train.batch=2", "data.frames=3", "model.conv_layers=1", "model.spatial=true"],
     "vidrd_decoder_pocket": [
         *("train.batch=1", "data.frames=2", "data.size=32", "loss.disc_width=8"),
+        "loss.disc=0.5",
         "loss.disc_layers=1",
     ],
     "artv_pocket": ["train.batch=2", "data.frames=3", "model.mask_channels=[32, 32]", "model.mask_heads=[2, 2]"],
