@@ -3,9 +3,8 @@
 Nothing is trained: rows differ in sampling alone, on one DreamVideo file. The image of a clip is the first frame of
 what its held-out prompt means, rendered. "without branch" is the same U-Net and motion model, which sees no image;
 "image to image" is that, too, and begins with the noised image in every frame. The sweeps change one scale of Eq. 5, or
-both.
-A stage is a clip whose image is the last frame of the clip before (arXiv 2312.03018, section 4.4); its prompt turns
-back at every stage.
+both. A stage is a clip whose image is the last frame of the clip before (arXiv 2312.03018, section 4.4); its prompt
+turns back at every stage.
 """
 
 import json

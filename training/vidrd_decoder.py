@@ -68,9 +68,9 @@ class DecoderTask(Task):
         plan, x = self.plan, self.clip(k)
         seed_dropout(plan.train.seed, k)
         y = self.decoded(x)
-        rec = losses.reconstruction(y, x, self.perceptual)
-        figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": flicker(y, x).detach()}
-        loss = plan.loss.rec * rec + plan.loss.flicker * flicker(y, x)
+        rec, unrest = losses.reconstruction(y, x, self.perceptual), flicker(y, x)
+        figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": unrest.detach()}
+        loss = plan.loss.rec * rec + plan.loss.flicker * unrest
         if self.judge is None:
             return {"loss": loss, **figures}
         step = k // plan.train.batch

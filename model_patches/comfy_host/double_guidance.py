@@ -74,8 +74,8 @@ def double_condition_guider(
     positive: Conditioning,
     negative: Conditioning,
     *,
-    text: float = DEFAULT_SCALE,
-    image: float = DEFAULT_SCALE,
+    text: float,
+    image: float,
     order: str = TEXT_FIRST,
 ) -> DoubleConditionGuider:
     """The guider of a MODEL. positive: with the image; negative: the null text, with or without the image.

@@ -114,12 +114,12 @@ def job_of(model, tokenizer, path, **changes):
 @pytest.mark.slow
 def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     noised = replace(WITHOUT, noised=0.1)
-    rows = (OURS, WITHOUT, Row(shown=False), noised)
+    rows = (OURS, WITHOUT, Row(shown=False), noised, TABLES["modes"]["text alone"])
     job = job_of(model, tokenizer, tmp_path / "v", rows=rows, length=2, steps=10)
     found = job.tensors()
-    assert found["clips"].shape == (4, 1, FRAMES, 3, 64, 64)
+    assert found["clips"].shape == (5, 1, FRAMES, 3, 64, 64)
     assert found["stages"].shape == (1, 2 * FRAMES, 3, 64, 64)
-    paper, without, blank, still = found["clips"][:, 0]
+    ours, without, blank, still, told_alone = found["clips"][:, 0]
     (prompt,) = job.prompts()
     plain = PocketModel(model, tokenizer)  # the same motion model, and no branch
     words = plain.words(sprites.caption(prompt))
@@ -127,13 +127,13 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     options = {"steps": 10, "guidance": WITHOUT.text}
     alone = plain.pictures(ddim(plain.handle.predict, noise, words, plain.empty, plain.levels, **options))
     assert (alone[0].int() - without.int()).abs().max() <= 1
-    assert (without.int() - blank.int()).abs().max() > 1  # a white image is not no branch
-    assert (paper.int() - blank.int()).abs().max() > 1
+    assert (without.int() - told_alone.int()).abs().max() > 1  # a white image is not no branch
+    assert (ours.int() - blank.int()).abs().max() > 1
     image = first_frame(prompt)
     assert (still.float() / 255 - image).abs().mean() < 0.05  # hardly noised, it is the image in every frame
-    assert torch.equal(found["stages"][0, :FRAMES], paper)
+    assert torch.equal(found["stages"][0, :FRAMES], ours)
     retention = PocketRetention(model, None, tokenizer)
-    turned, last = told(prompt, 1), paper[-1:].float() / 255
+    turned, last = told(prompt, 1), ours[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
     second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), OURS, steps=10))[0]
     other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), OURS, steps=10))[0]
