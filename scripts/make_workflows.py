@@ -66,14 +66,14 @@ COLUMNS = {
     ),
     "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
     "Video": (  # grows by the video
+        "StillMotion_LongVideo",
+        "StillMotion_StagedVideo",
+        "StillMotion_AutoregressiveVideo",
         "VAEDecode",
         "GetVideoComponents",
         "ImageScaleBy",
         "CreateVideo",
         "SaveVideo",
-        "StillMotion_LongVideo",
-        "StillMotion_StagedVideo",
-        "StillMotion_AutoregressiveVideo",
     ),
     "Readout": ("StillMotion_GuidanceReadout",),
     "Views": (
@@ -99,6 +99,8 @@ SIZES = {
     "StillMotion_FrameTokenAttention": [480, 420],
     "StillMotion_ArtvMasks": [480, 560],
 }
+# below the widgets, where a render shows its frames; a text field takes what these leave
+ROOM = {"StillMotion_LongVideo": 230, "StillMotion_AutoregressiveVideo": 230, "StillMotion_StagedVideo": 310}
 POCKET_NOTE = """The pocket model knows eight shapes
 (circle, square, triangle, star, cross,
 diamond, ring, heart) in eight colours
@@ -121,7 +123,7 @@ SD15_FILES = (
 )
 
 # the editor lays the nodes out as loadApiJson leaves them; this puts them into our columns, one group around each
-ARRANGE = """([columns, sizes, note]) => {
+ARRANGE = """([columns, sizes, room, note]) => {
   const graph = window.app.rootGraph, gap = 40, title = 30, pad = 20;
   const text = LiteGraph.createNode('Note');
   graph.add(text);
@@ -136,7 +138,7 @@ ARRANGE = """([columns, sizes, note]) => {
     const width = Math.max(...nodes.map(node => node.size[0]));
     let y = 0;
     for (const node of nodes) {
-      node.setSize([width, node.size[1]]);
+      node.setSize([width, node.size[1] + (room[node.type] ?? 0)]);
       node.pos = [x, y];
       y += node.size[1] + title + gap;
       left.delete(node);
@@ -160,7 +162,7 @@ def arrange(editor: Editor, name: str) -> Image.Image:
     editor.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name])
     editor.page.wait_for_timeout(1500)
     note = SD15_NOTE if name.endswith("_sd15") else POCKET_NOTE
-    if without := editor.evaluate(ARRANGE, [COLUMNS, SIZES, note]):
+    if without := editor.evaluate(ARRANGE, [COLUMNS, SIZES, ROOM, note]):
         raise Failed(f"{name}: no column for {', '.join(without)}; add it to COLUMNS in {Path(__file__).name}")
     editor.show_all()
     exported, saved = editor.prompt(), editor.serialized()
@@ -177,7 +179,7 @@ def write(path: Path, value: dict) -> None:
 def graph_picture(editor: Editor) -> Image.Image:
     """The graph, without the editor's bars around it."""
     width, height = editor.size
-    clip = {"x": 60, "y": 110, "width": width - 60, "height": height - 230}
+    clip = {"x": 60, "y": 110, "width": width - 60, "height": height - 170}
     return Image.open(io.BytesIO(editor.page.screenshot(clip=clip)))  # pyright: ignore[reportArgumentType]
 
 

@@ -35,11 +35,11 @@ MESSAGES = """() => ['[data-testid=error-overlay]', '[role=dialog]', '[data-test
   .map(element => element.innerText.trim().replace(/\\s+/g, ' ')).filter(Boolean)"""
 ACTIVE = "() => window.app.extensionManager.workflow.activeWorkflow?.path"
 SHOW_ALL = """() => {
-  const canvas = window.app.canvas, graph = window.app.rootGraph, margin = 30, bar = 100;
+  const canvas = window.app.canvas, graph = window.app.rootGraph, margin = 30, bar = 100, foot = 60;
   const boxes = [...graph._nodes, ...graph._groups].map(item => [item.pos[0], item.pos[1] - margin, ...item.size]);
   const [left, top] = [0, 1].map(side => Math.min(...boxes.map(box => box[side])) - margin);
   const [right, bottom] = [0, 1].map(side => Math.max(...boxes.map(box => box[side] + box[side + 2])) + margin);
-  const width = window.innerWidth - bar, height = window.innerHeight - bar;
+  const width = window.innerWidth - bar, height = window.innerHeight - bar - foot;
   canvas.min_font_size_for_lod = 0;
   canvas.show_info = false;
   canvas.ds.scale = Math.min(1, width / (right - left), height / (bottom - top));
