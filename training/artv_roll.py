@@ -55,7 +55,7 @@ class Host(Protocol):
         *,
         no_references: Tensor,
         no_anchor: Tensor,
-        mask: bool = True,
+        masked: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -139,6 +139,8 @@ def guided_eps(
     there += [] if given.anchor is None else ["anchor"]
     left_out = needed(settings.weights, there)
     branches = ["", *left_out]
+    one_for_each = settings.masks == MASKS[1]
+    masked = (None if one_for_each else n) if settings.mask else 0
 
     def without(name: str) -> Tensor:
         gone = [name == branch or name not in there for branch in branches]
@@ -157,9 +159,8 @@ def guided_eps(
         torch.full((n * len(branches),), settings.level, device=y_t.device),
         no_references=without("reference"),
         no_anchor=without("anchor"),
-        mask=settings.mask,
+        masked=masked,
     )
-    one_for_each = settings.masks == MASKS[1]
     full, *others = (eps if one_for_each else moving).split(n)
     found = guided(full, dict(zip(left_out, others, strict=True)), settings.weights)
     return found if one_for_each else eps[:n] + (1 - m[:n]) * (found - full), m[:n]

@@ -90,12 +90,13 @@ class ArtvUNet(nn.Module):
         *,
         no_references: Tensor | None = None,  # (n,) bool, samples that go without
         no_anchor: Tensor | None = None,  # (n,) bool
-        mask: bool = True,
+        masked: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """eps (n, c, h, w) of Eq. 7, m (n, 1, h, w), and eps of the dynamic network alone (n, c, h, w).
 
-        Text is dropped by giving the empty prompt's. mask=False: m = 0, and the mask network is not run. RuntimeError
-        when the U-Net does not run the layers that the parts are attached to.
+        Text is dropped by giving the empty prompt's. masked: the mask network is run for so many of the first samples,
+        None for all; m = 0 for the others. RuntimeError when the U-Net does not run the layers that the parts are
+        attached to.
         """
         made = conditions(
             self.model.config,
@@ -108,13 +109,17 @@ class ArtvUNet(nn.Module):
             no_anchor=_none(level) if no_anchor is None else no_anchor,
         )
         eps_dynamic = self._dynamic(y_t, t, context, made)
-        if not mask:
+        n = len(y_t) if masked is None else masked
+        if not n:
             return eps_dynamic, torch.zeros_like(eps_dynamic[:, :1]), eps_dynamic
         network = self.model.mask
-        m = network(y_t, t, context, network.reference(made.references), made.tokens, made.level)
-        m = torch.where(made.blank.view(-1, 1, 1, 1), torch.zeros_like(m), m)
-        static = static_noise(y_t, made.static, self._abar(t, y_t), self.model.config.static)
-        return masked_noise(eps_dynamic, static, m), m, eps_dynamic
+        m = network(
+            y_t[:n], t[:n], context[:n], network.reference(made.references[:n]), made.tokens[:n], made.level[:n]
+        )
+        m = torch.where(made.blank[:n].view(-1, 1, 1, 1), torch.zeros_like(m), m)
+        static = static_noise(y_t[:n], made.static[:n], self._abar(t[:n], y_t), self.model.config.static)
+        eps = torch.cat([masked_noise(eps_dynamic[:n], static, m), eps_dynamic[n:]])
+        return eps, torch.cat([m, torch.zeros_like(eps_dynamic[n:, :1])]), eps_dynamic
 
     def _dynamic(self, y_t: Tensor, t: Tensor, context: Tensor, made: Conditions) -> Tensor:
         call = self._next = _Call(made, self.model.reference(made.references), t)

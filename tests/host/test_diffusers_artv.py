@@ -107,6 +107,24 @@ def test_each_sample_goes_without_its_own(parts):
 
 
 @torch.no_grad()
+def test_the_mask_network_runs_for_the_first_samples_that_are_asked_for(parts):
+    unet, config = parts
+    artv, given = ArtvUNet(unet, model_of(config)), inputs(3)
+    rows: list[int] = []
+    watch = artv.model.mask.register_forward_hook(lambda network, args, output: rows.append(len(output)))
+    whole = artv(**given)
+    for masked in (0, 2):
+        eps, m, dynamic = artv(**given, masked=masked)
+        assert torch.equal(dynamic, whole[2])
+        torch.testing.assert_close(eps[:masked], whole[0][:masked])
+        torch.testing.assert_close(m[:masked], whole[1][:masked])
+        assert torch.equal(eps[masked:], dynamic[masked:])
+        assert m[masked:].abs().max() == 0
+    assert rows == [3, 2]
+    watch.remove()
+
+
+@torch.no_grad()
 def test_removing_it_leaves_the_u_net_as_it_was(parts):
     unet, config = parts
     before, given = {k: v.clone() for k, v in unet.state_dict().items()}, inputs()
