@@ -1,5 +1,7 @@
 """Does a long video stay flat? One job of Long Video's parts on the pocket, extended from length to length.
 
+It is made as `vidrd_long_video` makes it: by the bundled VidRD model, decoded by its temporal-aware decoder.
+
 Keys: `rss_slope_mb_per_frame` (least squares over the clips, from the third on), `fps_last_over_first` (last quarter of
 the clips against the first, without the two that warm up), `unet_frames_per_kept_frame`, `disk_mb_per_frame`. The table
 before has resident memory and time at every length.
@@ -18,7 +20,7 @@ from torch import Tensor
 from ..rendering.formats import check_format
 from ..rendering.job import open_job
 from ..rendering.loop import Output, Watch, Work, render
-from .pocket_host import PocketHost
+from .pocket_host import DECODER, VIDRD, PocketHost
 from .report import finish
 
 FRAMES, SIZE, WARM = 16, 64, 2
@@ -64,13 +66,14 @@ def long_video(args: argparse.Namespace, counter: Counter):
 
     from ..model_patches.comfy_host.long import LongVideo, make_guider
     from ..model_patches.comfy_host.reuse import ReuseConfig
+    from ..model_patches.comfy_host.vidrd_decoder import TemporalVAE, load_decoder
 
-    model = host.motion(frames=FRAMES)
+    model, vae = host.motion(VIDRD, frames=FRAMES), TemporalVAE(host.vae, load_decoder(DECODER))
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, counter)
     positive, negative = host.condition(["a yellow star moving in a circle in the night sky"]), host.condition([""])
     guider = make_guider(model, positive, negative, 7.5)
     settings = {"sampler": "ddim", "scheduler": "normal", "steps": args.steps, "seed": args.seed, "frames": FRAMES}
-    return LongVideo(guider, host.vae, **settings, size=(SIZE, SIZE), config=ReuseConfig())
+    return LongVideo(guider, vae, **settings, size=(SIZE, SIZE), config=ReuseConfig())
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ LORA = ROOT / "pocket" / "loras" / "pocket_glow.safetensors"
 CONTROL = ROOT / "pocket" / "control_edges.safetensors"
 VIDEO_JUDGE = ROOT / "pocket" / "video_judge.safetensors"
 ARTV = ROOT / "pocket" / "artv.safetensors"
+VIDRD = ROOT / "pocket" / "vidrd.safetensors"
+DECODER = ROOT / "pocket" / "temporal_decoder.safetensors"
 
 
 def start_comfyui(*, cpu: bool = False) -> None:
