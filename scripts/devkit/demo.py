@@ -18,7 +18,7 @@ class Progress:
     def __init__(self, prompt: dict):
         self.prompt = prompt
         self.terminal = sys.stdout.isatty()
-        self.node, self.began, self.told, self.width = "", 0.0, 0.0, 0
+        self.node, self.began, self.told, self.shown = "", 0.0, 0.0, ""
 
     def __call__(self, event: dict) -> None:
         data = event.get("data", {})
@@ -41,14 +41,16 @@ class Progress:
         self.show(f"{workflow.title(self.prompt, self.node)}: step {done} of {total}, {left:.0f} s left")
 
     def show(self, text: str) -> None:
+        if text == self.shown:  # the last step is told for every picture that is shown after it
+            return
         if self.terminal:
-            print("\r" + text.ljust(self.width), end="", flush=True)
-            self.width = len(text)
+            print("\r" + text.ljust(len(self.shown)), end="", flush=True)
         else:
             print(text, flush=True)
+        self.shown = text
 
     def end(self) -> None:
-        if self.terminal and self.width:
+        if self.terminal and self.shown:
             print()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from devkit import chromium, comfyui, environment, files, workflow
-from devkit.demo import unused
+from devkit.demo import Progress, unused
 from devkit.server import Server, check_port, spare_threads
 from devkit.websocket import Closed, WebSocket
 
@@ -250,6 +250,18 @@ def test_an_unknown_workflow_and_an_editor_file_are_named(root: Path, tmp_path: 
     editor.write_text(json.dumps({"nodes": [], "links": []}))
     with pytest.raises(files.Failed, match="not in API form"):
         workflow.load(str(editor))
+
+
+def test_progress_tells_the_last_step_once(capsys: pytest.CaptureFixture):
+    tell = Progress({"1": {"class_type": "KSampler", "inputs": {}}})
+    tell({"type": "executing", "data": {"node": "1"}})
+    for done in (1, 2, 2, 2):
+        tell({"type": "progress", "data": {"value": done, "max": 2}})
+    tell.end()
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "KSampler: step 1 of 2",
+        "KSampler: step 2 of 2",
+    ]
 
 
 def test_no_file_is_overwritten(tmp_path: Path):
