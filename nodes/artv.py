@@ -241,6 +241,7 @@ class AutoregressiveVideo(RenderNode):
                 "masks",
                 options=list(MASKS),
                 default=MASKS[0],
+                optional=True,
                 advanced=True,
                 tooltip="What says where the frame before is copied. one for all: decided under all conditions, then "
                 "only what moves is guided. one for each: the four predictions decide by themselves, as in the paper's "

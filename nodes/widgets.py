@@ -46,6 +46,7 @@ def enlarge() -> Any:
         default=1,
         min=1,
         max=16,
+        optional=True,  # appended after two of its nodes had landed
         advanced=True,
         tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
     )

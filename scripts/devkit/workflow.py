@@ -64,6 +64,18 @@ def adapt(
     return prompt
 
 
+def up_to(prompt: dict, class_type: str) -> dict:
+    """The nodes of that class and all that they are made from."""
+    left = [number for number, node in prompt.items() if node["class_type"] == class_type]
+    kept: dict = {}
+    while left:
+        number = left.pop()
+        kept[number] = prompt[number]
+        links = [value for value in prompt[number]["inputs"].values() if isinstance(value, list)]
+        left += [link[0] for link in links if link[0] not in kept]
+    return kept
+
+
 def title(prompt: dict, number: str) -> str:
     node = prompt.get(number, {})
     return node.get("_meta", {}).get("title") or node.get("class_type", number)

@@ -48,6 +48,22 @@ def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Call
     golden("object_info", {name: info for name, info in known.items() if name.startswith("StillMotion_")})
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("vidrd_long_video", "StillMotion_LongVideo"),
+        ("artv_text_image_to_video", "StillMotion_AutoregressiveVideo"),
+    ],
+)
+def test_a_graph_that_was_stored_before_an_input_was_appended_still_runs(client: Client, name: str, kind: str):
+    prompt = workflow.up_to(workflow.adapt(workflow.load(name), frames=4), kind)
+    given = node_of(prompt, kind)["inputs"]
+    given |= {"steps": 2, **({"clips": 1} if "clips" in given else {})}
+    for appended in ("enlarge", "masks"):
+        given.pop(appended, None)
+    client.run(prompt).check()
+
+
 def test_every_node_is_shown_in_a_bundled_workflow(server: Server):
     used = {node["class_type"] for name in workflow.names() for node in workflow.load(name).values()}
     offered = {name for name in server.get("/object_info") if name.startswith("StillMotion_")}
