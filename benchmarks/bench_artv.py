@@ -35,7 +35,7 @@ from ..rendering.job import open_job
 from ..rendering.loop import Output, Work, render
 from .bench_long import Meter, resident, slope
 from .bench_temporal import random_weight
-from .pocket_host import PocketHost, artv_file, one_by_one, start_comfyui
+from .pocket_host import ARTV, PocketHost, one_by_one, start_comfyui
 from .report import finish
 from .sd21 import CONTEXT, named, sd21_model
 
@@ -188,8 +188,7 @@ def pocket(args: argparse.Namespace) -> dict[str, float]:
     from ..model_patches.comfy_host.artv import load_artv
 
     host = PocketHost()
-    with tempfile.TemporaryDirectory() as folder:
-        artv = load_artv(artv_file(Path(folder)))
+    artv = load_artv(ARTV)
     figures = {"seconds_per_frame": frame_seconds(make_roll(host, artv, "dpmpp_2s_ancestral", STEPS), args.frames)}
     print(f"a frame of the pocket: {figures['seconds_per_frame']:.2f} s", flush=True)
     words = host.condition([PROMPT]), host.condition([""])

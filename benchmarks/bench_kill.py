@@ -1,8 +1,8 @@
 """Does a killed render go on to the same frames? A real ComfyUI server is killed (SIGKILL) at random moments of a
 render, started again, and given the same prompt.
 
---workflow: `vidrd_long_video`; `artv`, an Autoregressive Video on the pocket, whose clips are single frames (with a
-fresh ART-V file while none is bundled); or any other bundled workflow that renders one job.
+--workflow: a bundled one with Long Video, Staged Video or Autoregressive Video, of which that node is run and what it
+is made from. A clip is a stage of a Staged Video, a frame of an Autoregressive Video.
 
 Keys: `workflow`; `kills`; `identical`: after how many of them all frames and latents were those of an undisturbed
 render; `max_clips_redone`: by one kill.
@@ -17,12 +17,11 @@ import signal
 import sys
 import tempfile
 import time
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import av
 
-from .pocket_host import artv_file
 from .report import ROOT, finish
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -31,8 +30,8 @@ from devkit import workflow
 from devkit.client import Client
 from devkit.server import Server, spare_threads
 
-ARTV = "artv"
-COUNT = {"StillMotion_LongVideo": "clips", "StillMotion_AutoregressiveVideo": "frames"}  # which input tells how many
+LONG, STAGED = "StillMotion_LongVideo", "StillMotion_StagedVideo"
+ROLL = "StillMotion_AutoregressiveVideo"  # its clips are single frames
 
 
 def start(base: Path) -> Server:
@@ -44,45 +43,24 @@ def start(base: Path) -> Server:
     return server
 
 
-def prompt_of(args: argparse.Namespace, base: Path) -> dict:
-    """The graph, with as many clips and steps as asked for where it has such inputs."""
-    if args.workflow == ARTV:
-        prompt = autoregressive(base)
-    else:
-        prompt = workflow.load(args.workflow)
-        if any(workflow.title(prompt, number) == "Frames" for number in prompt):
-            prompt = workflow.adapt(prompt, frames=args.frames)
-    for node in prompt.values():
-        given = node["inputs"]
-        if count := COUNT.get(node["class_type"]):
-            given[count] = args.clips
-        changes = {"steps": args.steps, "overlap": min(4, args.frames // 2)}
-        given |= {name: value for name, value in changes.items() if name in given}
-    return prompt
-
-
-def autoregressive(base: Path) -> dict:
-    """Load Pocket Stable Diffusion, Load ART-V Model, two texts and Autoregressive Video."""
-    folder = base / "models" / "stillmotion"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = artv_file(folder)
-    name = path.name if path.parent == folder else f"pocket/{path.name}"
-
-    def node(kind: str, **inputs: Any) -> dict:
-        return {"class_type": kind, "inputs": inputs}
-
-    sockets = {"model": ["1", 0], "artv": ["2", 0], "vae": ["1", 2], "positive": ["3", 0], "negative": ["4", 0]}
-    widgets: dict[str, Any] = {"name": ARTV, "seed": 7, "frames": 16, "steps": 4, "width": 64, "height": 64, "fps": 8}
-    widgets |= {"text_weight": 6.5, "reference_weight": 0.25, "anchor_weight": 0.25, "t_test": 200, "fit": "crop"}
-    widgets |= {"sampler_name": "dpmpp_2s_ancestral", "scheduler": "normal", "format": "h264-mp4", "enlarge": 8}
-    widgets |= {"keep": "everything"}
-    return {
-        "1": node("StillMotion_LoadPocket"),
-        "2": node("StillMotion_LoadArtvModel", artv_name=name),
-        "3": node("CLIPTextEncode", clip=["1", 1], text="a yellow star moving in a circle in the night sky"),
-        "4": node("CLIPTextEncode", clip=["1", 1], text=""),
-        "5": node("StillMotion_AutoregressiveVideo", **sockets, **widgets),
+def prompt_of(args: argparse.Namespace) -> dict:
+    """What of the workflow makes the video, with as many clips, frames of each and steps as asked for."""
+    prompt = workflow.load(args.workflow)
+    kinds = {node["class_type"] for node in prompt.values()} & {LONG, STAGED, ROLL}
+    if len(kinds) != 1:
+        raise SystemExit(f"{args.workflow} has no node that renders a job, or several kinds; take vidrd_long_video")
+    (kind,) = kinds
+    prompt = workflow.up_to(prompt, kind)
+    (video,) = [node["inputs"] for node in prompt.values() if node["class_type"] == kind]
+    wanted = {
+        "frames" if kind == ROLL else "clips": args.clips,
+        "steps": args.steps,
+        "overlap": min(4, args.frames // 2),
     }
+    video |= {name: value for name, value in wanted.items() if name in video}
+    if kind == STAGED:
+        video["prompts"] = "\n".join(islice(cycle(video["prompts"].splitlines()), args.clips))
+    return prompt if kind == ROLL else workflow.adapt(prompt, frames=args.frames)
 
 
 def job_of(base: Path) -> Path:
@@ -134,9 +112,9 @@ def trial(server: Server, base: Path, prompt: dict, seconds: float) -> tuple[Ser
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workflow", default="vidrd_long_video", help=f"{ARTV}, {', '.join(workflow.names())}")
+    parser.add_argument("--workflow", default="vidrd_long_video", help="a bundled one that renders a job")
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--clips", type=int, default=12, help="of the video; for artv its frames")
+    parser.add_argument("--clips", type=int, default=12, help="of the video; stages, or frames of ART-V")
     parser.add_argument("--frames", type=int, default=8, help="of a clip")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -144,7 +122,7 @@ def main() -> None:
     chance, identical, redone = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = Path(folder)
-        prompt = prompt_of(args, base)
+        prompt = prompt_of(args)
         server = start(base)
         try:
             Client(server.url).run(prompt, timeout=3600).check()  # warms up

@@ -36,21 +36,6 @@ def start_comfyui(*, cpu: bool = False) -> None:
     args.cpu = cpu or not torch.cuda.is_available()
 
 
-def artv_file(folder: Path) -> Path:
-    """The bundled ART-V file; where there is none, a fresh one of its sizes, written into the folder."""
-    if ARTV.is_file():
-        return ARTV
-    from ..model_patches import checkpoint
-    from ..model_patches.artv.config import POCKET as SIZES
-    from ..model_patches.artv.model import ArtvModel
-
-    path = folder / "fresh_artv.safetensors"
-    torch.manual_seed(0)
-    weights = ArtvModel(SIZES).state_dict()
-    checkpoint.save(path, system=checkpoint.ARTV, config=SIZES.to_dict(), weights=weights)
-    return path
-
-
 def one_by_one(model: Any) -> Any:
     """The MODEL where there is no memory for a batch of conditions: ComfyUI's sampler then calls it for each."""
     from comfy.model_patcher import ModelPatcher

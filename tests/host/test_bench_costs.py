@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devkit import workflow
 
 from stillmotion.benchmarks import bench_artv, bench_dreamvideo, bench_kill
-from stillmotion.benchmarks.pocket_host import ARTV, artv_file, one_by_one
-from stillmotion.model_patches import checkpoint
+from stillmotion.benchmarks.pocket_host import one_by_one
 
 from .test_autoregressive import CONFIG, words
 
@@ -37,12 +37,6 @@ def test_forwards_of_several_frames_are_timed_at_each_size(subject):
     assert set(found["batches_per_second"]) == {32, 48}
 
 
-def test_a_fresh_file_has_the_sizes_of_the_bundled_one(tmp_path):
-    path = artv_file(tmp_path)
-    assert path == (ARTV if ARTV.is_file() else tmp_path / "fresh_artv.safetensors")
-    assert checkpoint.load(path, expect=checkpoint.ARTV).config["block_channels"] == [64, 128, 128]
-
-
 def test_timed_tells_the_network_s_share(tiny_sd, run_sampler):
     timed = bench_dreamvideo.Timed(tiny_sd)
     run_sampler(timed.model, frames=3, steps=2, cfg=1.0)
@@ -51,22 +45,28 @@ def test_timed_tells_the_network_s_share(tiny_sd, run_sampler):
     assert all(0 < network <= call for call, network in zip(timed.calls, timed.networks, strict=True))
 
 
-def test_the_graph_that_is_killed(tmp_path):
-    def prompt(name):
-        return bench_kill.prompt_of(argparse.Namespace(workflow=name, clips=5, frames=6, steps=3), tmp_path)
+KILLED = {
+    "vidrd_long_video": ("StillMotion_LongVideo", {"clips": 5, "steps": 3, "overlap": 3}),
+    "dreamvideo_stages": ("StillMotion_StagedVideo", {"steps": 3}),
+    "artv_text_image_to_video": ("StillMotion_AutoregressiveVideo", {"frames": 5, "steps": 3}),
+}
 
-    def only(nodes, kind):
-        (node,) = [node for node in nodes.values() if node["class_type"] == kind]
-        return node["inputs"]
 
-    rolled = prompt("artv")
-    video = only(rolled, "StillMotion_AutoregressiveVideo")
-    assert (video["frames"], video["steps"]) == (5, 3)
-    assert only(rolled, "StillMotion_LoadArtvModel")["artv_name"] in (
-        "pocket/artv.safetensors",
-        "fresh_artv.safetensors",
+@pytest.mark.parametrize("name", KILLED)
+def test_the_graph_that_is_killed_is_the_bundled_one_without_views(name):
+    kind, expected = KILLED[name]
+    prompt = bench_kill.prompt_of(argparse.Namespace(workflow=name, clips=5, frames=6, steps=3))
+    whole = workflow.load(name)
+    (video,) = [node["inputs"] for node in prompt.values() if node["class_type"] == kind]
+    assert {key: video[key] for key in expected} == expected
+    assert set(video) == {key for node in whole.values() if node["class_type"] == kind for key in node["inputs"]}
+    links = [value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)]
+    assert set(links) <= set(prompt) <= set(whole)
+    assert not any(
+        "GetVideoComponents" in node["class_type"] or "Save" in node["class_type"] for node in prompt.values()
     )
-    long = prompt("vidrd_long_video")
-    video = only(long, "StillMotion_LongVideo")
-    assert (video["clips"], video["steps"], video["overlap"]) == (5, 3, 3)
-    assert only(long, "PrimitiveInt")["value"] == 6
+    if name == "dreamvideo_stages":
+        assert len(video["prompts"].splitlines()) == 5
+    if kind != "StillMotion_AutoregressiveVideo":
+        (frames,) = [node["inputs"]["value"] for node in prompt.values() if node["class_type"] == "PrimitiveInt"]
+        assert frames == 6
