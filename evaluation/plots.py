@@ -153,12 +153,16 @@ class Chart:
         self.draw.rectangle(self.box, outline=INK, width=1)
 
     def legend(self, names: Sequence[str]) -> None:
-        """Right of the title, in the order of COLOURS."""
-        at = self.width - RIGHT
+        """Right of the title, or below where there is no room, in the order of COLOURS."""
+        at, top = self.width - RIGHT, 16
+        if at - sum(length(name) + 44 for name in names) < LEFT + length(self.title, TITLE):
+            top = self.height + 4
+            self.image = below([self.image, Image.new("RGB", (self.width, 40), WHITE)])
+            self.draw = ImageDraw.Draw(self.image)
         for name, colour in reversed(list(zip(names, COLOURS, strict=False))):
             at -= int(length(name))
-            self.draw.text((at, 16), name, INK, font())
-            self.draw.rectangle((at - 26, 22, at - 8, 32), colour)
+            self.draw.text((at, top), name, INK, font())
+            self.draw.rectangle((at - 26, top + 6, at - 8, top + 16), colour)
             at -= 44
 
 

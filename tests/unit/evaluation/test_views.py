@@ -108,6 +108,18 @@ def test_a_chart_puts_values_where_its_axes_say():
     assert not near(chart.image, chart.point(5, 1.5), COLOURS[1])
 
 
+def test_a_legend_does_not_cover_the_title():
+    def chart(*names):
+        return np.asarray(line_chart({name: ([0, 1], [0, 1]) for name in names}, title="Drift", x="frame", y="drift"))
+
+    alone, short, wide = chart("a"), chart("a", "b"), chart(*("a rather long name of line " + end for end in "abc"))
+    assert short.shape == alone.shape
+    assert wide.shape[0] > alone.shape[0]
+    assert (wide[: plots.TOP] == alone[: plots.TOP]).all()
+    for colour in COLOURS[:3]:
+        assert (wide[alone.shape[0] :] == np.array(colour)).all(-1).any()
+
+
 def test_a_logarithmic_axis_has_equal_steps_for_equal_ratios():
     line = axis("sigma", [0.1, 10.0], log=True)
     assert line.place(1) - line.place(0.1) == pytest.approx(line.place(10) - line.place(1))
