@@ -1,7 +1,6 @@
 """python -m stillmotion.training VERB: train, doctor, eval, ablate, latents, select, export, view, pocket, ..."""
 
 import argparse
-import logging
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import ablations, evaluate_options
+from . import ablations, evaluate_options, logs
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -298,9 +297,7 @@ def main(words: list[str] | None = None) -> int:
         draw(args)
     if begins and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
-    logging.basicConfig(
-        level=logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING, format="%(asctime)s %(message)s"
-    )
+    logs.begin()
     import torch
 
     torch.manual_seed(0)  # the first weights; everything else is keyed by sample

@@ -27,7 +27,7 @@ from ..model_patches.pocket import SCALE
 from ..model_patches.vidrd.config import DecoderConfig, VidrdConfig
 from ..model_patches.vidrd.decoder import TemporalDecoder, decode
 from ..model_patches.vidrd.model import VidrdModel
-from . import bases
+from . import bases, logs
 from .config import BaseTable
 from .data import sprites
 from .ddim import Begin, Guide, ddim
@@ -115,7 +115,7 @@ def fingerprint(path: Path) -> str:
 def draw_all(jobs: Iterable[Job], processes: int) -> None:
     """Every file that is not there yet."""
     left, begun = [job for job in jobs if not job.done()], monotonic()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=logs.begin) as pool:
         for number, future in enumerate(as_completed([pool.submit(draw, job) for job in left]), 1):
             future.result()
             eta = (monotonic() - begun) / number * (len(left) - number)

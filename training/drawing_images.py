@@ -3,7 +3,8 @@
 Shapes: f frames; images (1, 3, 64, 64) in 0..1.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from .data.latents import encoded
 from .ddim import descend, timesteps
 from .drawing import FRAMES, Job, PocketModel, fingerprint, noise_of
 from .guided import Scales, guided_eps
+
+log = logging.getLogger(__name__)
 
 OPPOSITE = {"right": "left", "left": "right", "up": "down", "down": "up"}
 
@@ -101,13 +104,15 @@ class ImageJob(Job):
         asked = list(enumerate(self.prompts(), self.first))
         found = {}
         if self.rows:
-            found["clips"] = torch.stack([self._row(model, asked, row) for row in self.rows])
+            found["clips"] = torch.stack(list(self._rows(model, asked)))
         if self.length:
             found["stages"] = torch.stack([self._stages(model, prompt, number) for number, prompt in asked])
         return found
 
-    def _row(self, model: PocketRetention, asked: Sequence[tuple[int, sprites.Clip]], row: Row) -> Tensor:
-        return torch.cat([self._clip(model, prompt, number, row) for number, prompt in asked])
+    def _rows(self, model: PocketRetention, asked: Sequence[tuple[int, sprites.Clip]]) -> Iterator[Tensor]:
+        for k, row in enumerate(self.rows, 1):
+            yield torch.cat([self._clip(model, prompt, number, row) for number, prompt in asked])
+            log.info("%s: %d of %d rows", self.file.name, k, len(self.rows))
 
     def _clip(
         self,

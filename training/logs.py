@@ -2,10 +2,17 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def begin() -> None:
+    """Messages go to stderr: those of the first process of a training, and of every process that draws clips."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
 
 
 class Logs:

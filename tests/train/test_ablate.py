@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
@@ -114,6 +115,32 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
     write_tensors({"w": torch.ones(3)}, weights)
     draw_all([replace(job, alpha=40.0)], 1)
     assert calls == [0.0, 40.0, 40.0]
+
+
+TELLING = """
+import logging
+
+import torch
+
+from stillmotion.training.drawing import Job
+
+
+class Telling(Job):
+    def tensors(self):
+        logging.getLogger("stillmotion").info("row 1 of %d is drawn", self.count)
+        return {"clips": torch.zeros(1)}
+"""
+
+
+def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
+    """A file of clips can take half an hour."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = tmp_path / "weights"
+    write_tensors({"w": torch.zeros(3)}, weights)
+    settings = {"seed": 0, "steps": 2, "first": 0, "count": 7, "tokenizer": tmp_path}
+    draw_all([import_module("telling").Telling(model=weights, file=tmp_path / "c", **settings)], 1)
+    assert "row 1 of 7 is drawn" in capfd.readouterr().err
 
 
 @pytest.mark.slow
