@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..evaluation import drift, report
 from ..evaluation.plots import below, beside, line_chart
-from ..evaluation.score import score
+from ..evaluation.score import Sample, compare, score
 from ..evaluation.statistics import Interval
 from ..model_patches import checkpoint
 from ..model_patches.artv.config import ArtvConfig
@@ -162,9 +162,23 @@ pocket_artv = lru_cache(maxsize=1)(PocketArtv)
 class Found:
     """Of one row."""
 
-    scores: dict[str, Interval]
+    early: Sample  # the first FRAMES of each video
+    late: Sample  # the last
+    drifted: Tensor  # (n, 2), mean drifts of the last FRAMES
     drifts: dict[str, list[float]]  # by name, of each frame, the mean over videos
     masks: list[list[float]]  # mean and contrast, of each step
+
+    def scores(self, real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
+        return intervals(DRIFTS, self.drifted.tolist()) | score(self.early, real) | _late(score(self.late))
+
+    def minus(self, base: "Found", real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
+        """In pairs: the same prompt and noise."""
+        drifted = intervals(DRIFTS, (self.drifted - base.drifted).tolist())
+        return drifted | compare(self.early, base.early, real) | _late(compare(self.late, base.late))
+
+
+def _late(scores: dict[str, Interval]) -> dict[str, Interval]:
+    return {name: scores[name.removeprefix("late_")] for name in LATE}
 
 
 def ablate(options: Options) -> dict:
@@ -184,15 +198,13 @@ def ablate(options: Options) -> dict:
     def found(row: int) -> Found:
         videos, masks = row_of(wanted, row)
         tracks = [drift.track(judge, video) for video in videos]
-        sample = scoring.sample((video[:FRAMES] for video in videos), prompts, judge, video_judge)
-        late = score(scoring.sample((video[-FRAMES:] for video in videos), prompts, judge))
-        drifted = [[fmean(track[name][-FRAMES:]) for name in DRIFTS] for track in tracks]
-        scores = intervals(DRIFTS, drifted) | score(sample, real)
-        scores |= {name: late[name.removeprefix("late_")] for name in LATE}
+        early = scoring.sample((video[:FRAMES] for video in videos), prompts, judge, video_judge)
+        late = scoring.sample((video[-FRAMES:] for video in videos), prompts, judge)
+        drifted = torch.tensor([[fmean(track[name][-FRAMES:]) for name in DRIFTS] for track in tracks])
         drifts = {name: torch.tensor([track[name] for track in tracks]).mean(0).tolist() for name in DRIFTS}
-        return Found(scores, drifts, masks.mean(0).tolist())
+        return Found(early, late, drifted, drifts, masks.mean(0).tolist())
 
-    return write(options, {settings: found(row) for row, settings in enumerate(ROWS)})
+    return write(options, {settings: found(row) for row, settings in enumerate(ROWS)}, real)
 
 
 def jobs(options: Options) -> list[RollJob]:
@@ -222,28 +234,33 @@ def row_of(wanted: Sequence[Job], row: int) -> tuple[list[Tensor], Tensor]:
     return videos, torch.cat(masks)
 
 
-def write(options: Options, made: dict[Settings, Found]) -> dict:
+def write(options: Options, made: dict[Settings, Found], real: tuple[Tensor, Tensor]) -> dict:
     """The tables and curves in `out`."""
     settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
-    tables = {"parts": {name: made[row] for name, row in PARTS.items()}}
-    for name, sweep in SWEEPS.items():
-        tables[name] = {f"{name} {value:g}": made[row] for value, row in sweep.items()}
+    tables = {"parts": PARTS} | {
+        name: {f"{name} {value:g}": row for value, row in sweep.items()} for name, sweep in SWEEPS.items()
+    }
+    scores = {row: found.scores(real) for row, found in made.items()}
+    changes = {row: found.minus(made[PAPER], real) for row, found in made.items() if row != PAPER}
     text = [report.origin(command(), **settings), "", READ]
     told: dict[str, object] = dict(settings)
     for table, rows in tables.items():
-        text += ["", report.markdown({name: found.scores for name, found in rows.items()}, COLUMNS)]
+        text += ["", report.markdown({name: scores[row] for name, row in rows.items()}, COLUMNS)]
         told[table] = {
-            name: report.figures(found.scores) | {"drifts": found.drifts, "masks": found.masks}
-            for name, found in rows.items()
+            name: report.figures(scores[row]) | {"drifts": made[row].drifts, "masks": made[row].masks}
+            for name, row in rows.items()
         }
+    others = {name: changes[row] for rows in tables.values() for name, row in rows.items() if row != PAPER}
+    text += ["", f"Minus {next(iter(PARTS))}, in pairs:", "", report.markdown(others, COLUMNS)]
+    told["minus_first"] = {name: report.figures(found) for name, found in others.items()}
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    curves(made, options.budget.sampling).save(options.out / "curves.png")
+    curves(made, scores, options.budget.sampling).save(options.out / "curves.png")
     log.info("%s", "\n".join(text))
     return told
 
 
-def curves(made: dict[Settings, Found], steps: int) -> Image.Image:
+def curves(made: dict[Settings, Found], scores: dict[Settings, dict[str, Interval]], steps: int) -> Image.Image:
     """Drifts over the frames of the parts and of t_test, the late drift over t_test, and the mask over the steps."""
     levels = {f"t_test {level:g}": row for level, row in SWEEPS["t_test"].items()}
     rows = []
@@ -257,7 +274,7 @@ def curves(made: dict[Settings, Found], steps: int) -> Image.Image:
             pair.append(line_chart(drawn, title=f"{title.capitalize()}, {what}", x="frame", y=title, zero=True))
         rows.append(beside(pair))
     over = [float(level) for level in SWEEPS["t_test"]]
-    late = {title: (over, [made[row].scores[name].value for row in levels.values()]) for name, title in DRIFTS.items()}
+    late = {title: (over, [scores[row][name].value for row in levels.values()]) for name, title in DRIFTS.items()}
     t = [float(t) for t in timesteps(len(alpha_bars()), steps)]
     mean, contrast = made[PAPER].masks
     mask = {"mean": (t, mean), "contrast": (t, contrast)}

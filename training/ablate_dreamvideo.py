@@ -24,7 +24,7 @@ from ..evaluation import drift, report
 from ..evaluation.first_frame import first_frame_ssim
 from ..evaluation.judge import Judge
 from ..evaluation.plots import beside, contact_sheet, line_chart
-from ..evaluation.score import score
+from ..evaluation.score import Sample, compare, score
 from ..evaluation.statistics import Interval
 from ..evaluation.video_judge import VideoJudge
 from ..evaluation.views import as_picture
@@ -60,6 +60,7 @@ TABLES: dict[str, dict[str, Row]] = {
     "s_t": {f"s_t {scale:g}": Row(text=scale) for scale in (1.0, 3.0, 7.5, 12.0)},
     "both": {f"both {scale:g}": Row(text=scale, image=scale) for scale in (1.0, 2.0, 3.0, 5.0, 7.5)},
 }
+PAIRED = ("parts", "modes")  # whose first row, which is the same, is compared with the others
 STAGES = "stages"
 FIRST = {"fff_ssim": "FFF-SSIM", "pocket_fff": "pocket FFF", "contrast": "contrast"}
 DRIFTS = {"colour_drift": "colour drift", "class_drift": "class drift"}
@@ -111,9 +112,15 @@ class Found:
     """Of one row."""
 
     scores: dict[str, Interval]
-    first: Tensor  # (n, 3), of each prompt what `FIRST` names
+    sample: Sample
+    each: Tensor  # (n, 5), of each prompt what `FIRST` and `DRIFTS` name
     frames: Tensor  # (SHOWN or less, 3, 64, 64), first frames
     drifts: dict[str, list[float]]  # by name, of each frame against the image, the mean over prompts
+
+    def minus(self, other: "Found", real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
+        """In pairs: the same prompt, image and noise."""
+        each = intervals(FIRST | DRIFTS, (self.each - other.each).tolist())
+        return each | compare(self.sample, other.sample, real)
 
 
 def chosen(keys: str) -> tuple[str, ...]:
@@ -138,7 +145,7 @@ def ablate(options: Options) -> dict:
     tables = {name: {key: made[row] for key, row in TABLES[name].items()} for name in options.rows if name != STAGES}
     if STAGES in options.rows:
         tables[STAGES] = stages_of(wanted, judges, images, prompts, options.budget.length)
-    return write(options, tables, images)
+    return write(options, tables, changes(tables, judges.real), images)
 
 
 def jobs(options: Options) -> list[ImageJob]:
@@ -198,16 +205,16 @@ class Judges:
         """clips: (f, 3, 64, 64) in 0..1 each; images: (n, 3, 64, 64), what they were made from; against: what drift is
         measured from, if it is another."""
         firsts = torch.stack([clip[0] for clip in clips])
-        first = self.first(firsts, images)
         begins = images if against is None else against
         tracks = [
             drift.track(self.judge, torch.cat([image[None], clip])) for image, clip in zip(begins, clips, strict=True)
         ]
-        last = [[track[name][-1] for name in DRIFTS] for track in tracks]
+        last = torch.tensor([[track[name][-1] for name in DRIFTS] for track in tracks])
+        each = torch.cat([self.first(firsts, images), last], dim=1)
         seen = scoring.sample(clips, prompts, self.judge, self.video)
-        scores = intervals(FIRST, first.tolist()) | intervals(DRIFTS, last) | score(seen, self.real)
+        scores = intervals(FIRST | DRIFTS, each.tolist()) | score(seen, self.real)
         drifts = {name: torch.tensor([track[name][1:] for track in tracks]).mean(0).tolist() for name in DRIFTS}
-        return Found(scores, first, firsts[:SHOWN], drifts)
+        return Found(scores, seen, each, firsts[:SHOWN], drifts)
 
     @torch.no_grad()
     def first(self, firsts: Tensor, images: Tensor) -> Tensor:
@@ -215,6 +222,14 @@ class Judges:
         alike = F.cosine_similarity(self.judge.features(firsts), self.judge.features(images))
         contrast = firsts.flatten(1).std(1, correction=0) - images.flatten(1).std(1, correction=0)
         return torch.stack([first_frame_ssim(firsts, images), alike, contrast], dim=1)
+
+
+def changes(tables: Mapping[str, Mapping[str, Found]], real: tuple[Tensor, Tensor]) -> dict[str, dict[str, Interval]]:
+    """The first row of the tables of `PAIRED` minus each other one."""
+    found = {}
+    for (_, ours), *others in (tables[name].items() for name in PAIRED if name in tables):
+        found |= {f"minus {name}": ours.minus(other, real) for name, other in others}
+    return found
 
 
 def stages_of(
@@ -240,7 +255,12 @@ def clips_of(wanted: Sequence[ImageJob], name: str, row: int | None = None) -> l
     return clips
 
 
-def write(options: Options, tables: Mapping[str, Mapping[str, Found]], images: Tensor) -> dict:
+def write(
+    options: Options,
+    tables: Mapping[str, Mapping[str, Found]],
+    gains: Mapping[str, Mapping[str, Interval]],
+    images: Tensor,
+) -> dict:
     """The tables and pictures in `out`."""
     settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
     text = [report.origin(command(), **settings), "", READ]
@@ -248,10 +268,10 @@ def write(options: Options, tables: Mapping[str, Mapping[str, Found]], images: T
     for name, rows in tables.items():
         text += ["", report.markdown({key: found.scores for key, found in rows.items()}, COLUMNS)]
         data[name] = {key: report.figures(found.scores) | {"drifts": found.drifts} for key, found in rows.items()}
+    if gains:
+        text += ["", "Branch, text and image, minus the others, in pairs:", "", report.markdown(gains, COLUMNS)]
+        data["changes"] = {name: report.figures(found) for name, found in gains.items()}
     if "parts" in tables:
-        gains = gains_of(tables["parts"])
-        text += ["", "The branch minus the others, in pairs:", "", report.markdown(gains, FIRST)]
-        data["branch_minus"] = {name: report.figures(found) for name, found in gains.items()}
         sheet(tables["parts"], images).save(options.out / "first_frames.png")
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (options.out / "ablation.json").write_text(json.dumps(settings | data, indent=1) + "\n", encoding="utf-8")
@@ -259,12 +279,6 @@ def write(options: Options, tables: Mapping[str, Mapping[str, Found]], images: T
         beside(drawn).save(options.out / "curves.png")
     log.info("%s", "\n".join(text))
     return settings | data
-
-
-def gains_of(rows: Mapping[str, Found]) -> dict[str, dict[str, Interval]]:
-    """First-frame fidelity of the first row minus that of each other, prompt by prompt."""
-    (_, ours), *others = rows.items()
-    return {name: intervals(FIRST, (ours.first - found.first).tolist()) for name, found in others}
 
 
 def sheet(rows: Mapping[str, Found], images: Tensor) -> Image.Image:

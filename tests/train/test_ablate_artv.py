@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.evaluation.score import score
+from stillmotion.evaluation.score import compare, score
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.artv.config import POCKET
 from stillmotion.model_patches.artv.guidance import Weights
@@ -89,7 +89,8 @@ def test_what_decides_a_video_decides_its_file(model, tmp_path):
 @pytest.mark.slow
 def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(ablate_artv, "score", partial(score, draws=20))  # a Frechet distance each
+    for of in (score, compare):
+        monkeypatch.setattr(ablate_artv, of.__name__, partial(of, draws=20))  # a Frechet distance each
     out = tmp_path / "out"
     words = ["ablate", "artv", "--quick", "--prompts", "2", "--sampling", "1", "--length", "17"]
     words += ["--model", str(model), "--out", str(out)]
@@ -102,6 +103,10 @@ def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatc
     assert {"colour_drift", "class_drift", "late_shape", "pocket_fvd", "direction"} <= set(paper)
     assert len(paper["drifts"]["colour_drift"]) == 17
     assert [len(values) for values in paper["masks"]] == [1, 1]
+    changes, without = told["minus_first"], told["parts"]["without mask"]
+    assert len(changes) == len(ROWS) - 1
+    for name in ("colour_drift", "late_shape", "pocket_fvd"):
+        assert changes["without mask"][name][0] == pytest.approx(without[name][0] - paper[name][0], abs=2e-5)
     assert "| without anchor |" in (out / "ablation.md").read_text()
     with Image.open(out / "curves.png") as picture:
         assert picture.height > 1000

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.evaluation.score import score
+from stillmotion.evaluation.score import compare, score
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.assembly import dreamvideo_model
 from stillmotion.model_patches.diffusers_host import dreamvideo as host
@@ -19,7 +19,7 @@ from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.training import ablate_dreamvideo
 from stillmotion.training.__main__ import main
-from stillmotion.training.ablate_dreamvideo import OURS, STAGES, TABLES, WITHOUT, Found, chosen, gains_of
+from stillmotion.training.ablate_dreamvideo import OURS, STAGES, TABLES, WITHOUT, chosen
 from stillmotion.training.data import sprites
 from stillmotion.training.ddim import ddim
 from stillmotion.training.drawing import FRAMES, PocketModel, noise_of
@@ -156,20 +156,11 @@ def test_what_decides_a_clip_decides_its_file(model, tmp_path):
     assert len({name(), name(length=2), name(rows=rows), name(seed=1), name(staged=WITHOUT)}) == 5
 
 
-def test_gains_are_those_of_pairs():
-    def found(values):
-        first = torch.tensor(values)[:, None].expand(-1, 3)
-        return Found({}, first, torch.zeros(1, 3, 64, 64), {})
-
-    gain = gains_of({"branch": found([0.9, 0.5, 0.7]), "other": found([0.4, 0.0, 0.2])})["other"]["fff_ssim"]
-    assert gain.value == pytest.approx(0.5)
-    assert gain.high - gain.low < 1e-6  # every pair differs by as much, whatever the prompts
-
-
 @pytest.mark.slow
 def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(ablate_dreamvideo, "score", partial(score, draws=20))  # a Frechet distance each
+    for of in (score, compare):
+        monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))  # a Frechet distance each
     out = tmp_path / "out"
     words = ["ablate", "dreamvideo", "--quick", "--prompts", "2", "--sampling", "2", "--model", str(model)]
     assert main([*words, "--out", str(out)]) == 0
@@ -182,7 +173,11 @@ def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monk
     scores = {"fff_ssim", "pocket_fff", "contrast", "colour_drift", "class_drift", "pocket_fvd", "direction", "shape"}
     assert scores <= set(data["parts"]["branch"])
     assert len(data[STAGES]["stage 2"]["drifts"]["colour_drift"]) == FRAMES
-    assert set(data["branch_minus"]) == set(TABLES["parts"]) - {"branch"}
+    others = [*list(TABLES["parts"])[1:], *list(TABLES["modes"])[1:]]
+    assert list(data["changes"]) == [f"minus {name}" for name in others]
+    ours, alone = list(data["modes"].values())[:2]
+    for name in ("fff_ssim", "class_drift", "pocket_fvd"):
+        assert data["changes"]["minus text alone"][name][0] == pytest.approx(ours[name][0] - alone[name][0], abs=2e-5)
     assert "| without branch |" in (out / "ablation.md").read_text()
     for name in ("curves.png", "first_frames.png"):
         with Image.open(out / name) as picture:
@@ -194,7 +189,8 @@ def test_the_first_frame_rows_alone_on_a_branch_beside_the_bundled_motion_model(
     unet, tmp_path, comfyui_dir, monkeypatch
 ):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(ablate_dreamvideo, "score", partial(score, draws=20))
+    for of in (score, compare):
+        monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))
     alone, out = file_of(tmp_path / "alone.safetensors", unet, motion=False), tmp_path / "out"
     words = ["ablate", "dreamvideo", "--rows", "parts", "--prompts", "2", "--sampling", "1", "--model", str(alone)]
     assert main([*words, "--out", str(out)]) == 0
