@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..model_patches.comfy_host.long import latent_size
-from ..model_patches.comfy_host.staged import FITS, REANCHOR, StagedVideo, StagePlan, as_image, fitted, parse_stages
+from ..model_patches.comfy_host.staged import (
+    FITS,
+    REANCHOR,
+    UNDER_NOISE,
+    StagedVideo,
+    StagePlan,
+    as_image,
+    fitted,
+    parse_stages,
+)
 from ..rendering.formats import check_format
 from ..rendering.graph import input_hashes
 from ..rendering.job import LATENTS, Job, open_job
@@ -48,6 +57,7 @@ class StagedRequest:
     re_render: str = ""
     keep: str = KEEP[0]
     enlarge: int = 1
+    image_under_noise: str = UNDER_NOISE[0]
     negative: Any = None
     image: Any = None
     latent: Any = None
@@ -94,6 +104,7 @@ class StagedRequest:
             scales=(self.text_scale, self.image_scale, self.order),
             strength=self.strength,
             reanchor=self.reanchor,
+            under_noise=self.image_under_noise,
         )
 
     def identity(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -111,6 +122,7 @@ class StagedRequest:
             "strength",
         )
         given = {name: getattr(self, name) for name in (*names, "sampler_name", "scheduler", "format", "enlarge")}
+        given |= {"image_under_noise": self.image_under_noise} if self.image_under_noise != UNDER_NOISE[0] else {}
         return given | {"width": size[1], "height": size[0], "fps": str(self.rate())}
 
     def graph(self, prompt: Any, node: Any) -> dict[str, str]:

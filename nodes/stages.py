@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.double_guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
-from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS
+from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS, UNDER_NOISE
 from . import widgets
 from .dreamvideo import GROUP
 from .render import KEEP, RenderNode
@@ -183,6 +183,16 @@ class StagedVideoNode(RenderNode):
                 "it: smaller; making a stage again also makes all before it.",
             ),
             widgets.enlarge(),
+            io.Combo.Input(
+                "image_under_noise",
+                options=list(UNDER_NOISE),
+                default=UNDER_NOISE[0],
+                optional=True,
+                advanced=True,
+                tooltip="Stages that begin with their image in every frame, under all of the noise, and not with noise "
+                "alone: their colours are kept better, and they may move less. without text: stages that are left to "
+                "the image. The paper tells nothing of it.",
+            ),
         ]
 
 

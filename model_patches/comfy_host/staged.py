@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..dreamvideo.image import fit, pixels, same_aspect
-from ..dreamvideo.stages import REANCHOR, StagePlan, colours_of, parse_stages, reanchored
+from ..dreamvideo.stages import REANCHOR, UNDER_NOISE, StagePlan, colours_of, parse_stages, reanchored
 from .double_guidance import TEXT_FIRST, DoubleConditionGuider, double_condition_guider
 from .dreamvideo import FITS, Conditioning, LoadedBranch, apply_retention
 from .fingerprint import of_machine, of_model, of_values
@@ -31,6 +31,7 @@ __all__ = [
     "REANCHOR",
     "SAMPLERS",
     "SCHEDULERS",
+    "UNDER_NOISE",
     "StagePlan",
     "StagedVideo",
     "fitted",
@@ -49,8 +50,9 @@ class StagedVideo:
     pictures of its frames.
 
     image: (1, H, W, 3) of the video's size, None for the null image. scales: of text and image, and their order. size:
-    (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor: one of REANCHOR. ValueError,
-    before anything is sampled: a branch for another base, a size that the VAE does not have.
+    (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor: one of REANCHOR. under_noise:
+    one of UNDER_NOISE. ValueError, before anything is sampled: a branch for another base, a size that the VAE does not
+    have.
     """
 
     def __init__(
@@ -71,11 +73,14 @@ class StagedVideo:
         scales: tuple[float, float, str],
         strength: float = 1.0,
         reanchor: str = REANCHOR[0],
+        under_noise: str = UNDER_NOISE[0],
     ) -> None:
-        if reanchor not in REANCHOR:
-            raise ValueError(f"{WHAT}: reanchor is {reanchor!r}; choose one of {', '.join(REANCHOR)}")
+        for name, value, known in (("reanchor", reanchor, REANCHOR), ("image_under_noise", under_noise, UNDER_NOISE)):
+            if value not in known:
+                raise ValueError(f"{WHAT}: {name} is {value!r}; choose one of {', '.join(known)}")
         self.model, self.vae, self.branch, self.plan, self.image = model, vae, branch, plan, image
-        self.seed, self.scales, self.strength, self.reanchor = seed, scales, strength, reanchor
+        self.seed, self.scales, self.strength = seed, scales, strength
+        self.reanchor, self.under_noise = reanchor, under_noise
         self.prompts = PromptSchedule(clip, tuple(enumerate(plan.prompts)))
         self.shape = latent_shape(model, vae, size)
         self.sigmas = levels_of(model, sampler, scheduler, steps)
@@ -140,7 +145,7 @@ class StagedVideo:
         guider = self._guider(self.prompts.encoded(stage), image)
         found = guider.sample(
             self.noise(stage, take),
-            torch.zeros(self.plan.frames, *self.shape),
+            self._beneath(stage, image),
             self.sampler,
             self.sigmas,
             callback=lambda k, _x_0, _x, total: step((k + 1) / total),
@@ -148,6 +153,13 @@ class StagedVideo:
             seed=clip_seed(self.seed, stage, take),
         )
         return found.float().cpu()
+
+    def _beneath(self, stage: int, image: Tensor | None) -> Tensor:
+        """What the noise is added to (f, c, h, w): nothing, or the image in every frame (ADR 12)."""
+        wanted = self.under_noise == "always" or (self.under_noise == "without text" and not self.plan.prompts[stage])
+        if image is None or not wanted:
+            return torch.zeros(self.plan.frames, *self.shape)
+        return self.vae.encode(image[..., :3]).float().cpu().expand(self.plan.frames, -1, -1, -1)
 
     def _guider(self, words: Conditioning, image: Tensor | None) -> DoubleConditionGuider:
         text, image_scale, order = self.scales

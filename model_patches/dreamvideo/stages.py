@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 REANCHOR = ("off", "next image", "every frame")
+UNDER_NOISE = ("off", "without text", "always")  # stages that begin with their image in every frame, under the noise
 NO_TEXT = '""'  # a line of its own: a stage without text
 FLAT = 1e-4  # a fortieth of the smallest step of 8 bit
 

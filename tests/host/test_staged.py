@@ -127,21 +127,26 @@ def test_a_stage_begins_with_the_last_frame_of_the_one_before(rendered, tiny_sd,
     assert "stage 2 is sampled" in log
 
 
-def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch):
+@pytest.mark.parametrize(
+    ("text", "under", "begun"),
+    [("a", "off", False), ("a", "without text", False), ('""', "without text", True), ("a", "always", True)],
+)
+def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text, under, begun):
     import comfy.sample
     import comfy.samplers
 
     from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
     from stillmotion.model_patches.comfy_host.dreamvideo import apply_retention
 
-    path, _ = rendered(prompts="a")
-    pair = apply_retention((words(101), words(2)), branch, picture())
+    path, _ = rendered(prompts=text, image_under_noise=under)
+    pair = apply_retention((words(101 if text == "a" else 100), words(2)), branch, picture())
     guider = double_condition_guider(tiny_sd, *pair, text=3.0, image=2.0)
     empty = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8)
     sigmas = comfy.samplers.KSampler(tiny_sd, 2, torch.device("cpu"), "euler", "normal").sigmas
     with torch.inference_mode():
+        beneath = tiny_vae.encode(picture()).expand(FRAMES, -1, -1, -1) if begun else empty
         latents = guider.sample(
-            comfy.sample.prepare_noise(empty, 3), empty, comfy.samplers.sampler_object("euler"), sigmas, seed=3,
+            comfy.sample.prepare_noise(empty, 3), beneath, comfy.samplers.sampler_object("euler"), sigmas, seed=3,
             disable_pbar=True,
         )  # fmt: skip
         expected = torch.cat([tiny_vae.decode(latent) for latent in latents.split(1)])
@@ -298,6 +303,7 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"re_render": "x"}, "re_render has 'x'"),
         ({"order": "both"}, "order is 'both'"),
         ({"reanchor": "both"}, "reanchor is 'both'"),
+        ({"image_under_noise": "yes"}, "image_under_noise is 'yes'; choose one of off, without text, always"),
         ({"fit": "squeeze"}, "fit is 'squeeze'"),
     ],
 )
@@ -351,6 +357,7 @@ def test_other_inputs_are_another_job(rendered, branch):
         {"image_scale": 3.0},
         {"drop_doubled": True},
         {"reanchor": "next image"},
+        {"image_under_noise": "always"},
         {"strength": 0.5},
         {"fps": 9.0},
     ):
