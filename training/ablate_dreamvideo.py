@@ -55,6 +55,8 @@ TABLES: dict[str, dict[str, Row]] = {
         "text and image": OURS,
         "text alone": Row(shown=False, text=GUIDANCE),
         "image alone": Row(caption=False),
+        "image alone, begun with it": Row(caption=False, noised=1.0),
+        "image alone, begun with it, s_i 2": Row(caption=False, noised=1.0, image=2.0),
     },
     "s_i": {f"s_i {scale:g}": Row(image=scale) for scale in (1.0, 2.0, 3.0, 5.0, 10.0)},
     "s_t": {f"s_t {scale:g}": Row(text=scale) for scale in (1.0, 3.0, 7.5, 12.0)},

@@ -39,7 +39,9 @@ class Row:
     caption: bool = True  # False: the empty prompt, image to video
     shown: bool = True  # False: a white image, text to video
     branch: bool = True  # False: the same model without it, which sees no image
-    noised: float = 1.0  # below 1, image to image: it begins with the image, noised as after this share of the steps
+    # Share of the steps for which the image, in every frame, is noised to begin with: below 1, image to image. 1 leaves
+    # of it what x_T of a training holds of its clip, see ADR 12. None: noise alone.
+    noised: float | None = None
 
     @property
     def scales(self) -> Scales:
@@ -72,9 +74,9 @@ class PocketRetention(PocketModel):
         def eps(x_t: Tensor, t: int) -> Tensor:
             return guided_eps(self.retention.predict, x_t, t, told, self.empty, shown, row.scales)
 
-        skip = round((1 - row.noised) * steps)
-        x = noise
-        if skip:
+        skip, x = 0, noise
+        if row.noised is not None:
+            skip = round((1 - row.noised) * steps)
             level = self.levels[timesteps(len(self.levels), steps)[skip]]
             still = encoded(self.base.vae, image * 2 - 1, SCALE).float().expand(noise.shape[1:])
             x = level.sqrt() * still[None] + (1 - level).sqrt() * noise
