@@ -45,6 +45,7 @@ COLUMNS = {
         "StillMotion_Story",
         "CLIPTextEncode",
         "EmptyLatentImage",
+        "VAEEncode",
         "RepeatLatentBatch",
     ),
     "Image": ("EmptyImage", "ImageCompositeMasked"),

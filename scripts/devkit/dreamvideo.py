@@ -18,7 +18,8 @@ SIDE, GRAY = 64, 0x808080
 # x, y, side in pixels, colour: the square, and two puffs behind it, the farther one fainter
 PIECES = {"Square": (30, 23, 19, 0x1BCB29), "Puff": (53, 30, 5, 0x2ABF36), "Faint puff": (60, 30, 5, 0x43AD4B)}
 FRAMES, STEPS, SEED = 8, 25, 7
-TEXT_SCALE, IMAGE_SCALE = 3, 3
+TRAINED = 16  # frames of the clips that the bundled model learned from last
+TEXT_SCALE, IMAGE_SCALE, ALONE = 3, 3, 2  # the last without a text
 Link = tuple[str, int]  # a node's number, and which of its outputs
 
 
@@ -39,12 +40,12 @@ class Graph:
 class Parts:
     """What all of the graphs have: the pocket model with the motion model on it, the branch, the texts."""
 
-    def __init__(self, words: str | None = WORDS) -> None:
+    def __init__(self, words: str | None = WORDS, frames: int = FRAMES) -> None:
         self.graph = Graph()
         add = self.add = self.graph.add
         pocket = add("StillMotion_LoadPocket", "Load Pocket Stable Diffusion")
         self.clip, self.vae = (pocket, 1), (pocket, 2)
-        self.frames = (add("PrimitiveInt", "Frames", value=FRAMES), 0)
+        self.frames = (add("PrimitiveInt", "Frames", value=frames), 0)
         motion = add("StillMotion_LoadMotionModel", "Load Motion Model", motion_name=FILE)
         strengths = dict.fromkeys(("mapping_strength", "token_strength", "spatial_strength"), 1)
         settings = {"frames": self.frames, "beta_schedule": "from file", **WHOLE, **strengths}
@@ -69,6 +70,11 @@ class Parts:
     def latent(self) -> Link:
         size = {"width": SIDE, "height": SIDE, "batch_size": self.frames}
         return (self.add("EmptyLatentImage", "Empty Latent Image", **size), 0)
+
+    def begun(self, image: Link) -> Link:
+        """The image in every frame. Under all of the noise little is left of it: what a training leaves there."""
+        latent = (self.add("VAEEncode", "VAE Encode", pixels=image, vae=self.vae), 0)
+        return (self.add("RepeatLatentBatch", "Every frame", amount=self.frames, samples=latent), 0)
 
     def controlled(self) -> None:
         """Edges of the square in the last frame of a clip: where it shall arrive."""
@@ -101,7 +107,7 @@ class Parts:
         settings |= {"compensate_size": True, "compensate_frames": True, "model": self.model}
         self.model = (self.add("StillMotion_MitigatingGradient", "Mitigating Gradient", **settings), 0)
 
-    def sampled(self, latent: Link, *, reuse: bool = False) -> Link:
+    def sampled(self, latent: Link, *, reuse: bool = False, image_scale: int = IMAGE_SCALE) -> Link:
         noise: Link = (self.add("RandomNoise", "RandomNoise", noise_seed=SEED), 0)
         sampler: Link = (self.add("KSamplerSelect", "KSamplerSelect", sampler_name="ddim"), 0)
         if reuse:
@@ -110,7 +116,7 @@ class Parts:
             node = self.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", **rules, **both)
             noise, sampler = (node, 0), (node, 1)
         conditions = {"positive": self.positive, "negative": self.negative, "model": self.model}
-        scales = {"text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE, "order": "text first"}
+        scales = {"text_scale": TEXT_SCALE, "image_scale": image_scale, "order": "text first"}
         guider = self.add("StillMotion_DoubleConditionGuider", "Double-Condition Guider", **scales, **conditions)
         levels = {"scheduler": "normal", "steps": STEPS, "denoise": 1, "model": self.model}
         sigmas = self.add("BasicScheduler", "BasicScheduler", **levels)
@@ -138,10 +144,11 @@ def text_image_to_video() -> dict:
 
 
 def image_to_video() -> dict:
-    """The same with an empty prompt."""
-    parts = Parts("")
-    parts.retained(parts.image())
-    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_image_to_video")
+    """With an empty prompt. As no text tells the colours, the noise lies over the image (ADR 12)."""
+    parts = Parts("", TRAINED)
+    image = parts.image()
+    parts.retained(image)
+    return parts.saved(parts.sampled(parts.begun(image), image_scale=ALONE), "dreamvideo_image_to_video")
 
 
 def text_to_video() -> dict:
@@ -160,7 +167,7 @@ def stages() -> dict:
     settings |= {"image_scale": IMAGE_SCALE, "name": "dreamvideo_stages", "width": SIDE, "height": SIDE}
     settings |= {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1}
     settings |= {"sampler_name": "ddim", "scheduler": "normal", "fps": 8, "format": "h264-mp4", "fit": "crop"}
-    settings |= {"re_render": "", "keep": "everything", "enlarge": 8}
+    settings |= {"re_render": "", "keep": "everything", "enlarge": 8, "image_under_noise": "off"}
     video = (parts.add("StillMotion_StagedVideo", "Staged Video", **settings, **inputs), 0)
     parts.add("StillMotion_VideoContinuity", "Video Continuity", video=video, frames=parts.frames)
     return parts.graph.nodes
