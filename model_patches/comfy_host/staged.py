@@ -50,9 +50,8 @@ class StagedVideo:
     pictures of its frames.
 
     image: (1, H, W, 3) of the video's size, None for the null image. scales: of text and image, and their order. size:
-    (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor: one of REANCHOR. under_noise:
-    one of UNDER_NOISE. ValueError, before anything is sampled: a branch for another base, a size that the VAE does not
-    have.
+    (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor, under_noise: of REANCHOR and
+    UNDER_NOISE. ValueError, before anything is sampled: a branch for another base, a size that the VAE does not have.
     """
 
     def __init__(
