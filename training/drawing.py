@@ -3,12 +3,14 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 
 import torch
@@ -115,11 +117,24 @@ def fingerprint(path: Path) -> str:
 def draw_all(jobs: Iterable[Job], processes: int) -> None:
     """Every file that is not there yet."""
     left, begun = [job for job in jobs if not job.done()], monotonic()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=logs.begin) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin) as pool:
         for number, future in enumerate(as_completed([pool.submit(draw, job) for job in left]), 1):
             future.result()
             eta = (monotonic() - begun) / number * (len(left) - number)
             log.info("clips: %d of %d files  ETA %.0f min", number, len(left), eta / 60)
+
+
+def _begin() -> None:
+    """In each process that draws: it is heard, and ends when its parent does, which a signal may end at once."""
+    logs.begin()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:

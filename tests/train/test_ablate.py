@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +123,10 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
 
 TELLING = """
 import logging
+import os
+import sys
+import time
+from pathlib import Path
 
 import torch
 
@@ -129,6 +137,21 @@ class Telling(Job):
     def tensors(self):
         logging.getLogger("stillmotion").info("row 1 of %d is drawn", self.count)
         return {"clips": torch.zeros(1)}
+
+
+class Endless(Job):
+    def tensors(self):
+        self.file.write_text(str(os.getpid()))
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    from telling import Endless
+    from stillmotion.training.drawing import draw_all
+
+    here = Path(sys.argv[1])
+    settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "tokenizer": here}
+    draw_all([Endless(model=here / "weights", file=here / "pid", **settings)], 1)
 """
 
 
@@ -141,6 +164,36 @@ def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
     settings = {"seed": 0, "steps": 2, "first": 0, "count": 7, "tokenizer": tmp_path}
     draw_all([import_module("telling").Telling(model=weights, file=tmp_path / "c", **settings)], 1)
     assert "row 1 of 7 is drawn" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
+def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
+    """With SIGTERM, which ends it at once."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    write_tensors({"w": torch.zeros(3)}, tmp_path / "weights")
+    command = subprocess.Popen([sys.executable, tmp_path / "telling.py", tmp_path])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    child = int((tmp_path / "pid").read_text())
+    assert not gone(child)
+    command.terminate()
+    command.wait()
+    wait_for(lambda: gone(child))
+
+
+def wait_for(done, seconds=60):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def gone(pid):
+    """Ended; a zombie that nobody has asked for its status has ended, too."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
 
 
 @pytest.mark.slow
