@@ -180,7 +180,7 @@ def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
     wait_for(lambda: gone(child))
 
 
-def wait_for(done, seconds=60):
+def wait_for(done, seconds=300):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end
