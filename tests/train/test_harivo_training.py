@@ -100,7 +100,7 @@ def test_the_mapping_network_is_drawn_to_where_the_image_model_is_at_home(make, 
     """Eq. 2 without a temporal part: V and S are one network, and both branches pull the mapping network."""
     task = make(replace(plan, model=replace(plan.model, tokens=0)), moved=False)
     terms, _ = task.terms([0, 1])
-    assert terms["reg"] == 0  # a fresh model is the image model
+    assert terms["reg"] < 1e-12  # a fresh model is the image model; some processors round its two calls differently
 
 
 def test_the_map_loss_is_that_of_the_whole_maps(make, plan):
