@@ -8,15 +8,18 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..evaluation.masks import draw_masks, masks_text
-from ..evaluation.views import as_batch
-from ..model_patches.comfy_host.artv import load_artv
-from ..model_patches.comfy_host.artv_views import as_images, schedule_parts, seen_masks
-from ..model_patches.comfy_host.autoregressive import FITS, MASKS, SAMPLERS
-from ..model_patches.comfy_host.prompts import ToldStory, parse_story
+from ..evaluation.drawing.masks import draw_masks, masks_text
+from ..evaluation.drawing.views import as_batch
+from ..model_patches.artv.guidance import MASKS
+from ..model_patches.artv.story import parse_story
+from ..model_patches.comfy_host.artv.files import load_artv
+from ..model_patches.comfy_host.artv.masks import as_images, schedule_parts, seen_masks
+from ..model_patches.comfy_host.conditions.prompts import ToldStory
+from ..model_patches.comfy_host.video.autoregressive import FITS
+from ..model_patches.comfy_host.video.shared import SAMPLERS
 from . import files, widgets
-from .render import KEEP, RenderNode
-from .roll import RollRequest
+from .render.autoregressive import RollRequest
+from .render.base import KEEP, RenderNode
 from .sockets import CATEGORY, ArtvModel, Story
 
 GROUP = f"{CATEGORY}/autoregressive"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.vidrd_decoder import TemporalVAE, load_decoder
+from ..model_patches.comfy_host.vidrd.decoder import TemporalVAE, load_decoder
 from . import files
 from .sockets import CATEGORY
 

@@ -5,7 +5,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..model_patches.comfy_host.guidance import BANDWIDTHS, JACOBIANS, KERNELS, Config, apply_mitigating_gradient
+from ..model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
+from ..model_patches.harivo.mitigating import BANDWIDTHS, JACOBIANS, KERNELS, Config
 from .sockets import CATEGORY, GuidanceReadout
 
 DEFAULTS = Config()

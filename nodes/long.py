@@ -7,11 +7,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.long import SAMPLERS
-from ..model_patches.comfy_host.prompts import PromptSchedule, parse_prompts
-from ..model_patches.comfy_host.reuse import RULES
+from ..model_patches.comfy_host.conditions.prompts import PromptSchedule, parse_prompts
+from ..model_patches.comfy_host.video.shared import SAMPLERS
+from ..model_patches.vidrd.reuse import RULES
 from . import widgets
-from .render import KEEP, LongRequest, RenderNode
+from .render.base import KEEP, RenderNode
+from .render.long import LongRequest
 from .sockets import CATEGORY, Prompts
 
 LONG = f"{CATEGORY}/long video"

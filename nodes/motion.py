@@ -7,7 +7,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.motion import BETA_SCHEDULES, FROM_FILE, apply_motion, load_motion
+from ..model_patches.comfy_host.motion.apply import BETA_SCHEDULES, FROM_FILE, apply_motion
+from ..model_patches.comfy_host.motion.files import load_motion
 from . import files
 from .files import POCKET
 from .sockets import CATEGORY, MotionModel

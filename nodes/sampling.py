@@ -5,10 +5,14 @@
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.control import limit_to_frames, parse_frames
-from ..model_patches.comfy_host.reuse import RULES, ReuseConfig, ReuseNoise, ReuseSampler, Rule
-from ..model_patches.comfy_host.sampling import BETA_END, BETA_START, SCHEDULES, apply_betas
-from ..model_patches.comfy_host.stepped import EARLY, LATE, SWITCH, SteppedScale, apply_stepped_cfg
+from ..model_patches.comfy_host.base.betas import apply_betas
+from ..model_patches.comfy_host.conditions.control import limit_to_frames, parse_frames
+from ..model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
+from ..model_patches.comfy_host.vidrd.reuse import ReuseNoise, ReuseSampler
+from ..model_patches.core.levels import BETA_END, BETA_START, SCHEDULES
+from ..model_patches.harivo.stepped import EARLY, LATE, SWITCH, SteppedScale
+from ..model_patches.vidrd.reuse import RULES, Rule
+from ..model_patches.vidrd.reuse import Config as ReuseConfig
 from .sockets import CATEGORY
 
 

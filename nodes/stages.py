@@ -7,13 +7,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.double_guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
-from ..model_patches.comfy_host.staged import FITS, REANCHOR, SAMPLERS, UNDER_NOISE
+from ..model_patches.comfy_host.video.shared import SAMPLERS
+from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
+from ..model_patches.dreamvideo.image import FITS
+from ..model_patches.dreamvideo.stages import REANCHOR, UNDER_NOISE
 from . import widgets
 from .dreamvideo import GROUP
-from .render import KEEP, RenderNode
+from .render.base import KEEP, RenderNode
+from .render.staged import StagedRequest
 from .sockets import RetentionBranch
-from .stage_render import StagedRequest
 
 
 class StagedVideoNode(RenderNode):

@@ -5,10 +5,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..evaluation import continuity
-from ..evaluation.probes import mapping_shift
-from ..evaluation.statistics import normality
-from ..evaluation.views import (
+from ..evaluation.drawing.probes import mapping_shift
+from ..evaluation.drawing.views import (
     LINES,
     as_batch,
     continuity_text,
@@ -22,6 +20,8 @@ from ..evaluation.views import (
     from_batch,
     normality_text,
 )
+from ..evaluation.metrics import continuity
+from ..evaluation.scores.statistics import normality
 from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, watched
 from ..rendering import reader
 from .sockets import CATEGORY, GuidanceReadout

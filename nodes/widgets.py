@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.long import SCHEDULERS
+from ..model_patches.comfy_host.video.shared import SCHEDULERS
 from ..rendering.formats import FORMATS
 
 

@@ -92,12 +92,13 @@ def run_lint(options: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
-    known = sorted(path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py"))
-    if options.name not in known:
-        raise Failed(f"There is no benchmark {options.name!r}. There are: {', '.join(known)}.")
+    modules = {path.stem.removeprefix("bench_"): path for path in (ROOT / "benchmarks").rglob("bench_*.py")}
+    if options.name not in modules:
+        raise Failed(f"There is no benchmark {options.name!r}. Available: {', '.join(sorted(modules))}.")
+    module = ".".join(("stillmotion", *modules[options.name].relative_to(ROOT).with_suffix("").parts))
     python, environment = _tools(options)
     environment.setdefault("OMP_NUM_THREADS", "1")  # times are compared on one thread
-    return _run([python, "-P", "-m", f"stillmotion.benchmarks.bench_{options.name}", *rest], environment, Path.cwd())
+    return _run([python, "-P", "-m", module, *rest], environment, Path.cwd())
 
 
 def run_train(options: argparse.Namespace, rest: list[str]) -> int:

@@ -9,7 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import ablations, evaluate_options, logs
+from .ablations import command as ablations
+from .engine import logs
+from .metrics import options
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -62,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
     ablations.add_options(ablate)
-    evaluate_options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
+    options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
     view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
@@ -168,7 +170,7 @@ def run_pocket(args: argparse.Namespace) -> None:
 
 
 def run_motion(args: argparse.Namespace) -> None:
-    from .motion import train
+    from .pocket.motion import train
 
     tables, tokenizer = recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer)
     train(args.out, tables, tokenizer, pocket=args.pocket, start=args.start, shards=args.latents, allow=args.allow)
@@ -191,26 +193,26 @@ def run_control(args: argparse.Namespace) -> None:
 def run_train(args: argparse.Namespace) -> None:
     plan = _plan(args)
     if plan.system == "vidrd":
-        from .vidrd import train
+        from .systems.vidrd import train
     elif plan.system == "vidrd_decoder":
-        from .vidrd_decoder import train
+        from .systems.vidrd_decoder import train
     elif plan.system == "artv":
-        from .artv import train
+        from .systems.artv import train
     elif plan.system == "dreamvideo":
-        from .dreamvideo import train
+        from .systems.dreamvideo import train
     else:
-        from .harivo import train
+        from .systems.harivo import train
     train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
 
 
 def run_doctor(args: argparse.Namespace) -> None:
-    from .doctor import examine
+    from .tools.doctor import examine
 
     examine(_plan(args), tokenizer_folder(args.tokenizer))
 
 
 def run_latents(args: argparse.Namespace) -> None:
-    from .data.prepare import encode
+    from .tools.latents import encode
 
     table, tokenizer = _plan(args).base, tokenizer_folder(args.tokenizer)
     source = {"videos": args.videos, "images": args.images, "paper": args.zoompan, "clips": args.clips}
@@ -219,9 +221,9 @@ def run_latents(args: argparse.Namespace) -> None:
 
 
 def run_select(args: argparse.Namespace) -> None:
-    from . import curate
-    from .config import ConfigError
     from .data.motion_score import MotionFilter
+    from .plans.errors import ConfigError
+    from .tools import select
 
     if bool(args.videos) == bool(args.latents):
         raise ConfigError("select: give one of --latents DIR and --videos DIR")
@@ -230,17 +232,17 @@ def run_select(args: argparse.Namespace) -> None:
     told = {field.name: getattr(args, field.name) for field in fields(MotionFilter)}
     chosen = MotionFilter(**{name: value for name, value in told.items() if value is not None})
     if args.videos:
-        clips = curate.OfVideos(args.videos, frames=args.frames, fps=args.fps, size=chosen.width)
+        clips = select.OfVideos(args.videos, frames=args.frames, fps=args.fps, size=chosen.width)
     else:
-        clips = curate.OfLatents(args.latents, _plan(args).base, tokenizer_folder(args.tokenizer))
+        clips = select.OfLatents(args.latents, _plan(args).base, tokenizer_folder(args.tokenizer))
     if args.stage == "motion":
-        curate.by_motion(clips, chosen, args.out, args.after)
+        select.by_motion(clips, chosen, args.out, args.after)
     else:
-        curate.by_clip(clips, args.clip, args.out, top=args.top, frames=args.clip_frames, after=args.after)
+        select.by_clip(clips, args.clip, args.out, top=args.top, frames=args.clip_frames, after=args.after)
 
 
 def run_export(args: argparse.Namespace) -> None:
-    from .export import export
+    from .tools.export import export
 
     export(args.file, args.layout, args.out)
 
@@ -250,11 +252,11 @@ def run_ablate(args: argparse.Namespace) -> None:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    evaluate_options.run(args)
+    options.run(args)
 
 
 def run_view(args: argparse.Namespace) -> None:
-    from .view import view
+    from .tools.view import view
 
     try:
         view(args, tokenizer_folder(args.tokenizer) if args.what == "tokens" else None)
@@ -263,7 +265,7 @@ def run_view(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace):
-    from . import config
+    from .plans import config
 
     named = {"data.latents": getattr(args, "latents", None), "model.start": getattr(args, "start", None)}
     changes = [*args.set, *(f"{key}='{path}'" for key, path in named.items() if path)]
@@ -303,8 +305,8 @@ def main(words: list[str] | None = None) -> int:
     torch.manual_seed(0)  # the first weights; everything else is keyed by sample
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    from .config import ConfigError
-    from .engine import ChangedRun
+    from .engine.loop import ChangedRun
+    from .plans.errors import ConfigError
 
     try:
         VERBS[args.verb](args)
@@ -315,7 +317,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be said of a config is said once, before processes are made."""
-    from .config import ConfigError
+    from .plans.errors import ConfigError
 
     try:
         _plan(args)

@@ -22,9 +22,9 @@ from torch import Tensor
 from ..core.levels import alpha_bar_from_sigma
 from ..core.maps import column_maps
 from ..harivo.model import HarivoModel
-from .guidance import video_frames
-from .harivo import mapped
-from .motion import KEY, Use
+from .guidance.mitigating import video_frames
+from .motion.apply import KEY, Use
+from .motion.harivo import mapped
 
 VIEW = "stillmotion.view"
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -82,7 +82,7 @@ def mapped_noise(model: ModelPatcher, clips: Tensor) -> Tensor:
 
 
 def mapping_probe(model: ModelPatcher, latent: dict[str, Any]) -> dict[str, Any]:
-    """What `evaluation.probes.mapping_shift` asks for: the network, latents as the U-Net takes them, levels."""
+    """What `evaluation.drawing.probes.mapping_shift` asks for: the network, latents as the U-Net takes them, levels."""
     mapping, frames = mapping_of(model)
     video_frames(latent["samples"], frames, "mapping shift")
     sigmas: Tensor = model.get_model_object("model_sampling").sigmas  # type: ignore[union-attr]

@@ -117,7 +117,8 @@ def patched(comfy, tiny_sd, motion_file):
 
     motion_file is the test module's own: motion_file(**sizes) -> the path of one.
     """
-    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
+    from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
+    from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
     def patch(*, frames=4, model=None, file=None, options=None, **sizes):
         return apply_motion(model or tiny_sd, load_motion(file or motion_file(**sizes)), frames=frames, **options or {})

@@ -7,10 +7,11 @@ import pytest
 import torch
 from devkit import workflow
 
-from stillmotion.benchmarks import bench_artv, bench_dreamvideo, bench_kill
-from stillmotion.benchmarks.pocket_host import one_by_one
+from stillmotion.benchmarks.common.pocket_host import one_by_one
+from stillmotion.benchmarks.cost import bench_artv, bench_dreamvideo
+from stillmotion.benchmarks.reliability import bench_kill
 
-from .test_autoregressive import CONFIG, words
+from .artv.test_autoregressive import CONFIG, words
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import torch
 
-from stillmotion.benchmarks.bench_harivo import Alive, CrossAttentions
+from stillmotion.benchmarks.cost.bench_harivo import Alive, CrossAttentions
 
 
 def test_alive_counts_what_is_made_inside_and_not_what_is_gone():

@@ -19,7 +19,7 @@ SMALL = PocketConfig(
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A pocket, a motion model and a judge, none of which has learned anything."""
-    from stillmotion.evaluation.judge import Judge, save_judge
+    from stillmotion.evaluation.judges.judge import Judge, save_judge
     from stillmotion.model_patches.diffusers_host import pocket
 
     folder = tmp_path_factory.mktemp("standins")
@@ -37,7 +37,7 @@ def files(tmp_path_factory):
 
 
 def test_the_benchmark_ends_with_its_figures_for_every_alpha(comfy, files, capsys):
-    from stillmotion.benchmarks import bench_mg
+    from stillmotion.benchmarks.quality import bench_mg
 
     options = [f"--{name}={files / name}.safetensors" for name in ("pocket", "motion", "judge")]
     bench_mg.main(["--prompts=2", "--seeds=1", "--repeats=1", "--alphas", "0", "40", *options])

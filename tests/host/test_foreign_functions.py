@@ -110,9 +110,10 @@ def motion_file(request, tmp_path):
 def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler, motion_file):
     from comfy.patcher_extension import WrappersMP
 
-    from stillmotion.model_patches.comfy_host.guidance import apply_mitigating_gradient
-    from stillmotion.model_patches.comfy_host.motion import apply_motion, load_motion
-    from stillmotion.model_patches.comfy_host.stepped import apply_stepped_cfg
+    from stillmotion.model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
+    from stillmotion.model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
+    from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
+    from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
     plain = run_sampler(tiny_sd)  # loads whatever ComfyUI loads late
     before, own = snapshot(), own_callables(tiny_sd.model)
@@ -149,8 +150,8 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
 def test_nothing_is_replaced_by_a_retention_branch_and_its_guider(tiny_sd, run_sampler, tmp_path):
     from comfy import samplers
 
-    from stillmotion.model_patches.comfy_host.double_guidance import double_condition_guider
-    from stillmotion.model_patches.comfy_host.dreamvideo import apply_retention, load_branch
+    from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention, load_branch
 
     sizes = {"block_channels": (32, 64), "attention": (False, True), "heads": (4, 4), "layers_per_block": 1}
     branch = RetentionConfig(**sizes, context_dim=32, linear_projection=False, temporal="none", inject="up_blocks")

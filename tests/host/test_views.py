@@ -68,7 +68,7 @@ def test_a_video_that_is_read_can_be_cancelled(views, comfy):
 
 
 def test_the_plot_is_of_the_run_that_made_the_latent(views, tiny_sd, run_sampler):
-    from stillmotion.model_patches.comfy_host.guidance import apply_mitigating_gradient
+    from stillmotion.model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
     patched, readout = apply_mitigating_gradient(tiny_sd, Config(alpha=20_000.0), frames=8)
     with pytest.raises(ValueError, match="No run is on record"):

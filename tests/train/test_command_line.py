@@ -9,7 +9,7 @@ from PIL import Image
 
 from stillmotion.model_patches import checkpoint
 from stillmotion.training.__main__ import main
-from stillmotion.training.config import CONFIGS
+from stillmotion.training.plans.config import CONFIGS
 
 
 def typed(*words):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from stillmotion.training import config
-from stillmotion.training.config import CONFIGS, ConfigError, read
+from stillmotion.training.plans import config
+from stillmotion.training.plans.config import CONFIGS, read
+from stillmotion.training.plans.errors import ConfigError
 
 GOOD = "[train]\nsteps = 10\nbatch = 2\n"
 

@@ -7,10 +7,12 @@ import torch
 
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
-from stillmotion.training import bases, config, doctor
-from stillmotion.training.bases import Base, clip_ids
 from stillmotion.training.data import latents
 from stillmotion.training.data.latents import Latents, weights_hash
+from stillmotion.training.plans import config
+from stillmotion.training.systems import bases
+from stillmotion.training.systems.bases import Base, clip_ids
+from stillmotion.training.tools import doctor
 
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 SETS = {

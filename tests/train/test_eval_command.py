@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from stillmotion.evaluation.clip_similarity import Clip
-from stillmotion.evaluation.networks import MetricError, sha256
-from stillmotion.training import evaluate_pocket
+from stillmotion.evaluation.networks.clip_similarity import Clip
+from stillmotion.evaluation.networks.loading import MetricError, sha256
 from stillmotion.training.__main__ import main
 from stillmotion.training.data import footage, sprites
 from stillmotion.training.data.footage import Damaged, Video, prompt_of
-from stillmotion.training.evaluate import Request, evaluate
+from stillmotion.training.metrics import pocket
+from stillmotion.training.metrics.command import Request, evaluate
 
 COUNT = 5
 
@@ -134,8 +134,8 @@ def test_clip_is_transformers_own(clip_folder):
 
 
 def test_the_pockets_metrics_need_no_file(films, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(evaluate_pocket, "RENDERED", 12)
-    monkeypatch.setattr(evaluate_pocket.rendered, "__defaults__", (12,))
+    monkeypatch.setattr(pocket, "RENDERED", 12)
+    monkeypatch.setattr(pocket.rendered, "__defaults__", (12,))
     with caplog.at_level(logging.INFO):
         assert run(films, "--few", "--out", tmp_path / "report", "--draws", 20) == 0
     told = read(tmp_path / "report")

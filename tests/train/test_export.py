@@ -16,8 +16,8 @@ from stillmotion.model_patches.diffusers_host.pocket import new_unet
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
 from stillmotion.model_patches.pocket import PocketConfig
-from stillmotion.training.config import ConfigError
-from stillmotion.training.export import export
+from stillmotion.training.plans.errors import ConfigError
+from stillmotion.training.tools.export import export
 
 BETAS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.evaluation.views import as_picture
+from stillmotion.evaluation.drawing.views import as_picture
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.diffusers_host.harivo import attach
@@ -13,7 +13,7 @@ from stillmotion.model_patches.diffusers_host.views import cross_attentions, tok
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
 from stillmotion.training.__main__ import main
-from stillmotion.training.view import read_frames
+from stillmotion.training.tools.view import read_frames
 
 
 def harivo(root, **changes):

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from stillmotion.model_patches import checkpoint, layouts
-from stillmotion.model_patches.checkpoint import CheckpointError
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.temporal import MotionModel
+from stillmotion.model_patches.layouts import CheckpointError
 
 SD15 = (320, 640, 1280, 1280)
 RELEASES = {  # version: (middle block, positions, keys, parameters in millions without the tables)

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...evaluation.clip_similarity import Clip, clip_similarity
-from ...evaluation.networks import MetricError
-from ..config import ConfigError
+from ...evaluation.networks.clip_similarity import Clip, clip_similarity
+from ...evaluation.networks.loading import MetricError
+from ..plans.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

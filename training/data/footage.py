@@ -14,7 +14,7 @@ import av.error
 import torch
 from torch import Tensor
 
-from ...evaluation.networks import MetricError, sha256
+from ...evaluation.networks.loading import MetricError, sha256
 from . import videos
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...model_patches.files import write_tensors
-from ..config import ConfigError, DataTable
+from ..plans.common import DataTable
+from ..plans.errors import ConfigError
 from . import selection, sprites
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import ConfigError
+from ..plans.errors import ConfigError
 
 METHODS = ("dis", "farneback")
 

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..config import ConfigError, DecoderDataTable
+from ..plans.errors import ConfigError
+from ..plans.vidrd_decoder import DecoderDataTable
 from . import sprites, videos
 
 

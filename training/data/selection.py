@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model_patches.files import replacing
-from ..config import ConfigError
+from ..plans.errors import ConfigError
 
 FORMAT = "stillmotion/selection/1"
 

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.diffusers_host.pocket import Pocket, load_pocket
-from ..bases import BUNDLED_POCKET
 from ..data.latents import Latents, weights_hash
-from ..engine import Run, Task, fit
+from ..engine.loop import Task, fit
+from ..plans.run import Run
+from ..systems.bases import BUNDLED_POCKET
+from ..systems.weighting import loss_weight
 from .text import Vocabulary
-from .unet import captions, loss_weight, noised_frames, tables
+from .unet import captions, noised_frames, tables
 
 
 class AdapterTask(Task):

@@ -21,7 +21,8 @@ from ...model_patches.diffusers_host.pocket import Pocket
 from ...model_patches.pocket import CONTROL_SYSTEM, compact_control
 from ..data import latents, sprites
 from ..data.latents import Latents
-from ..engine import Run, first_process, sample_generator
+from ..engine.loop import first_process, sample_generator
+from ..plans.run import Run
 from .adapters import AdapterTask, base_of, fit_beside
 from .text import Vocabulary
 from .unet import place

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...evaluation.judge import LABELS, Judge
+from ...evaluation.judges.judge import LABELS, Judge
 from ..data import sprites
-from ..engine import Task, sample_generator
+from ..engine.loop import Task, sample_generator
 
 SEED = 77_000  # clips of the judge's own, so that it has seen none that a model is trained on
 

@@ -19,7 +19,8 @@ from ...model_patches.diffusers_host.pocket import Pocket
 from ...model_patches.pocket import SCALE
 from ..data import latents, sprites
 from ..data.latents import Latents
-from ..engine import Run, first_process
+from ..engine.loop import first_process
+from ..plans.run import Run
 from .adapters import AdapterTask, base_of, fit_beside
 from .text import Vocabulary
 

@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...evaluation.judge import Judge, save_judge
-from ...evaluation.video_judge import VideoJudge, load_video_judge, save_video_judge
+from ...evaluation.judges.judge import Judge, save_judge
+from ...evaluation.judges.video_judge import VideoJudge, load_video_judge, save_video_judge
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder, new_vae
 from ...model_patches.files import write_tensors
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
-from ..engine import Run, Task, first_process, fit
+from ..engine.loop import Task, first_process, fit
+from ..plans.run import Run
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask

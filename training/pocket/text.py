@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from ...model_patches.diffusers_host.pocket import new_text_encoder
 from ...model_patches.pocket import PocketConfig
 from ..data import sprites
-from ..engine import Task
+from ..engine.loop import Task
 
 TOKENS, END = 77, 49407
 HEADS_OF = {  # attribute -> its values; a value that the caption leaves out is not asked for

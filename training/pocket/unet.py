@@ -12,19 +12,12 @@ from ...model_patches.core.levels import alpha_bars
 from ...model_patches.diffusers_host.pocket import new_unet
 from ...model_patches.pocket import PocketConfig
 from ..data.latents import Latents
-from ..engine import Task, sample_generator
+from ..engine.loop import Task, sample_generator
+from ..systems.weighting import loss_weight
 from .text import Vocabulary
 
 LINEAR_SHARE = 0.25
 DROP = 0.1  # share of empty captions, for classifier-free guidance
-
-
-def loss_weight(sigma: Tensor, boost: float) -> Tensor:
-    """min(1, 5 sigma^2) * max(1, sigma)^boost: min-SNR-5 (Hang et al., arXiv 2303.09556), boosted at high noise.
-
-    At high noise eps is almost the input, so errors of layout cost little eps error; `boost` gives them back their say.
-    """
-    return (5 * sigma**2).clamp(max=1) * sigma.clamp(min=1) ** boost
 
 
 class UnetTask(Task):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...model_patches.diffusers_host.pocket import new_vae
 from ...model_patches.pocket import SCALE, PocketConfig
 from ..data import sprites
-from ..engine import Task, sample_generator
+from ..engine.loop import Task, sample_generator
 
 
 class VaeTask(Task):

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...evaluation.video_judge import FRAMES, VideoJudge
+from ...evaluation.judges.video_judge import FRAMES, VideoJudge
 from ..data import sprites
-from ..engine import Task, sample_generator
+from ..engine.loop import Task, sample_generator
 
 SEED = 78_000  # clips of its own, as the judge has
 HELD_OUT_SEED = 78_500

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.artv.config import POCKET, SD21, ArtvConfig
 from stillmotion.model_patches.artv.model import ArtvModel
-from stillmotion.model_patches.checkpoint import CheckpointError
+from stillmotion.model_patches.layouts import CheckpointError
 from stillmotion.model_patches.pocket import PocketConfig
 
 SMALL = ArtvConfig(

@@ -7,12 +7,7 @@ import torch
 
 from stillmotion.model_patches.artv.conditions import conditions
 from stillmotion.model_patches.artv.config import STATICS, ArtvConfig
-from stillmotion.model_patches.artv.masked import (
-    masked_noise,
-    masked_prediction,
-    noise_from_velocity,
-    static_noise,
-)
+from stillmotion.model_patches.artv.masked import masked_noise, masked_prediction, noise_from_velocity, static_noise
 from stillmotion.model_patches.artv.noise import augmented, level_shift
 from stillmotion.model_patches.core.levels import alpha_bars, sigma_from_alpha_bar
 

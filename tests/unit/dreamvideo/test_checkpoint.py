@@ -8,9 +8,9 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.assembly import dreamvideo_model, retention_branch
-from stillmotion.model_patches.checkpoint import CheckpointError
 from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from stillmotion.model_patches.dreamvideo.retention import RetentionBranch
+from stillmotion.model_patches.layouts import CheckpointError
 from stillmotion.model_patches.ldm_names import control_prefixes, inverse, rename
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.model_patches.vidrd.model import VidrdModel

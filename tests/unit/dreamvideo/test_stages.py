@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from stillmotion.model_patches.dreamvideo.stages import (
-    StagePlan,
-    colours_of,
-    parse_stages,
-    reanchored,
-)
+from stillmotion.model_patches.dreamvideo.stages import StagePlan, colours_of, parse_stages, reanchored
 
 
 def pictures(n, seed=0, size=(5, 7)):

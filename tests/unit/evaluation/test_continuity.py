@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from stillmotion.evaluation.continuity import HALF_STEP, Meter, look, mirror_similarity, read
-from stillmotion.evaluation.views import continuity_text, draw_continuity
+from stillmotion.evaluation.drawing.views import continuity_text, draw_continuity
+from stillmotion.evaluation.metrics.continuity import HALF_STEP, Meter, look, mirror_similarity, read
 
 N = 4
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stillmotion.evaluation import drift
-from stillmotion.evaluation.judge import Judge
+from stillmotion.evaluation.judges.judge import Judge
+from stillmotion.evaluation.metrics import drift
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stillmotion.evaluation.i3d import I3D, SIZE, VideoFeatures, pixels, same_padding
-from stillmotion.evaluation.networks import MetricError, sha256
+from stillmotion.evaluation.networks.i3d import I3D, SIZE, VideoFeatures, pixels, same_padding
+from stillmotion.evaluation.networks.loading import MetricError, sha256
 
 
 def waves(state):

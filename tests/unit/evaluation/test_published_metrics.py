@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from stillmotion.evaluation.first_frame import first_frame_ssim
-from stillmotion.evaluation.inception import inception_score
-from stillmotion.evaluation.video_metrics import distance
+from stillmotion.evaluation.metrics.first_frame import first_frame_ssim
+from stillmotion.evaluation.metrics.video_metrics import distance
+from stillmotion.evaluation.networks.inception import inception_score
 
 pytestmark = pytest.mark.slow
 torchmetrics = "the published implementation is torchmetrics, which is not installed"

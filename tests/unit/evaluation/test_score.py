@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stillmotion.evaluation.clips import ClipReading, flicker, frame_difference
-from stillmotion.evaluation.report import COLUMNS, markdown, origin
-from stillmotion.evaluation.score import Sample, Wanted, compare, joined, score
-from stillmotion.evaluation.statistics import Interval, moments
+from stillmotion.evaluation.scores.clips import ClipReading, flicker, frame_difference
+from stillmotion.evaluation.scores.report import COLUMNS, markdown, origin
+from stillmotion.evaluation.scores.score import Sample, Wanted, compare, joined, score
+from stillmotion.evaluation.scores.statistics import Interval, moments
 
 RIGHT = Wanted(colour=1, shape=2, background=3, motion="right")
 STILL = replace(RIGHT, motion="still")

@@ -8,7 +8,14 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from stillmotion.evaluation.statistics import Interval, bootstrap, frechet_distance, jarque_bera, moments, normality
+from stillmotion.evaluation.scores.statistics import (
+    Interval,
+    bootstrap,
+    frechet_distance,
+    jarque_bera,
+    moments,
+    normality,
+)
 
 
 @pytest.fixture

@@ -6,24 +6,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stillmotion.evaluation import c3d
-from stillmotion.evaluation.c3d import C3D, VideoClasses
-from stillmotion.evaluation.first_frame import first_frame_ssim
-from stillmotion.evaluation.inception import inception_score
-from stillmotion.evaluation.judge import load_judge
-from stillmotion.evaluation.networks import MetricError
-from stillmotion.evaluation.pocket_metrics import (
+from stillmotion.evaluation.judges.judge import load_judge
+from stillmotion.evaluation.judges.video_judge import load_video_judge
+from stillmotion.evaluation.metrics.first_frame import first_frame_ssim
+from stillmotion.evaluation.metrics.pocket_metrics import (
     PocketClipSim,
     PocketFirstFrameClip,
     PocketFirstFrameSsim,
     PocketFvd,
     PocketInceptionScore,
 )
-from stillmotion.evaluation.video_judge import load_video_judge
-from stillmotion.evaluation.video_metrics import Film, FirstFrameSsim, distance, enough, fitted
-from stillmotion.training import scoring
+from stillmotion.evaluation.metrics.video_metrics import Film, FirstFrameSsim, distance, enough, fitted
+from stillmotion.evaluation.networks import c3d
+from stillmotion.evaluation.networks.c3d import C3D, VideoClasses
+from stillmotion.evaluation.networks.inception import inception_score
+from stillmotion.evaluation.networks.loading import MetricError
 from stillmotion.training.data import sprites
-from stillmotion.training.evaluate_pocket import labels_of
+from stillmotion.training.metrics import judging
+from stillmotion.training.metrics.pocket import labels_of
 
 
 def test_the_distance_of_gaussians_is_the_closed_form():
@@ -144,7 +144,7 @@ def judges(root):
 @pytest.fixture(scope="module")
 def truth():
     prompts = sprites.held_out(12)
-    clips = [(clip * 255).round().byte() for clip in scoring.rendered(prompts)]
+    clips = [(clip * 255).round().byte() for clip in judging.rendered(prompts)]
     return [Film(str(i), c, sprites.caption(p), c[0]) for i, (p, c) in enumerate(zip(prompts, clips, strict=True))]
 
 

@@ -9,11 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.evaluation import plots
-from stillmotion.evaluation.plots import COLOURS, Chart, axis, contact_sheet, decades, heat, line_chart, round_steps
-from stillmotion.evaluation.probes import mapping_shift
-from stillmotion.evaluation.statistics import normality
-from stillmotion.evaluation.views import (
+from stillmotion.evaluation.drawing import plots
+from stillmotion.evaluation.drawing.plots import (
+    COLOURS,
+    Chart,
+    axis,
+    contact_sheet,
+    decades,
+    heat,
+    line_chart,
+    round_steps,
+)
+from stillmotion.evaluation.drawing.probes import mapping_shift
+from stillmotion.evaluation.drawing.views import (
     as_batch,
     as_picture,
     draw_guidance,
@@ -26,6 +34,7 @@ from stillmotion.evaluation.views import (
     normality_text,
     xt_slice,
 )
+from stillmotion.evaluation.scores.statistics import normality
 
 ALPHA_BARS = torch.linspace(0.999, 0.005, 1000)
 

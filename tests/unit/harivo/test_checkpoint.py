@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stillmotion.model_patches import checkpoint
-from stillmotion.model_patches.checkpoint import CheckpointError
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
+from stillmotion.model_patches.layouts import CheckpointError
 
 EITHER = (checkpoint.MOTION, checkpoint.HARIVO)
 

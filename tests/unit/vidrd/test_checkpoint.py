@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from stillmotion.model_patches import checkpoint, layouts
-from stillmotion.model_patches.checkpoint import CheckpointError
+from stillmotion.model_patches.layouts import CheckpointError
 from stillmotion.model_patches.vidrd.config import DecoderConfig, VidrdConfig
 from stillmotion.model_patches.vidrd.decoder import TemporalDecoder
 from stillmotion.model_patches.vidrd.model import VidrdModel

@@ -6,13 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from stillmotion.model_patches.vidrd.reuse import (
-    Config,
-    Recorder,
-    guided_frames,
-    next_noise,
-    reused_share,
-)
+from stillmotion.model_patches.vidrd.reuse import Config, Recorder, guided_frames, next_noise, reused_share
 
 FRAMES, STEPS = 8, 10
 SIGMAS = [*torch.linspace(10, 0.5, STEPS).tolist(), 0.0]

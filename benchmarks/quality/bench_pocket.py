@@ -1,0 +1,54 @@
+"""Does the pocket Stable Diffusion obey? Held-out prompts, DDIM 25 steps, CFG 7.5, judged by the separate classifier.
+
+Keys: `colour`, `background`, `shape` (shares of pictures that show what the prompt says), `judge` (the classifier's own
+worst accuracy on held-out rendered frames), `ceiling_shape` (its shape accuracy on these through the autoencoder).
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from ...evaluation.judges.judge import LABELS, load_judge
+from ...training.data import sprites
+from ...training.pocket.judge import label_indices
+from ..common.pocket_host import JUDGE, POCKET, PocketHost
+from ..common.report import finish
+
+
+def accuracy(judge, pictures: torch.Tensor, clips: list[sprites.Clip]) -> dict[str, float]:
+    verdict = judge(pictures)
+    truth = torch.tensor([label_indices(c) for c in clips])
+    return {name: (verdict.labels(name) == truth[:, i]).float().mean().item() for i, name in enumerate(LABELS)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    for name, path in (("pocket", POCKET), ("judge", JUDGE)):
+        parser.add_argument(f"--{name}", type=Path, default=path)
+    args = parser.parse_args()
+    host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), sprites.held_out(args.prompts)
+    real = torch.cat([sprites.render(c, [i % 16 / 15]) for i, c in enumerate(clips)])
+    with torch.inference_mode():
+        through = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))
+    truth, ceiling = accuracy(judge, real, clips), accuracy(judge, through, clips)
+    begun, pictures = time.monotonic(), []
+    for first in range(0, len(clips), args.batch):
+        part = clips[first : first + args.batch]
+        texts = [sprites.caption(c) for c in part]
+        pictures.append(host.decode(host.sample(host.model, texts, seed=args.seed + first)))
+        print(f"{first + len(part)} of {len(clips)} pictures, {time.monotonic() - begun:.0f} s", flush=True)
+    scores = accuracy(judge, torch.cat(pictures), clips)
+    print("judge on rendered frames  ", truth)
+    print("judge through autoencoder ", ceiling)
+    print("judge on generated        ", scores)
+    figures = {**scores, "judge": min(truth.values()), "ceiling_shape": ceiling["shape"], "prompts": len(clips)}
+    finish("pocket", {k: round(v, 4) for k, v in figures.items()})
+
+
+if __name__ == "__main__":
+    main()

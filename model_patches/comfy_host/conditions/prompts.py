@@ -1,0 +1,85 @@
+"""One prompt per clip, kept as text: a thousand clips cost no more memory than one."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import comfy.sampler_helpers
+
+from ...artv.story import Story, parse_story
+
+__all__ = ["PromptSchedule", "Story", "ToldStory", "parse_prompts", "parse_story"]
+
+NUMBERED = re.compile(r"(\d+):\s+(.*)")
+
+
+def parse_prompts(text: str) -> tuple[tuple[int, str], ...]:
+    """Lines -> (clip from which on, counted from 0, prompt), in order. Empty lines do not count.
+
+    "3: text" is from clip 3 on; a line without a number is for the clip after that of the line before. ValueError when
+    there is no line, or the numbers do not rise.
+
+    >>> parse_prompts("a cat\\na dog\\n5: a bird")
+    ((0, 'a cat'), (1, 'a dog'), (4, 'a bird'))
+    """
+    found: list[tuple[int, str]] = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        match = NUMBERED.fullmatch(line)
+        clip = int(match[1]) - 1 if match else len(found) and found[-1][0] + 1
+        if clip < 0 or (found and clip <= found[-1][0]):
+            raise ValueError(
+                f"prompt schedule: the line {line!r} is for clip {clip + 1}, but "
+                + (f"the line before it is for clip {found[-1][0] + 1}" if found else "clips are counted from 1")
+                + "; let the numbers rise"
+            )
+        found.append((clip, match[2] if match else line))
+    if not found:
+        raise ValueError('prompt schedule: there is no prompt; write one per line, or "3: text" for clip 3 and later')
+    if found[0][0]:
+        raise ValueError(
+            f"prompt schedule: the first prompt is for clip {found[0][0] + 1}; give one for clip 1, in a line without "
+            "a number"
+        )
+    return tuple(found)
+
+
+@dataclass
+class PromptSchedule:
+    """Texts, and the CLIP that encodes them when their clip is sampled."""
+
+    clip: Any
+    lines: tuple[tuple[int, str], ...]
+    last: tuple[str, Any] | None = None  # the text that was encoded last
+
+    def text(self, clip: int) -> str:
+        return next(text for start, text in reversed(self.lines) if start <= clip)
+
+    def encoded(self, clip: int) -> list[list[Any]]:
+        """ComfyUI's conditioning of one clip."""
+        text = self.text(clip)
+        if self.last is None or self.last[0] != text:
+            self.last = text, self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+        return self.last[1]
+
+    def instead(self, positive: Iterable[dict[str, Any]], clip: int) -> list[dict[str, Any]]:
+        """A guider's positive conditions with the text of one clip in the place of theirs; its text where there are
+        none."""
+        words = comfy.sampler_helpers.convert_cond(self.encoded(clip))
+        text = ("cross_attn", "pooled_output")
+        found = [others | {key: word[key] for key in text if key in word} for others in positive for word in words]
+        return found or words
+
+
+@dataclass
+class ToldStory(PromptSchedule):
+    """A story as a schedule whose clips are single frames."""
+
+    story: Story = field(kw_only=True)
+
+    @classmethod
+    def of(cls, clip: Any, story: Story) -> "ToldStory":
+        starts = accumulate((count for count, _ in story.prompts[:-1]), initial=0)
+        lines = tuple((start, text) for start, (_, text) in zip(starts, story.prompts, strict=True))
+        return cls(clip, lines, story=story)

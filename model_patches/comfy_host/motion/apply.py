@@ -1,0 +1,386 @@
+"""A motion model, or a whole HARIVO or VidRD model, on a ComfyUI MODEL, through ModelPatcher's public setters alone.
+
+The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them like
+any other. The modules run in handlers that ComfyUI calls in place of the spatial layers; these are plain functions
+without state: what they need comes with each call in `transformer_options`, found through the patcher that is
+sampling. So clones, other devices and the copies that ComfyUI makes for LoRA hooks each find their own weights.
+
+Shapes: the U-Net's batch is (chunks * clips * f, c, h, w): ComfyUI puts conditions behind each other, and each has all
+clips. As every chunk is whole clips, so is the batch.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ...core.config import MotionConfig
+from ...core.levels import BETA_END, BETA_START, SCHEDULES
+from ...core.slots import Slot
+from ...core.temporal import check_frames
+from ...harivo.model import HarivoModel
+from ...vidrd.config import VidrdConfig
+from ..base.betas import set_betas
+from ..base.unet import check_base, places, transformed
+from . import spatial as vidrd
+from .files import LoadedMotion, hold, load_motion, longest_clip, temporal
+from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
+
+__all__ = ["BETA_SCHEDULES", "FROM_FILE", "KEY", "LoadedMotion", "Use", "apply_motion", "hold", "load_motion"]
+
+log = logging.getLogger(__name__)
+
+KEY = "stillmotion.motion"
+RUN = "stillmotion.motion.run"
+ADDED = "stillmotion.added"  # a list of {slot: what is added there}, for one call of the MODEL
+FROM_FILE, OF_MODEL = "from file", "model"
+BETA_SCHEDULES = (FROM_FILE, OF_MODEL, *SCHEDULES)
+ModelPatcher = comfy.model_patcher.ModelPatcher
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one motion model is used by one MODEL."""
+
+    frames: int
+    strength: float
+    start_percent: float
+    end_percent: float
+    mapping: float
+    tokens: float
+
+    def active(self, sampling: Any, sigma: Tensor) -> bool:
+        """Whether the step at this noise level is within start and end, counted as ComfyUI counts for conditions."""
+        if self.start_percent <= 0 and self.end_percent >= 1:
+            return True
+        level = float(sigma[0])
+        return sampling.percent_to_sigma(self.end_percent) <= level <= sampling.percent_to_sigma(self.start_percent)
+
+
+@dataclass
+class Run:
+    """One sampling run: the slots that have a motion module, and those that the U-Net has come by."""
+
+    needed: set[Slot]
+    reached: set[Slot] = field(default_factory=set)
+    tokens: PromptTokens = field(default_factory=PromptTokens)
+
+
+@dataclass(frozen=True)
+class Active:
+    """One motion model in one call of the MODEL."""
+
+    model: nn.Module
+    modules: dict[Slot, Any]
+    """Temporal modules: each has update(x, frames)."""
+    use: Use
+    on: bool
+    """Whether it works at this noise level."""
+
+
+@dataclass
+class Call:
+    """One call of the MODEL."""
+
+    motions: list[Active]
+    run: Run | None
+    window: int | None
+    """Frames of a clip where ComfyUI's context windows decide; None: each motion model's own."""
+    slots: dict[int, list[Slot]] = field(default_factory=dict)
+    """id of a layer of the U-Net -> the slots behind it, and inside of it."""
+    inside: Slot | None = None
+    """The slot inside the spatial transformer that is running."""
+    residual: Tensor | None = None
+    """What this transformer's cross-attention will be added to: (chunks * clips * f, p, c)."""
+
+    def find(self, unet: nn.Module) -> None:
+        """Note the layers of this very instance."""
+        self.slots = {}
+        for slot, layer in places(unet).items():  # type: ignore[arg-type]
+            self.slots.setdefault(id(layer), []).append(slot)
+
+    def needs(self, place: str) -> bool:
+        """Whether some motion model has modules at such a place."""
+        return any(slot.place == place for motion in self.motions for slot in motion.modules)
+
+    def change(self, slot: Slot, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x with what the motion models add at a slot. residual: what else the features are made of, x + residual."""
+        for motion in self.motions:
+            module = motion.modules.get(slot)
+            if module is None:
+                continue
+            if self.run is not None:
+                self.run.reached.add(slot)
+            if motion.on and motion.use.strength:
+                features = x if residual is None else x + residual
+                update = module.update(features, self.window or motion.use.frames)
+                x = torch.add(x, update, alpha=motion.use.strength)
+        return x
+
+    def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What the U-Net gets instead of the scaled latent and the text: mapping networks and frame-wise tokens."""
+        run = PromptTokens() if self.run is None else self.run.tokens
+        tokens = []
+        for motion in self.motions:
+            model, use = motion.model, motion.use
+            if not motion.on or not isinstance(model, HarivoModel):
+                continue
+            frames = self.window or use.frames
+            x = mapped(model, x, frames, use.mapping)
+            if model.tokens is not None and use.tokens:
+                tokens.append(tokens_of_frames(model, context, frames, use.tokens, run))
+        return x, with_tokens(context, tokens)
+
+
+def apply_motion(
+    model: ModelPatcher,
+    motion: LoadedMotion,
+    *,
+    frames: int,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    beta_schedule: str = FROM_FILE,
+    mapping: float = 1.0,
+    tokens: float = 1.0,
+    spatial: float = 1.0,
+) -> ModelPatcher:
+    """A clone of `model` in which every `frames` images of a batch are one clip: z <- z + strength * update(z).
+
+    start_percent, end_percent: part of the sampling in which the motion model works, as for conditions in ComfyUI.
+    beta_schedule: "from file" and "model" (leave the base's), or a schedule of `core.levels` on the file's two ends.
+    mapping, tokens: strengths of a HARIVO model's other parts, 0 = off; `strength` is that of its temporal layers.
+    spatial: that of the fine-tuned blocks of a VidRD model, from the base's (0) to the file's (1).
+    A second motion model on the same MODEL adds to the first. ValueError when the base does not fit.
+    """
+    if frames < 1:
+        raise ValueError(f"motion model: frames is {frames}; give the number of frames of one clip, 2 or more")
+    _check_base(model, motion)
+    patched = model.clone()
+    if frames == 1:
+        log.warning("motion model: a clip of 1 frame has no motion; the model passes through unchanged")
+        return patched
+    _warn_of_competitors(model)
+    patcher = motion.patcher.clone()
+    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens))
+    if motion.spatial and spatial:
+        vidrd.add_spatial(patched, motion, spatial)
+    patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
+    _enter(patched)
+    _set_betas(patched, motion.config, beta_schedule)
+    return patched
+
+
+def opened(model: ModelPatcher) -> ModelPatcher:
+    """A clone of `model` that adds what a ControlNet of ours leaves in `ADDED`; without one it is the same."""
+    patched = model.clone()
+    _warn_of_competitors(model)
+    _enter(patched)
+    return patched
+
+
+def is_open(model: ModelPatcher) -> bool:
+    """Whether a run of `model` comes by our handlers: there is a motion model on it, or it was `opened`."""
+    return bool(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
+
+
+def _enter(patched: ModelPatcher) -> None:
+    for kind, wrapper in WRAPPERS.items():
+        patched.remove_wrappers_with_key(kind, KEY)
+        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    for entry in HANDLERS:
+        if entry not in _handlers(patched):
+            patched.set_model_forward_timestep_embed_patch(entry)
+
+
+def _check_base(model: ModelPatcher, motion: LoadedMotion) -> None:
+    if isinstance(motion.config, VidrdConfig):
+        vidrd.check_base(model, motion.config)
+        return
+    check_base(model, motion.config)
+    if motion.harivo is not None:
+        check_parts(model, motion.harivo)
+
+
+def _set_betas(model: ModelPatcher, config: MotionConfig | VidrdConfig, beta_schedule: str) -> None:
+    """Give the model the noise levels of the training, or those chosen."""
+    name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
+    if name in (None, OF_MODEL):
+        return
+    if not set_betas(model, name, config.beta_start or BETA_START, config.beta_end or BETA_END):
+        raise ValueError(
+            f"motion model: its noise schedule {name!r} cannot replace the "
+            f"{type(model.get_model_object('model_sampling')).__name__} of this MODEL, which has no table of noise "
+            f"levels; set beta_schedule to {OF_MODEL!r}"
+        )
+
+
+def _handlers(model: ModelPatcher) -> list[tuple[type, Callable]]:
+    return model.model_options["transformer_options"].get("patches", {}).get("forward_timestep_embed_patch", [])
+
+
+def _warn_of_competitors(model: ModelPatcher) -> None:
+    """ComfyUI calls the first handler of a layer only: one that was there before ours keeps ours from running."""
+    for kind, handler in _handlers(model):
+        if (kind, handler) not in HANDLERS and issubclass(ResBlock, kind) | issubclass(SpatialTransformer, kind):
+            log.warning(
+                "motion model: %s.%s already handles the %s layers of this MODEL; the motion model may not run with it",
+                getattr(handler, "__module__", "another pack"),
+                getattr(handler, "__qualname__", handler),
+                kind.__name__,
+            )
+
+
+def _motions(model: ModelPatcher) -> list[tuple[Any, Use]]:
+    patchers: list[Any] = model.get_additional_models_with_key(KEY)
+    return [(patcher.model, patcher.get_attachment(KEY)) for patcher in patchers]
+
+
+def _outer_sample(
+    executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """A whole run, before anything is loaded: refuse a batch that is not whole clips; afterwards, refuse silence."""
+    guider = executor.class_obj
+    motions = _motions(guider.model_patcher)
+    for motion, use in motions:
+        _check_clip(noise.shape[0], use.frames, longest_clip(motion), guider.model_options.get("context_handler"))
+    run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()})
+    # the guider's options are its own copy, made for this run and dropped after it
+    guider.model_options["transformer_options"][RUN] = run
+    result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+    missed = sorted(run.needed - run.reached)
+    if missed and len(sigmas) > 1:
+        raise RuntimeError(
+            f"motion model: {len(missed)} of its {len(run.needed)} modules were never run (first: {missed[0]}), the "
+            "result would be still images. Another patch on this MODEL handles the same layers or replaces the U-Net; "
+            "remove it, or the motion model"
+        )
+    return result
+
+
+def _check_clip(batch: int, frames: int, max_frames: int | None, windows: Any) -> None:
+    if windows is None:
+        check_frames(batch, frames, max_frames)
+        return
+    check_frames(batch, frames)
+    if frames != batch:
+        raise ValueError(
+            f"motion model: context windows slide over the whole batch of {batch} images, frames is {frames}; set "
+            f"frames to {batch}, one video at a time"
+        )
+    length = min(frames, getattr(windows, "context_length", 1))
+    anchor = int(length < frames and getattr(windows, "causal_window_fix", False))
+    if max_frames is not None and length + anchor > max_frames:
+        raise ValueError(
+            f"motion model: context windows of {length} frames{' and an anchor frame' * anchor} were asked for, this "
+            f"motion model knows positions for {max_frames}; set the context length to at most {max_frames}"
+            + (", and switch causal_window_fix off" if anchor else "")
+        )
+
+
+def _apply_model(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """One call of the MODEL: take along the motion models of the patcher that samples."""
+    base = executor.class_obj
+    options = dict(transformer_options or {})  # the caller's may be a default argument, which lives on
+    motions = [] if base.current_patcher is None else _motions(base.current_patcher)
+    level = options.get("sigmas", t)
+    chunks = max(1, len(options.get("cond_or_uncond", ())))
+    options[KEY] = Call(
+        [
+            Active(motion, temporal(motion).modules_by_slot(), use, use.active(base.model_sampling, level))
+            for motion, use in motions
+        ],
+        options.get(RUN),
+        x.shape[0] // chunks if "context_window" in options else None,
+    )
+    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def _diffusion_model(
+    executor: Any,
+    x: Tensor,
+    timesteps: Any = None,
+    context: Any = None,
+    y: Any = None,
+    control: Any = None,
+    transformer_options: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """One call of the U-Net: note the layers of this very instance, and give it what HARIVO makes of its inputs."""
+    call = (transformer_options or {}).get(KEY)
+    if call is not None:
+        x, context = call.enter(x, context)
+        call.find(executor.class_obj)
+        if call.needs("attended"):
+            transformer_options = transformer_options | {"patches": _last(transformer_options.get("patches", {}))}
+    return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+
+def _last(patches: dict[str, list]) -> dict[str, list]:
+    """The patches of others with ours behind them: they see the features that really go on."""
+    return patches | {name: [*patches.get(name, []), patch] for name, patch in INSIDE.items()}
+
+
+def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The motion modules behind a layer."""
+    call: Call | None = options.get(KEY)
+    if call is None:
+        return x
+    for slot in call.slots.get(id(layer), ()):
+        if slot.place != "attended":
+            x = call.change(slot, x)
+            x = sum((added[slot] for added in options.get(ADDED, ()) if slot in added), start=x)
+    return x
+
+
+def _resblock(layer: ResBlock, x: Tensor, emb: Tensor, _context: Any, options: dict[str, Any], *_: Any) -> Tensor:
+    return _after(layer, layer(x, emb), options)
+
+
+def _transformer(
+    layer: SpatialTransformer, x: Tensor, _emb: Tensor, context: Any, options: dict[str, Any], *_: Any
+) -> Tensor:
+    call: Call | None = options.get(KEY)
+    if call is not None:
+        call.inside = next((slot for slot in call.slots.get(id(layer), ()) if slot.place == "attended"), None)
+    x = transformed(layer, x, context, options)
+    if call is not None:
+        call.inside = call.residual = None
+    return _after(layer, x, options)
+
+
+def _before_cross_attention(x: Tensor, options: dict[str, Any]) -> Tensor:
+    call: Call = options[KEY]
+    call.residual = x
+    return x
+
+
+def _behind_cross_attention(n: Tensor, options: dict[str, Any]) -> Tensor:
+    """n is what cross-attention adds: x + n goes on to the feed-forward."""
+    call: Call = options[KEY]
+    return n if call.inside is None else call.change(call.inside, n, call.residual)
+
+
+INSIDE = {"middle_patch": _before_cross_attention, "attn2_output_patch": _behind_cross_attention}
+WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: _outer_sample,
+    WrappersMP.APPLY_MODEL: _apply_model,
+    WrappersMP.DIFFUSION_MODEL: _diffusion_model,
+}
+HANDLERS = ((ResBlock, _resblock), (SpatialTransformer, _transformer))

@@ -1,0 +1,150 @@
+"""A long video's clips with ComfyUI's samplers: noise keyed by seed and clip, history from a file, frames in parts.
+
+Shapes: N frames of a clip; latents (N, c, h, w); frames (k, H, W, 3).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...vidrd.reuse import Config as ReuseConfig
+from ...vidrd.reuse import History, next_noise
+from ..base.fingerprint import of_machine, of_model, of_values
+from ..conditions.frames import Part, check_rows
+from ..conditions.prompts import PromptSchedule
+from ..vidrd.decoder import TemporalVAE
+from ..vidrd.reuse import ClipSampler
+from .shared import as_bytes, clip_seed, decoded, latent_shape, levels_of
+
+VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
+
+
+def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """ComfyUI's CFGGuider, as its KSampler uses it. ValueError when it would guide away from nothing."""
+    if not negative and cfg != 1:
+        raise ValueError(f"long video: cfg is {cfg:g} without a negative condition; connect one, or set cfg to 1")
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive or [], negative or [])
+    guider.set_cfg(cfg)
+    return guider
+
+
+class _OneClip:
+    """A SAMPLER for one clip of a ClipSampler. It holds what the next clip needs, once it has run."""
+
+    def __init__(self, clips: ClipSampler, before: History | None) -> None:
+        self.clips, self.before = clips, before
+        self.history: History | None = None
+
+    def sample(self, *arguments: Any) -> Tensor:
+        found, self.history = self.clips.sample(self.before, *arguments)
+        return found
+
+
+class LongVideo:
+    """What a render is made with: see `rendering.loop.Work`, whose two functions are `sample` and `decode`.
+
+    guider: ComfyUI's GUIDER; its MODEL and conditions are not changed. prompts: one per clip, in the place of the
+    guider's positive text. size: (height, width) of the video in pixels. ValueError, before anything is sampled: a size
+    that the VAE does not have, a sampler that cannot be replayed, more overlap than frames, no condition.
+    """
+
+    def __init__(
+        self,
+        guider: Any,
+        vae: Any,
+        *,
+        sampler: str,
+        scheduler: str,
+        steps: int,
+        seed: int,
+        frames: int,
+        size: tuple[int, int],
+        config: ReuseConfig,
+        step_noise: bool = False,
+        prompts: PromptSchedule | None = None,
+    ) -> None:
+        config.check(frames)
+        self.guider, self.vae, self.prompts = guider, vae, prompts
+        self.seed, self.frames, self.config = seed, frames, config
+        self.clips = ClipSampler(comfy.samplers.sampler_object(sampler), config, step_noise=step_noise)
+        self.sigmas = levels_of(guider.model_patcher, sampler, scheduler, steps)
+        self.shape = latent_shape(guider.model_patcher, vae, size)
+
+    def check(self, clips: int) -> None:
+        """ValueError when a condition is too short for so many clips."""
+        check_rows(self.guider.original_conds, self.frames, clips * self.frames)
+
+    def identity(self) -> dict[str, Any]:
+        """What the latents depend on, besides the settings that the caller knows: hashes, levels, versions."""
+        models = {"model": of_model(self.guider.model_patcher), "vae": of_model(self.vae.patcher)}
+        if isinstance(self.vae, TemporalVAE):
+            models["temporal decoder"] = of_model(self.vae.temporal.patcher)
+        conditions = {role: of_values(values) for role, values in self.guider.original_conds.items()}
+        if self.prompts is not None:
+            models["clip"] = of_model(self.prompts.clip.patcher)
+            conditions["prompts"] = of_values(list(self.prompts.lines))
+        guider = {"kind": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
+        if hasattr(self.guider, "scales"):
+            guider["scales"] = list(self.guider.scales)
+        versions = {"long video": str(VERSION), **of_machine()}
+        return {
+            "models": models,
+            "conditions": conditions,
+            "guider": guider,
+            "sigmas": self.sigmas.tolist(),
+            "versions": versions,
+        }
+
+    def noise(self, clip: int, take: int, before: History | None) -> Tensor:
+        """(N, c, h, w): FNR and PNS (Eq. 6 and 7) on noise of the clip's own seed."""
+        empty = torch.zeros(self.frames, *self.shape)
+        fresh: Any = comfy.sample.prepare_noise(empty, clip_seed(self.seed, clip, take))
+        return fresh if before is None else next_noise(before.noise, fresh[None], self.config)[0]
+
+    @torch.inference_mode()
+    def sample(
+        self, clip: int, take: int, before: dict[str, Tensor] | None, step: Callable[[float], None]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents of a clip, counted from 0, and the tensors of its history. step(share) after every step."""
+        history = None if before is None else History.of(before)
+        part = Part(clip * self.frames, (clip + 1) * self.frames)
+        guider = part.guider(self.guider, self._conditions(clip))
+        sampler = _OneClip(self.clips, history)
+        found = guider.sample(
+            self.noise(clip, take, history),
+            torch.zeros(self.frames, *self.shape),
+            sampler,
+            self.sigmas,
+            callback=lambda k, _x_0, _x, total: step((k + 1) / total),
+            disable_pbar=True,
+            seed=self._step_seed(clip, take),
+        )
+        assert sampler.history is not None
+        return found.float().cpu(), sampler.history.tensors()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Iterator[Tensor]:
+        """uint8 frames of a clip, a few at a time."""
+        yield from as_bytes(decoded(self.vae, latents))
+
+    @torch.inference_mode()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(N, H, W, 3) in 0..1, of a clip."""
+        return torch.cat(list(decoded(self.vae, latents)))
+
+    def _conditions(self, clip: int) -> dict[str, list[dict[str, Any]]]:
+        given = self.guider.original_conds
+        if self.prompts is None:
+            return given
+        roles = getattr(self.guider, "text_roles", ("positive",))
+        return given | {role: self.prompts.instead(given.get(role, ()), clip) for role in roles}
+
+    def _step_seed(self, clip: int, take: int) -> int:
+        """Of noise in the steps: as ReuseSampler has it."""
+        return self.seed + clip if take == 0 else clip_seed(self.seed, clip, take)

@@ -1,0 +1,382 @@
+"""Staged Video without a server: stages that begin where the one before ended, and jobs of them that stop and go on."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.assembly import dreamvideo_model
+from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
+from stillmotion.model_patches.dreamvideo.stages import colours_of
+
+from ..artv.test_autoregressive import Words, words
+from ..conftest import CONTEXT
+
+FRAMES, SIZE = 3, 32
+BRANCH = RetentionConfig(
+    block_channels=(32, 64),
+    attention=(False, True),
+    heads=(2, 2),
+    layers_per_block=1,
+    context_dim=CONTEXT,
+    linear_projection=False,
+    hint_channels=(16, 16, 32, 32),
+    temporal="none",
+)
+
+
+def picture(seed=3, size=(SIZE, SIZE), count=1):
+    return torch.rand(count, *size, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def branch_file(path, **changes):
+    """A branch whose weights are random, so that every part of it counts."""
+    config = DreamVideoConfig(branch=RetentionConfig(**BRANCH.to_dict() | changes))
+    torch.manual_seed(1)
+    model = dreamvideo_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    checkpoint.save(path, system="dreamvideo", config=config.to_dict(), weights=model.state_dict())
+    return path
+
+
+@pytest.fixture
+def branch(comfy, tmp_path):
+    from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch
+
+    return load_branch(branch_file(tmp_path / "d.safetensors"))
+
+
+@pytest.fixture
+def output(comfy, tmp_path):
+    import folder_paths
+
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path / "staged_video"
+    folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
+def rendered(output, tiny_sd, tiny_vae, branch):
+    """rendered(...) -> (path of the video, its last picture)."""
+    from stillmotion.nodes.render.staged import StagedRequest
+
+    clip = Words(tiny_sd)
+    settings = {"prompts": "a\nbb", "seed": 3, "frames": FRAMES, "steps": 2, "text_scale": 3.0, "image_scale": 2.0}
+    settings |= {"width": SIZE, "height": SIZE, "sampler_name": "euler", "format": "ffv1-mkv", "image": picture()}
+    settings |= {"negative": words(2)}
+
+    def render(*, prompt=None, pnginfo=None, node="9", **changes):
+        given = {"model": tiny_sd, "clip": clip, "vae": tiny_vae, "retention_branch": branch, **settings} | changes
+        with torch.inference_mode():
+            return StagedRequest(**given).render(prompt, pnginfo, node)
+
+    return render
+
+
+@pytest.fixture
+def counted(tiny_sd):
+    """A MODEL, and the list of calls it got; an entry is put there before act(calls) runs."""
+
+    def count(act=lambda calls: None):
+        calls = []
+
+        def note(args):
+            calls.append(float(args["sigma"][0]))
+            act(calls)
+            return args["denoised"]
+
+        model = tiny_sd.clone()
+        model.set_model_sampler_post_cfg_function(note)
+        return model, calls
+
+    return count
+
+
+def frames_of(path):
+    with av.open(str(path)) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+
+
+def contents(folder):
+    """What a render leaves, by the names of the files; not what it told of itself."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in {"log.txt", "manifest.json"}]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_stage_begins_with_the_last_frame_of_the_one_before(rendered, tiny_sd, tiny_vae, branch):
+    """The second stage is what the first stage of such a video would be that has this frame as its image."""
+    from stillmotion.model_patches.comfy_host.video.shared import clip_seed
+
+    path, last = rendered()
+    frames = frames_of(path)
+    assert len(frames) == 2 * FRAMES
+    assert frames.std() > 10  # else nothing would be told apart
+    assert np.array_equal(frames[-1:], (last * 255).round().byte().numpy())
+    seen = torch.from_numpy(frames[FRAMES - 1 : FRAMES]) / 255
+    alone, _ = rendered(prompts="bb", image=seen, seed=clip_seed(3, 1), name="alone")
+    assert np.array_equal(frames_of(alone), frames[FRAMES:])
+    other, _ = rendered(prompts="bb", image=picture(8), seed=clip_seed(3, 1), name="other")
+    assert not np.array_equal(frames_of(other), frames[FRAMES:])
+    log = (path.parent / "log.txt").read_text()
+    assert "2 stages, 6 frames" in log
+    assert "stage 2 is sampled" in log
+
+
+@pytest.mark.parametrize(
+    ("text", "under", "begun"),
+    [("a", "off", False), ("a", "without text", False), ('""', "without text", True), ("a", "always", True)],
+)
+def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text, under, begun):
+    import comfy.sample
+    import comfy.samplers
+
+    from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
+
+    path, _ = rendered(prompts=text, image_under_noise=under)
+    pair = apply_retention((words(101 if text == "a" else 100), words(2)), branch, picture())
+    guider = double_condition_guider(tiny_sd, *pair, text=3.0, image=2.0)
+    empty = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8)
+    sigmas = comfy.samplers.KSampler(tiny_sd, 2, torch.device("cpu"), "euler", "normal").sigmas
+    with torch.inference_mode():
+        beneath = tiny_vae.encode(picture()).expand(FRAMES, -1, -1, -1) if begun else empty
+        latents = guider.sample(
+            comfy.sample.prepare_noise(empty, 3), beneath, comfy.samplers.sampler_object("euler"), sigmas, seed=3,
+            disable_pbar=True,
+        )  # fmt: skip
+        expected = torch.cat([tiny_vae.decode(latent) for latent in latents.split(1)])
+    assert np.array_equal(frames_of(path), (expected.clamp(0, 1) * 255).round().byte().numpy())
+
+
+def test_without_an_image_the_first_stage_is_made_from_its_text(rendered, tiny_sd, branch, counted):
+    """As with a white one; and image guidance, which has nothing to guide to, costs no model call."""
+    seen = []
+
+    def listen(executor, x, *args, **kwargs):
+        seen.append(len(x) // FRAMES)
+        return executor(x, *args, **kwargs)
+
+    model = tiny_sd.clone()
+    model.add_wrapper_with_key("diffusion_model", "test", listen)
+    plain, _ = rendered(prompts="a", image=None, model=model)
+    assert set(seen) == {2}
+    white, _ = rendered(prompts="a", image=torch.ones(1, SIZE, SIZE, 3), image_scale=9.0, order="image first")
+    difference = np.abs(frames_of(plain).astype(int) - frames_of(white)).max()
+    assert difference <= 1
+    seen.clear()
+    rendered(prompts="a\na", image=None, model=model)
+    assert set(seen) == {3}  # only the second stage, which has an image, had to be made
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_an_interrupt_within_a_model_call_loses_one_stage_at_most(rendered, output, counted, stop):
+    """As the Cancel button, in any of three stages of two calls each; afterwards every file is that of one run."""
+    import comfy.model_management
+
+    given = {"prompts": "a\nbb\nccc", "sampler_name": "euler_ancestral"}
+    model, calls = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == stop))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        rendered(model=model, **given)
+    assert len(calls) == stop  # within one model call
+    assert not list(output.rglob("*.partial"))
+    whole = (stop - 1) // 2
+    (job,) = output.iterdir()
+    growing = job / "growing.mkv"
+    assert len(frames_of(growing) if whole else []) == whole * FRAMES
+    model, again = counted()
+    path, _ = rendered(model=model, **given)
+    assert len(again) == 2 * (3 - whole)
+    at_once, _ = rendered(name="once", **given)
+    assert np.array_equal(frames_of(at_once), frames_of(path))
+    stopped, once = contents(path.parent), contents(at_once.parent)
+    assert {k: v for k, v in stopped.items() if k.endswith("segment.mkv")} == {
+        k: v for k, v in once.items() if k.endswith("segment.mkv")
+    }
+
+
+def test_a_stage_is_the_same_whatever_follows(rendered, counted):
+    one, _ = rendered(prompts="a", name="one")
+    model, calls = counted()
+    path, _ = rendered(model=model)
+    first = frames_of(path)
+    assert len(calls) == 2 * 2
+    assert np.array_equal(first[:FRAMES], frames_of(one))
+    longer, _ = rendered(model=model, prompts="a\nbb\nccc")
+    assert longer == path
+    assert len(calls) == 3 * 2  # the third alone
+    assert np.array_equal(frames_of(longer)[: 2 * FRAMES], first)
+    edited, _ = rendered(model=model, prompts="a\ncccc\nccc")
+    assert edited == path
+    assert len(calls) == 5 * 2  # the second, and the third, which begins with it
+    assert np.array_equal(frames_of(edited)[:FRAMES], first[:FRAMES])
+    assert not np.array_equal(frames_of(edited)[FRAMES : 2 * FRAMES], first[FRAMES:])
+    shorter, last = rendered(model=model, prompts="a\ncccc", keep="what extends it")
+    assert len(calls) == 5 * 2
+    assert np.array_equal(frames_of(shorter)[-1:], (last * 255).round().byte().numpy())
+
+
+def test_another_take_takes_along_what_begins_with_it(rendered, counted):
+    given = {"prompts": "a\nbb\nccc"}
+    path, _ = rendered(**given)
+    before = frames_of(path)
+    model, calls = counted()
+    after = frames_of(rendered(model=model, re_render="2", **given)[0])
+    assert len(calls) == 2 * 2
+    assert np.array_equal(after[:FRAMES], before[:FRAMES])
+    assert not np.array_equal(after[FRAMES : 2 * FRAMES], before[FRAMES : 2 * FRAMES])
+    assert not np.array_equal(after[2 * FRAMES :], before[2 * FRAMES :])
+    calls.clear()
+    assert np.array_equal(frames_of(rendered(model=model, **given)[0]), after)  # it stays, without being named again
+    assert calls == []
+    assert np.array_equal(frames_of(rendered(re_render="2:0", **given)[0]), before)
+
+
+def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
+    """Stopped when the second stage had its new take and the third was still that of the old one."""
+    import comfy.model_management
+
+    given = {"prompts": "a\nbb\nccc"}
+    rendered(**given)
+    model, _ = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == 3))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        rendered(model=model, re_render="2", **given)
+    found = frames_of(rendered(**given)[0])
+    rendered(name="once", **given)
+    assert np.array_equal(frames_of(rendered(name="once", re_render="2", **given)[0]), found)
+
+
+def test_the_doubled_frame_is_dropped_and_nothing_else(rendered):
+    whole = frames_of(rendered(prompts="a\nbb\nccc")[0])
+    path, _ = rendered(prompts="a\nbb\nccc", drop_doubled=True, format="png")
+    keep = [i for i in range(3 * FRAMES) if i not in (FRAMES, 2 * FRAMES)]
+    assert np.array_equal(frames_of(path), whole[keep])
+    pictures = sorted((path.parent / "frames").glob("*"))
+    assert [p.name for p in pictures] == [f"{i + 1:06}.png" for i in range(3 * FRAMES - 2)]
+    for found, frame in zip(pictures, whole[keep], strict=True):
+        with Image.open(found) as read:
+            assert np.array_equal(np.asarray(read), frame)
+
+
+def colours(frames):
+    return torch.stack([colours_of(torch.from_numpy(frame[None]) / 255) for frame in frames])
+
+
+def test_colours_are_brought_back_to_those_of_the_image(rendered):
+    image = 0.4 + 0.2 * picture(5)  # so little contrast that nothing is cut off
+    given = {"prompts": "a\nbb", "image": image}
+    off = frames_of(rendered(**given)[0])
+    assert (colours(off) - colours_of(image)).abs().max() > 0.05
+    every = frames_of(rendered(reanchor="every frame", **given)[0])
+    assert (colours(every) - colours_of(image)).abs().max() < 0.01  # rounded to 8 bit
+    handed = frames_of(rendered(reanchor="next image", **given)[0])
+    assert np.array_equal(handed[:FRAMES], off[:FRAMES])
+    assert not np.array_equal(handed[FRAMES:], off[FRAMES:])
+
+
+def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(rendered):
+    drifts = []
+    for reanchor in ("off", "every frame"):
+        frames = frames_of(rendered(image=None, reanchor=reanchor)[0])
+        found = colours(frames)
+        drifts.append((found - found[:1]).abs().max())
+        assert np.abs(frames[0].astype(int) - frames_of(rendered(prompts="a", image=None)[0])[0]).max() <= 1
+    assert drifts[1] < 0.1  # what is cut off at 0 and 1 is missing
+    assert drifts[1] < drifts[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": ""}, "stages: there is no prompt"),
+        ({"prompts": "a\n\nb"}, "stage 2 of 3 has no prompt"),
+        ({"frames": 1, "drop_doubled": True}, "a stage needs 2 or more"),
+        ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
+        ({"name": "../n"}, "the name is '../n'"),
+        ({"image": picture(count=3)}, "3 images were given, one is needed"),
+        ({"image": picture() / 0}, "values that are no numbers"),
+        ({"re_render": "3"}, "clip 3 shall be rendered again"),
+        ({"re_render": "x"}, "re_render has 'x'"),
+        ({"order": "both"}, "order is 'both'"),
+        ({"reanchor": "both"}, "reanchor is 'both'"),
+        ({"image_under_noise": "yes"}, "image_under_noise is 'yes'; choose one of off, without text, always"),
+        ({"fit": "squeeze"}, "fit is 'squeeze'"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):
+    model, _ = counted(lambda calls: pytest.fail("sampled"))
+    with pytest.raises(ValueError, match=message):
+        rendered(model=model, **changes)
+
+
+def test_a_branch_for_another_base_is_told_before_anything_is_sampled(rendered, counted, tmp_path):
+    from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch
+
+    other = load_branch(branch_file(tmp_path / "o.safetensors", block_channels=(64, 64)))
+    model, _ = counted(lambda calls: pytest.fail("sampled"))
+    with pytest.raises(ValueError, match=r"made for a U-Net with block channels \(64, 64\), this MODEL is"):
+        rendered(model=model, retention_branch=other)
+    assert not list(tmp_path.glob("staged_video/*"))
+
+
+def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
+    calls = []
+
+    def broken(args):
+        calls.append(None)
+        return args["denoised"] * (float("nan") if len(calls) > 2 else 1.0)
+
+    model = tiny_sd.clone()
+    model.set_model_sampler_post_cfg_function(broken)
+    with pytest.raises(ValueError, match="stage 2 came out with numbers that are none"):
+        rendered(model=model)
+    (growing,) = output.rglob("growing.mkv")
+    assert len(frames_of(growing)) == FRAMES
+
+
+def test_an_image_of_another_aspect_is_fitted_and_told(rendered):
+    path, _ = rendered(prompts="a", image=picture(size=(48, 96)), fit="pad")
+    assert (
+        "the image is 96 x 48, the video 32 x 32; white edges are added (fit: pad)"
+        in (path.parent / "log.txt").read_text()
+    )
+
+
+def test_other_inputs_are_another_job(rendered, branch):
+    first, _ = rendered(prompts="a")
+    assert rendered(prompts="a", image=picture().clone())[0] == first
+    for changed in (
+        {"seed": 4},
+        {"image": picture(8)},
+        {"image": None},
+        {"negative": words(5)},
+        {"image_scale": 3.0},
+        {"drop_doubled": True},
+        {"reanchor": "next image"},
+        {"image_under_noise": "always"},
+        {"strength": 0.5},
+        {"fps": 9.0},
+    ):
+        assert rendered(prompts="a", **changed)[0].parent != first.parent
+
+
+def test_without_a_negative_the_null_text_is_an_empty_prompt(rendered):
+    given = frames_of(rendered(prompts="a", negative=words(100))[0])  # what the encoder makes of ""
+    assert np.array_equal(frames_of(rendered(prompts="a", negative=None, name="none")[0]), given)
+
+
+def test_progress_is_told_in_stages(rendered, monkeypatch):
+    from stillmotion.nodes.render.base import NodeWatch
+
+    told = []
+    monkeypatch.setattr(NodeWatch, "progress", lambda self, progress: told.append(progress))
+    rendered(drop_doubled=True)
+    shares = [progress.share for progress in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert str(told[-1]) == "stage 2 of 2, 0 s left"
+    assert len(told[-1].strip.getcolors(1 << 20)) > 9  # a picture, not an empty sheet

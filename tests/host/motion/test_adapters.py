@@ -1,0 +1,134 @@
+"""The bundled LoRA and ControlNet in clips of the bundled motion model, as users combine them in ComfyUI."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from stillmotion.benchmarks.common.pocket_host import CONTROL, JUDGE, LORA, PocketHost
+from stillmotion.benchmarks.quality.bench_adapters import FRAMES, overlap
+from stillmotion.evaluation.judges.judge import load_judge
+from stillmotion.evaluation.scores.clips import read_clip
+from stillmotion.training.data import sprites, styles
+from stillmotion.training.pocket.control import edges
+
+STEPS = 12
+SEED = 0  # one whose clip goes right all by itself
+CLIP = sprites.Clip(
+    sprite=sprites.Sprite("red", "square", 0.19),
+    background="black",
+    motion="right",
+    speed="normal",
+    size="medium",
+    start=(0.28, 0.45),
+    phase=0.0,
+    shade=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def host(comfy):
+    return PocketHost()
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return load_judge(JUDGE)
+
+
+@pytest.fixture(scope="module")
+def hints():
+    """Where hints have the sprite, 16 frames of (1, 64, 64): on a line, or through a dip that no prompt tells of.
+
+    Both begin and end lower than the clip does without hints.
+    """
+    times = sprites.frame_times(FRAMES)
+    places = [(sprites.position(CLIP, t)[0], 0.45 + 0.3 * math.sin(math.pi * t)) for t in times]
+    resting = [replace(CLIP, motion="still", start=place) for place in places]
+    dip = torch.cat([sprites.sprite_mask(clip, [0.0]) for clip in resting])
+    return {"line": sprites.sprite_mask(CLIP, times), "dip": dip}
+
+
+@pytest.fixture(scope="module")
+def clip(host, hints):
+    """clip(lora=False, path="", frames="all") -> 16 frames, with hints on those frames; each is drawn once."""
+    drawn: dict[tuple[bool, str, str], torch.Tensor] = {}
+
+    def draw(lora=False, path="", frames="all"):
+        key = lora, path, frames
+        if key not in drawn:
+            model = host.motion(frames=FRAMES)
+            model = host.lora(model=model) if lora else model
+            shown = hints[path][[0, -1]] if path and frames != "all" else hints.get(path)
+            control = host.control(edges(shown), frames, count=FRAMES) if path else None
+            latents = host.sample(
+                model, [sprites.caption(CLIP)], frames=FRAMES, steps=STEPS, seed=SEED, control=control
+            )
+            drawn[key] = host.decode(latents)
+        return drawn[key]
+
+    return draw
+
+
+def glows(frames):
+    return styles.glow(frames, [CLIP.sprite.colour] * len(frames)) > styles.GLOWS
+
+
+def test_the_stock_node_offers_the_lora_and_finds_every_key(comfy, host, caplog):
+    import nodes as stock
+
+    assert LORA.name in stock.LoraLoaderModelOnly.INPUT_TYPES()["required"]["lora_name"][0]
+    model: Any
+    (model,) = stock.LoraLoaderModelOnly().load_lora_model_only(host.model, LORA.name, 1.0)
+    keys = [key for key in host.model.model.state_dict() if key.startswith("diffusion_model.")]
+    assert len(model.patches) > 20
+    assert set(model.patches) <= set(keys)
+    assert "lora key not loaded" not in caplog.text
+    assert LORA.stat().st_size < 1_000_000
+    assert CONTROL.stat().st_size < 7_000_000
+
+
+def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
+    """Less far than without it (benchmarks/results.md): a still sprite's distance is 0.02."""
+    models = host.motion(frames=FRAMES), host.lora(model=host.motion(frames=FRAMES))
+    told = {"frames": FRAMES, "steps": STEPS, "seed": 1}
+    plain, styled = (host.decode(host.sample(model, [sprites.caption(CLIP)], **told)) for model in models)
+    assert glows(plain).float().mean() <= 0.2
+    assert glows(styled).all()
+    ways = [read_clip(judge, frames) for frames in (plain, styled)]
+    assert [way.direction for way in ways] == ["right", "right"]
+    assert ways[0].distance > 0.2
+    assert ways[1].distance > 0.1
+
+
+def test_half_a_lora_glows_less(clip, host):
+    half = host.lora(model=host.motion(frames=FRAMES), strength=0.5)
+    frames = host.decode(host.sample(half, [sprites.caption(CLIP)], frames=FRAMES, steps=STEPS, seed=SEED))
+    colours = [CLIP.sprite.colour] * FRAMES
+    none, some, whole = (styles.glow(f, colours).mean() for f in (clip(), frames, clip(lora=True)))
+    assert none < some < whole
+
+
+def test_a_controlnet_on_all_frames_puts_the_sprite_where_its_edges_are(clip, judge, hints):
+    without, controlled = (overlap(judge, frames, hints["line"]) for frames in (clip(), clip(path="line")))
+    assert controlled.min() > 0.4
+    assert controlled.mean() > without.mean() + 0.3
+
+
+def test_a_controlnet_on_the_first_and_last_frame_binds_these_and_not_the_others(clip, judge, hints):
+    """The others stay on the way that the motion model knows, from the one to the other, not through the dip."""
+    without, some = (overlap(judge, f, hints["dip"]) for f in (clip(), clip(path="dip", frames="0, -1")))
+    assert some[[0, -1]].mean() > without[[0, -1]].mean() + 0.3
+    assert some[[0, -1]].mean() > some[1:-1].mean() + 0.3
+
+
+def test_lora_motion_and_controlnet_together(clip, judge, hints):
+    both = clip(lora=True, path="dip", frames="0, -1")
+    assert glows(both).all()
+    moved, free = (overlap(judge, frames, hints["dip"])[[0, -1]] for frames in (both, clip(lora=True)))
+    assert moved.mean() > free.mean() + 0.3
+    reading = read_clip(judge, both)
+    assert reading.direction == "right"
+    assert reading.distance > 0.2

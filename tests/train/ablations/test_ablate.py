@@ -1,0 +1,242 @@
+"""The ablation: its rows, clips that are drawn once and again when something changed, and a whole small one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stillmotion.evaluation.scores.score import compare, score
+from stillmotion.model_patches.core.levels import alpha_bars
+from stillmotion.model_patches.files import write_tensors
+from stillmotion.training.__main__ import main
+from stillmotion.training.ablations import harivo as ablate
+from stillmotion.training.ablations import jobs as drawing
+from stillmotion.training.ablations.common import SPLITS
+from stillmotion.training.ablations.jobs import ClipJob, draw_all, drawn, guide
+from stillmotion.training.data import sprites
+from stillmotion.training.plans.common import POCKET
+from stillmotion.training.plans.config import find, read
+from stillmotion.training.plans.errors import ConfigError
+from stillmotion.training.sampling.ddim import ddim
+
+
+def parts(row):
+    plan = read(find(ablate.CONFIG), row.without)
+    losses = {name for name in ("reg", "trs", "dc") if getattr(plan.loss, name)}
+    return losses | ({"mapping"} if plan.model.mapping else set()) | ({"tokens"} if plan.model.tokens else set())
+
+
+def test_every_row_has_what_the_row_before_has_and_something_more():
+    """A wrong switch would make a row that is not the paper's. The last one trains nothing: it samples differently."""
+    trained = [parts(row) for row in ablate.ROWS if not row.alpha]
+    assert trained == [set(), {"trs"}, {"trs", "dc"}, {"trs", "dc", "reg", "mapping"}, parts(ablate.ROWS[-1])]
+    assert parts(ablate.ROWS[-1]) == {"trs", "dc", "reg", "mapping", "tokens"}
+    assert ablate.ROWS[-1].model == ablate.ROWS[-2].key
+    assert set(ablate.PAPER) == {row.key for row in ablate.ROWS}
+
+
+def test_an_unknown_row_is_named():
+    assert [row.key for row in ablate.chosen("baseline, mg")] == ["baseline", "mg"]
+    with pytest.raises(ConfigError, match="no row 'magic'; the rows are baseline, trs, dc, mapping, tokens, mg"):
+        ablate.chosen("baseline,magic")
+
+
+def test_prompts_of_the_splits_and_of_the_reference_are_apart():
+    """Weights are chosen on validation prompts; what the judge calls real must not be among the scored ones either."""
+    options = ablate.Options(out=POCKET, tokenizer=POCKET, budget=ablate.Budget(prompts=200))
+    spans = []
+    for split in SPLITS:
+        found = ablate.jobs(replace(options, split=split), ablate.ROWS[0], 0)
+        assert sum(job.count for job in found) == 200
+        assert found[-1].first + found[-1].count == SPLITS[split] + 200
+        spans.append(range(found[0].first, SPLITS[split] + 200 + 1000))
+    assert not set(spans[0]) & set(spans[1])
+
+
+def test_ddim_gives_back_the_latents_when_eps_is_known():
+    """With eps = (x - sqrt(abar) x_0) / sqrt(1 - abar) every step predicts x_0, whatever the guidance."""
+    g, levels = torch.Generator().manual_seed(0), alpha_bars("linear").double()
+    x_0, noise = (torch.randn(2, 3, 4, 2, 2, generator=g, dtype=torch.float64) for _ in range(2))
+
+    def predict(x, t, context):
+        level = levels[t].view(-1, 1, 1, 1, 1)
+        return (x - level.sqrt() * torch.cat([x_0, x_0])) / (1 - level).sqrt()
+
+    words = torch.zeros(2, 1, 1)
+    made = ddim(predict, noise, words, words, levels, steps=7, guidance=5.0)
+    torch.testing.assert_close(made, x_0)
+    moved = ddim(predict, noise, words, words, levels, steps=7, guidance=5.0, guide=lambda x, eps, sigma: x + 1)
+    torch.testing.assert_close(moved, x_0 + 1)
+
+
+def test_the_mitigating_gradient_draws_frames_together_and_clips_apart():
+    g = torch.Generator().manual_seed(1)
+    x_0, eps = torch.randn(2, 6, 4, 8, 8, generator=g), torch.randn(2, 6, 4, 8, 8, generator=g)
+    moved = guide(40.0)(x_0, eps, 5.0)
+    assert moved.diff(dim=1).abs().mean() < x_0.diff(dim=1).abs().mean()
+    alone = guide(40.0)(x_0[1:], eps[1:], 5.0)
+    torch.testing.assert_close(moved[1:], alone)
+
+
+def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeypatch):
+    calls = []
+
+    def fake(job):
+        calls.append(job.alpha)
+        write_tensors(
+            {"clips": torch.full((1, 16, 3, 64, 64), 51, dtype=torch.uint8)}, job.file, {"made_of": job.made_of()}
+        )
+
+    class Pool:
+        def __init__(self, *_, **__): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+        def submit(self, f, job):
+            from concurrent.futures import Future
+
+            future = Future()
+            future.set_result(fake(job))
+            return future
+
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", Pool)
+    weights = tmp_path / "weights"
+    write_tensors({"w": torch.zeros(3)}, weights)
+    job = ClipJob(model=weights, file=tmp_path / "c", alpha=0.0, seed=0, steps=2, first=0, count=1, tokenizer=tmp_path)
+    draw_all([job], 1)
+    draw_all([job], 1)
+    assert calls == [0.0]
+    assert [clip.shape for clip in drawn([job])] == [(16, 3, 64, 64)]
+    torch.testing.assert_close(next(drawn([job])), torch.full((16, 3, 64, 64), 0.2))
+    draw_all([replace(job, alpha=40.0)], 1)
+    write_tensors({"w": torch.ones(3)}, weights)
+    draw_all([replace(job, alpha=40.0)], 1)
+    assert calls == [0.0, 40.0, 40.0]
+
+
+TELLING = """
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from stillmotion.training.drawing import Job
+
+
+class Telling(Job):
+    def tensors(self):
+        logging.getLogger("stillmotion").info("row 1 of %d is drawn", self.count)
+        return {"clips": torch.zeros(1)}
+
+
+class Endless(Job):
+    def tensors(self):
+        self.file.write_text(str(os.getpid()))
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    from telling import Endless
+    from stillmotion.training.drawing import draw_all
+
+    here = Path(sys.argv[1])
+    settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "tokenizer": here}
+    draw_all([Endless(model=here / "weights", file=here / "pid", **settings)], 1)
+"""
+
+
+def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
+    """A file of clips can take half an hour."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = tmp_path / "weights"
+    write_tensors({"w": torch.zeros(3)}, weights)
+    settings = {"seed": 0, "steps": 2, "first": 0, "count": 7, "tokenizer": tmp_path}
+    draw_all([import_module("telling").Telling(model=weights, file=tmp_path / "c", **settings)], 1)
+    assert "row 1 of 7 is drawn" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
+def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
+    """With SIGTERM, which ends it at once."""
+    (tmp_path / "telling.py").write_text(TELLING)
+    write_tensors({"w": torch.zeros(3)}, tmp_path / "weights")
+    command = subprocess.Popen([sys.executable, tmp_path / "telling.py", tmp_path])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    child = int((tmp_path / "pid").read_text())
+    assert not gone(child)
+    command.terminate()
+    command.wait()
+    wait_for(lambda: gone(child))
+
+
+def wait_for(done, seconds=300):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def gone(pid):
+    """Ended; a zombie that nobody has asked for its status has ended, too."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+@pytest.mark.slow
+def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
+    """Two rows and the one that only samples, through the command: trained, drawn, scored, told; and a second time."""
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    out = tmp_path / "out"
+    words = ["ablate", "harivo", "--quick", "--rows", "baseline,tokens,mg", "--out", str(out)]
+    words += [
+        "--steps",
+        "1",
+        "--prompts",
+        "3",
+        "--sampling",
+        "1",
+        "--set",
+        "train.batch=1",
+        "--set",
+        "train.log_every=1",
+    ]
+    monkeypatch.setattr(ablate, "QUICK", replace(ablate.QUICK, clips=2))
+    monkeypatch.setattr(ablate, "score", partial(score, draws=20))  # a Frechet distance each
+    monkeypatch.setattr(ablate, "compare", partial(compare, draws=20))
+    assert main(words) == 0
+    told = json.loads((out / "ablation.json").read_text())
+    assert list(told["rows"]) == ["baseline", "+ tokens", "+ MG"]
+    assert list(told["minus_first"]) == ["+ tokens", "+ MG"]
+    assert {"pocket_fvd", "direction", "flicker", "shape"} <= set(told["rows"]["baseline"])
+    text = (out / "ablation.md").read_text()
+    assert "| + MG |" in text
+    assert "787.87" in text
+    with Image.open(out / "slices.png") as picture:
+        assert picture.height > 300
+    logged = (out / "tokens-0" / "log.jsonl").read_text()
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("clips/*/*.safetensors")}
+    assert len(times) == 3
+    assert main(words) == 0
+    assert (out / "tokens-0" / "log.jsonl").read_text() == logged
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("clips/*/*.safetensors")} == times
+
+
+def test_the_motions_of_the_prompts_come_in_turn():
+    assert [clip.motion for clip in sprites.held_out(5, motions=drawing.MOTIONS)] == list(drawing.MOTIONS)

@@ -1,0 +1,215 @@
+"""Clips of a trained model on the pocket, drawn once, kept as files, shared out among processes."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from time import monotonic
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor
+
+from ...evaluation.judges.video_judge import FRAMES
+from ...model_patches import checkpoint
+from ...model_patches.core.levels import alpha_bars
+from ...model_patches.diffusers_host import harivo, vidrd
+from ...model_patches.diffusers_host.vidrd_decoder import stages
+from ...model_patches.files import write_tensors
+from ...model_patches.harivo import mitigating
+from ...model_patches.pocket import SCALE
+from ...model_patches.vidrd.config import DecoderConfig, VidrdConfig
+from ...model_patches.vidrd.decoder import TemporalDecoder, decode
+from ...model_patches.vidrd.model import VidrdModel
+from ..data import sprites
+from ..engine import logs
+from ..engine.loop import sample_generator
+from ..plans.common import BaseTable
+from ..sampling.ddim import Begin, Guide, ddim
+from ..systems import bases
+from ..systems.loading import harivo_of, levels_of
+from ..systems.preview import decoded
+
+log = logging.getLogger(__name__)
+
+MOTIONS = ("right", "left", "up", "down", "still")
+GUIDANCE = 7.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Some prompts and a model that draws them, in one process, for one file. A subclass says how."""
+
+    model: Path
+    file: Path
+    seed: int
+    steps: int  # of DDIM
+    first: int  # held-out prompt
+    count: int
+    tokenizer: Path
+
+    def prompts(self) -> list[sprites.Clip]:
+        return sprites.held_out(self.count, motions=MOTIONS, first=self.first)
+
+    def settings(self) -> list[object]:
+        """What decides the clips beside the model's weights."""
+        return [self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
+
+    def clips(self) -> Tensor:
+        """(n, f, 3, 64, 64) bytes; f is FRAMES or a multiple. What most files hold."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the file holds."""
+        return {"clips": self.clips()}
+
+    def made_of(self) -> str:
+        """A digest of what decides the clips: they are drawn again when any of it has changed."""
+        return hashlib.sha256(json.dumps([fingerprint(self.model), *self.settings()]).encode()).hexdigest()
+
+    def done(self) -> bool:
+        if not self.file.exists():
+            return False
+        with safe_open(self.file, "pt") as file:
+            return (file.metadata() or {}).get("made_of") == self.made_of()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipJob(Job):
+    """A clip for each prompt."""
+
+    alpha: float  # of the mitigating gradient, 0: none
+
+    def settings(self) -> list[object]:
+        return [self.alpha, *super().settings()]
+
+    def clips(self) -> Tensor:
+        model, moved = pocket_model(self.model, self.tokenizer), guide(self.alpha) if self.alpha else None
+        latents = [
+            model.draw(prompt, noise_of(self.seed, number), steps=self.steps, guide=moved)
+            for number, prompt in enumerate(self.prompts(), self.first)
+        ]
+        return torch.cat([model.pictures(x) for x in latents])
+
+
+def noise_of(seed: int, prompt: int, clip: int = 0) -> Tensor:
+    """Initial noise (1, f, 4, h, w) of a held-out prompt's clip."""
+    return torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(seed, prompt, clip))
+
+
+def fingerprint(path: Path) -> str:
+    """Of a file's config and weights: the same weights written again may be other bytes."""
+    digest = hashlib.sha256()
+    with safe_open(path, "pt") as file:
+        digest.update((file.metadata() or {}).get("config", "").encode())
+        for name in sorted(file.keys()):
+            digest.update(name.encode() + file.get_tensor(name).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def draw_all(jobs: Iterable[Job], processes: int) -> None:
+    """Every file that is not there yet."""
+    left, begun = [job for job in jobs if not job.done()], monotonic()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin) as pool:
+        for number, future in enumerate(as_completed([pool.submit(draw, job) for job in left]), 1):
+            future.result()
+            eta = (monotonic() - begun) / number * (len(left) - number)
+            log.info("clips: %d of %d files  ETA %.0f min", number, len(left), eta / 60)
+
+
+def _begin() -> None:
+    """In each process that draws: it is heard, and ends when its parent does, which a signal may end at once."""
+    logs.begin()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
+    """Each clip (f, 3, 64, 64) in 0..1, in the order of the prompts."""
+    for job in jobs:
+        with safe_open(job.file, "pt") as file:
+            yield from file.get_tensor("clips").float() / 255
+
+
+@torch.no_grad()
+def draw(job: Job) -> None:
+    """The clips of a job, in its file."""
+    torch.set_num_threads(1)
+    write_tensors(job.tensors(), job.file, {"made_of": job.made_of()})
+
+
+def guide(alpha: float) -> Guide:
+    """The mitigating gradient on clips (b, f, 4, h, w)."""
+    settings = mitigating.Config(alpha=alpha)
+
+    def moved(x_0: Tensor, eps: Tensor, sigma: float) -> Tensor:
+        frames = x_0.shape[1]
+        return mitigating.mitigate(x_0.flatten(0, 1), eps.flatten(0, 1), sigma, settings, frames=frames)[0].view_as(x_0)
+
+    return moved
+
+
+class PocketModel:
+    """The pocket with a trained motion, HARIVO or VidRD model in it, or the motion model of a DreamVideo file."""
+
+    def __init__(self, path: Path, tokenizer: Path) -> None:
+        self.base = bases.load(BaseTable(), tokenizer)
+        self.handle, self.levels = _put_in(self.base.unet, path)
+        self.empty = self.words("")
+
+    def words(self, text: str) -> Tensor:
+        return self.base.text(self.base.ids([text])).last_hidden_state
+
+    def draw(
+        self, prompt: sprites.Clip, noise: Tensor, *, steps: int, guide: Guide | None = None, begin: Begin | None = None
+    ) -> Tensor:
+        """Latents (1, f, 4, h, w) of a clip."""
+        told, options = self.words(sprites.caption(prompt)), {"steps": steps, "guidance": GUIDANCE}
+        return ddim(self.handle.predict, noise, told, self.empty, self.levels, guide=guide, begin=begin, **options)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """(n, f, 3, 64, 64) bytes."""
+        return (decoded(self.base.vae, latents, latents.shape[1]) * 255).round().byte()
+
+    def reconstructed(self, latents: Tensor, decoder: TemporalDecoder) -> Tensor:
+        """Pictures (f, 3, H, W) in -1..1 of one clip (f, 4, h, w) by VidRD's temporal-aware decoder."""
+        return decode(stages(self.base.vae, decoder.config), decoder.layers(), latents / SCALE, len(latents))
+
+
+def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
+    """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
+    kinds = (checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD, checkpoint.DREAMVIDEO)
+    file = checkpoint.motion_of(checkpoint.load(path, expect=kinds))
+    if file.system != checkpoint.VIDRD:
+        model = harivo_of(file)
+        return harivo.attach(unet, model), levels_of(model)
+    config = VidrdConfig.from_dict(file.config)
+    tuned = VidrdModel(config).eval().requires_grad_(False)
+    tuned.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return vidrd.attach(unet, tuned), alpha_bars(config.beta_schedule or "scaled_linear").float()
+
+
+@lru_cache(maxsize=1)
+def temporal_decoder(path: Path) -> TemporalDecoder:
+    """The Temp-Convs of a file."""
+    file = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    decoder = TemporalDecoder(DecoderConfig.from_dict(file.config)).eval().requires_grad_(False)
+    decoder.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return decoder
+
+
+pocket_model = lru_cache(maxsize=1)(PocketModel)

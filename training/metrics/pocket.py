@@ -1,0 +1,80 @@
+"""The pocket's metrics for the verb `eval`: the bundled judges, captions, rendered clips as reference."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from ...evaluation.judges.video_judge import FRAMES
+from ...evaluation.metrics import pocket_metrics
+from ...evaluation.metrics.video_metrics import Film, Metric
+from ..data import sprites
+from . import judging
+from .watching import Watched
+
+log = logging.getLogger(__name__)
+TOLD_EVERY = 100
+KINDS = {
+    "pocket_fvd": pocket_metrics.PocketFvd,
+    "pocket_is": pocket_metrics.PocketInceptionScore,
+    "pocket_clipsim": pocket_metrics.PocketClipSim,
+    "pocket_fff_clip": pocket_metrics.PocketFirstFrameClip,
+    "pocket_fff_ssim": pocket_metrics.PocketFirstFrameSsim,
+}
+NAMES = tuple(KINDS)
+RENDERED = judging.REFERENCE  # clips, where no --reference is given
+
+
+def makers(*, few: bool) -> dict[str, Callable[[], Metric]]:
+    return {
+        "pocket_fvd": lambda: pocket_metrics.PocketFvd(_video_judge(), few=few),
+        "pocket_is": lambda: pocket_metrics.PocketInceptionScore(_video_judge()),
+        "pocket_clipsim": lambda: pocket_metrics.PocketClipSim(_judge(), labels_of),
+        "pocket_fff_clip": lambda: pocket_metrics.PocketFirstFrameClip(_judge()),
+        "pocket_fff_ssim": pocket_metrics.PocketFirstFrameSsim,
+    }
+
+
+def labels_of(caption: str) -> dict[str, int]:
+    """Colour, shape and background that a caption names first, as the judge counts them, if it does.
+
+    >>> labels_of("a small red star at night next to a blue ring") == {"colour": 0, "shape": 3, "background": 3}
+    True
+    """
+    text = f" {' '.join(caption.lower().replace(',', ' ').split())} "
+    places = {name: [(text.find(f" {phrase} "), i) for phrase, i in words] for name, words in _phrases().items()}
+    first = {name: min((at, i) for at, i in hits if at >= 0) for name, hits in places.items() if _hit(hits)}
+    return {name: i for name, (_, i) in first.items()}
+
+
+def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> Watched:
+    """The rows of rendered held-out clips: the reference where no folder is given."""
+    seen, begun = Watched({name: [] for name in metrics}), time.monotonic()
+    for i, film in enumerate(_films(count), 1):
+        seen.names.append(film.name)
+        if i % TOLD_EVERY == 0:
+            log.info("rendered reference %d/%d  ETA %.0f s", i, count, (time.monotonic() - begun) / i * (count - i))
+        for name, metric in metrics.items():
+            seen.rows[name].append(metric.rows([film]))
+    return seen
+
+
+def _films(count: int) -> Iterator[Film]:
+    prompts = sprites.held_out(count)
+    for prompt, clip in zip(prompts, judging.rendered(prompts, FRAMES), strict=True):
+        yield Film(sprites.caption(prompt), (clip * 255).round().byte())
+
+
+def _phrases() -> dict[str, list[tuple[str, int]]]:
+    return {
+        "colour": [(colour, i) for i, colour in enumerate(sprites.COLOURS)],
+        "shape": [(shape, i) for i, shape in enumerate(sprites.SHAPES)],
+        "background": [(words, i) for i, said in enumerate(sprites.BACKGROUNDS.values()) for words in said],
+    }
+
+
+def _hit(hits: list[tuple[int, int]]) -> bool:
+    return any(at >= 0 for at, _ in hits)
+
+
+_judge, _video_judge = cache(judging.bundled_judge), cache(judging.bundled_video_judge)

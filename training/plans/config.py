@@ -1,0 +1,145 @@
+"""The tables of `python -m stillmotion.training train CONFIG`: typed, and an unknown key is an error that names it.
+
+A config may begin with `system = "harivo"` (the default), "vidrd", "vidrd_decoder", "artv" or "dreamvideo"; [model] and
+[loss] are then those of that system (`tables`). The values of a run of the papers are in configs/harivo_sd15.toml,
+configs/vidrd_sd21.toml, configs/artv_sd21.toml and configs/dreamvideo_sd21.toml.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from .artv import ArtvPlan
+from .common import Basics
+from .dreamvideo import DreamVideoPlan
+from .errors import ConfigError
+from .harivo import Plan
+from .vidrd import VidrdPlan
+from .vidrd_decoder import DecoderPlan
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+T = TypeVar("T")
+
+
+PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan] | type[ArtvPlan] | type[DreamVideoPlan]] = {
+    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan, ArtvPlan, DreamVideoPlan)
+}
+
+
+def read(path: Path, changes: Sequence[str] = (), *, out: Path | None = None) -> Any:
+    """The plan of a config file with TABLE.KEY=VALUE changes, one of `PLANS`.
+
+    out: the run's folder, runs/NAME of the file where not given.
+
+    ConfigError for a file that is not there or is no TOML, an unknown key, a value of the wrong kind or out of range.
+    """
+    tables = _toml(path)
+    system = tables.pop("system", "harivo")
+    if system not in PLANS:
+        raise ConfigError(f"{path.name}: system is {system!r}; use one of {', '.join(PLANS)}")
+    for change in changes:
+        _change(tables, change)
+    known = {f.name: get_type_hints(PLANS[system])[f.name] for f in fields(PLANS[system])}
+    for name in tables:
+        if name not in known:
+            raise ConfigError(f"{path.name}: there is no table [{name}]{_nearest(name, list(known))}")
+    if "out" in tables.get("train", {}):
+        raise ConfigError(f"{path.name}: train.out is given by --out, not in the file")
+    tables["train"] = {"out": out or Path("runs") / path.stem, **tables.get("train", {})}
+    built = {name: build(cls, tables.get(name, {}), f"{path.name}: {name}") for name, cls in known.items()}
+    plan = PLANS[system](**built)
+    _check(plan, path.name)
+    return plan
+
+
+def find(name: str) -> Path:
+    """A config file by path, or a bundled one by name."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    bundled = CONFIGS / f"{name}.toml"
+    if not bundled.exists():
+        known = sorted({p.stem for system in PLANS for p in CONFIGS.glob(f"{system}_*.toml")})
+        raise ConfigError(f"there is no config {name}; give a .toml file, or one of {', '.join(known)}")
+    return bundled
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """The dataclass of a table. ConfigError for a key that it does not have or a value of another kind."""
+    kinds = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in table:
+        if key not in names:
+            raise ConfigError(f"{where}.{key} is unknown{_nearest(key, names)}; known are {', '.join(names)}")
+    values = {key: _typed(value, kinds[key], f"{where}.{key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"there is no config file {path}")
+    try:
+        tables = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict) and name != "system":
+            raise ConfigError(f"{path.name}: {name} stands outside of a table; put it below [train] or another")
+    return tables
+
+
+def _change(tables: dict[str, dict[str, Any]], change: str) -> None:
+    name, equals, value = change.partition("=")
+    table, _, key = name.strip().partition(".")
+    if not equals or not key:
+        raise ConfigError(f"--set {change}: write it as TABLE.KEY=VALUE, such as train.steps=200")
+    try:
+        tables.setdefault(table, {})[key] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tables.setdefault(table, {})[key] = value.strip()  # a word without quotes
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {value!r}; give a list")
+        return tuple(_typed(each, get_args(kind)[0], where) for each in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path:
+        return Path(str(value))
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wanted = {int: "a whole number", float: "a number", str: "a word in quotes", bool: "true or false"}[kind]
+        raise ConfigError(f"{where} is {value!r}; it must be {wanted}")
+    return value
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _check(plan: Basics, name: str) -> None:
+    for key, (value, known) in plan.choices().items():
+        if value not in known:
+            raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(known)}")
+    for key, (value, smallest) in plan.least().items():
+        if value < smallest:
+            raise ConfigError(f"{name}: {key} is {value}; it must be at least {smallest}")
+    for key, (value, largest) in plan.most().items():
+        if value > largest:
+            raise ConfigError(f"{name}: {key} is {value}; it must be at most {largest}")
+    longest = getattr(getattr(plan, "model", None), "max_frames", None)
+    if longest is not None and plan.data.frames > longest:
+        raise ConfigError(
+            f"{name}: data.frames is {plan.data.frames}, but model.max_frames knows positions for "
+            f"{longest}; raise it or use shorter clips"
+        )
+    if plan.base.half and plan.train.precision != "bf16":
+        raise ConfigError(f'{name}: base.half needs train.precision = "bf16"')

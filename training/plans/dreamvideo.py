@@ -1,0 +1,71 @@
+"""The config of DreamVideo's training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ...model_patches.core.config import GROUP_NORMS
+from ...model_patches.dreamvideo.config import INJECT, RANGES, TEMPORAL
+from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
+from ...model_patches.vidrd.config import EMBEDDINGS
+from .common import DSM, Basics, DataTable, LayersTable, SamplesTable, VidrdLossTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoDataTable(DataTable):
+    """Clips and their first frames, which are the images (DreamVideo, section 4.3)."""
+
+    frames: int = 8
+    drop_image: float = 0.1  # share of the samples with a white image; independent of the text's
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoModelTable(LayersTable):
+    """What of DreamVideo is trained: its branch, and perhaps the temporal layers of the primary U-Net."""
+
+    motion: bool = True  # the temporal layers learn, too, as in the paper; else they stay those of `start`
+    temporal: str = "frozen"  # temporal layers in the branch: "frozen" copies of those at the start, or "none"
+    inject: str = "skips"  # or "up_blocks" (`dreamvideo.config.RetentionConfig`)
+    image_range: str = "unit"  # or "signed"
+    start: str = ""  # a VidRD file (the paper's start), a DreamVideo file, or a motion file, whose layers do not learn
+    controlnet: str = ""  # a ControlNet of the base that the branch begins as; none: the U-Net's own blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoSamplesTable(SamplesTable):
+    """Pictures while training: the image, and what is made of it. `guidance` is s_t of Eq. 5."""
+
+    clips: int = 3  # first ones of the data: a row of each, from its first frame and caption; `prompts` have no image
+    guidance: float = DEFAULT_SCALE
+    image: float = DEFAULT_SCALE  # s_i
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamVideoPlan(Basics):
+    """A config of DreamVideo."""
+
+    system: ClassVar[str] = "dreamvideo"
+    data: DreamVideoDataTable = field(default_factory=DreamVideoDataTable)
+    model: DreamVideoModelTable = field(default_factory=DreamVideoModelTable)
+    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    samples: DreamVideoSamplesTable = field(default_factory=DreamVideoSamplesTable)
+
+    def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
+        return super().choices() | {
+            "model.temporal": (self.model.temporal, TEMPORAL),
+            "model.inject": (self.model.inject, INJECT),
+            "model.image_range": (self.model.image_range, RANGES),
+            "model.group_norm": (self.model.group_norm, GROUP_NORMS),
+            "model.embedding": (self.model.embedding, EMBEDDINGS),
+            "loss.dsm": (self.loss.dsm, DSM),
+        }
+
+    def least(self) -> dict[str, tuple[float, float]]:
+        return super().least() | {
+            "data.drop_image": (self.data.drop_image, 0),
+            "model.conv_layers": (self.model.conv_layers, 1),
+            "samples.clips": (self.samples.clips, 0),
+        }
+
+    def most(self) -> dict[str, tuple[float, float]]:
+        return super().most() | {"data.drop_image": (self.data.drop_image, 1)}

@@ -1,0 +1,5 @@
+"""The error of a config that cannot be used."""
+
+
+class ConfigError(ValueError):
+    """A config cannot be used; the message names the file, the key, and what would do."""

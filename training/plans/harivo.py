@@ -1,0 +1,74 @@
+"""The config of HARIVO's training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ...model_patches.harivo.losses import SOFTENINGS, TAU
+from .common import DSM, Basics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """What is trained. Betas and tokens are the paper's; the sizes of the mapping network are not told."""
+
+    mid_block: bool = True
+    heads: int = 8
+    max_frames: int = 32
+    group_norm: str = "per_frame"
+    beta_schedule: str = "linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    mapping: bool = True
+    mapping_width: int = 128
+    mapping_heads: int = 8
+    tokens: int = 3  # frame-wise tokens a frame, 0: none
+    token_layers: int = 2
+    token_kernel: int = 1
+    start: str = ""  # a motion or HARIVO file to start from, or "bundled" (pocket)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTable:
+    """Weights of the terms, all RECONSTRUCTED: the paper does not print them. 0 leaves a term out altogether."""
+
+    reg: float = 0.1
+    trs: float = 0.1
+    dc: float = 0.01
+    softening: str = "sqrt_alpha_bar"
+    reg_frames: int = 0  # frames of each clip that the image model sees, chosen by sample; 0: all. Ours, to save time
+    trs_queries: int = 256  # query pixels of each map, spread evenly; 0: all. Ours, to save memory
+    trs_heads: str = "mean"  # "mean" over heads, or "all"
+    tau: float = TAU
+    queue: int = 1024
+    dsm: str = "plain"  # "plain" (the paper's), or "boosted": min-SNR with `boost`, which suits the pocket model. Ours
+    boost: float = 1.0
+    high_share: float = 0.0  # share of the samples whose timestep is drawn from high_noise on. Ours
+    high_noise: int = 600  # timesteps from here on decide layout and motion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Basics):
+    """A config of HARIVO."""
+
+    system: ClassVar[str] = "harivo"
+    model: ModelTable = field(default_factory=ModelTable)
+    loss: LossTable = field(default_factory=LossTable)
+
+    def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
+        return super().choices() | {
+            "loss.softening": (self.loss.softening, SOFTENINGS),
+            "loss.trs_heads": (self.loss.trs_heads, ("mean", "all")),
+            "loss.dsm": (self.loss.dsm, DSM),
+        }
+
+    def least(self) -> dict[str, tuple[float, float]]:
+        return super().least() | {
+            "model.tokens": (self.model.tokens, 0),
+            "loss.reg": (self.loss.reg, 0),
+            "loss.trs": (self.loss.trs, 0),
+            "loss.dc": (self.loss.dc, 0),
+            "loss.reg_frames": (self.loss.reg_frames, 0),
+            "loss.trs_queries": (self.loss.trs_queries, 0),
+            "loss.queue": (self.loss.queue, 1),
+        }

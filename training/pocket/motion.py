@@ -1,0 +1,139 @@
+"""Temporal layers on the frozen pocket model: HARIVO's base, AnimateDiff's shape (arXiv 2307.04725, 2410.07763).
+
+The frames of a clip share the timestep and the caption, their noise is independent, and the noise comes from the
+*linear* betas (sigma up to 25): under Stable Diffusion's own (14.6) the low frequencies of the first noise still tell
+each frame where its sprite stands, and no motion can be agreed on.
+"""
+
+import logging
+import random
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...model_patches import checkpoint
+from ...model_patches.core.config import MotionConfig
+from ...model_patches.core.levels import alpha_bars
+from ...model_patches.core.temporal import MotionModel
+from ...model_patches.diffusers_host.motion import attach
+from ...model_patches.diffusers_host.pocket import Pocket, load_pocket
+from ..data import latents
+from ..data.latents import Latents, weights_hash
+from ..engine.loop import Task, fit, sample_generator
+from ..plans.run import Run
+from ..systems.bases import BUNDLED_POCKET
+from ..systems.weighting import loss_weight
+from .text import Vocabulary
+from .unet import DROP
+
+log = logging.getLogger(__name__)
+
+
+class MotionTask(Task):
+    """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
+
+    A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
+    are and how they move. `boost` weighs high noise on top (`loss_weight`): at 1 its gradient outweighs all others, at
+    0 shapes get their turn. Clips at rest are taken `still_weight` times as often as the data have them.
+    """
+
+    def __init__(
+        self,
+        pocket: Pocket,
+        vocabulary: Vocabulary,
+        config: MotionConfig,
+        latents: Latents,
+        *,
+        frames: int,
+        seed: int = 0,
+        boost: float = 1.0,
+        high_noise: int = 600,
+        high_share: float = 0.5,
+        still_weight: int = 1,
+    ) -> None:
+        super().__init__()
+        self.motion = MotionModel(config)
+        self.unet, self.text = pocket.unet, pocket.text
+        self.handle = attach(self.unet, self.motion)
+        self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
+        self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
+        self.order = latents.taken(still_weight)
+        random.Random(seed).shuffle(self.order)
+        self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
+        mix = {"boost": boost, "high_noise": high_noise, "high_share": high_share, "still_weight": still_weight}
+        self.made_of = {"base": weights_hash(pocket.unet), "data": latents.digest, "frames": str(frames)}
+        self.made_of |= {f"train.{name}": str(value) for name, value in mix.items()}
+
+    def identity(self) -> dict[str, str]:
+        return self.made_of
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        device = next(self.motion.parameters()).device
+        x0, noise, t, alpha_bar = (v.to(device) for v in self._draw(samples))
+        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+        with torch.no_grad():
+            context = self.text(self.vocabulary.stock(self.captions(samples)).to(device)).last_hidden_state
+        self.handle.frames = self.frames
+        f = self.frames
+        eps = self.unet(x_t.flatten(0, 1), t.repeat_interleave(f), context.repeat_interleave(f, 0)).sample
+        error = (eps.unflatten(0, (-1, f)) - noise).square().mean((1, 2, 3, 4))
+        weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost)
+        high = t >= self.high_noise
+        figures = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
+        return figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
+
+    def clip_of(self, sample: int) -> int:
+        return self.order[sample % len(self.order)]
+
+    def captions(self, samples: list[int]) -> list[str]:
+        return [self.latents.wording(self.clip_of(k), f"motion/{self.seed}/{k}", DROP) for k in samples]
+
+    def _draw(self, samples: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x0, noise (n, f, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1, 1)."""
+        x0, noise, t = [], [], []
+        for k in samples:
+            g = sample_generator(self.seed, k)
+            x0.append(self.latents.frames(self.clip_of(k), self.frames))
+            high = torch.rand((), generator=g) < self.high_share
+            t.append(torch.randint(self.high_noise if high else 0, 1000, (), generator=g))
+            noise.append(torch.randn(x0[-1].shape, generator=g))
+        steps = torch.stack(t)
+        return torch.stack(x0), torch.stack(noise), steps, self.table[steps].view(-1, 1, 1, 1, 1)
+
+
+def train(
+    out: Path,
+    recipe: dict[str, dict[str, Any]],
+    tokenizer: Path,
+    *,
+    shards: Path,
+    pocket: Path | None = None,
+    start: Path | None = None,
+    allow: Collection[str] = (),
+) -> Path:
+    """Train as the recipe says and write `out/motion.safetensors`; the frozen base is compared bit for bit."""
+    base = load_pocket(pocket or BUNDLED_POCKET)
+    frozen = weights_hash(base.unet)
+    sizes = {"block_channels": base.config.unet_channels, "layers_per_block": base.config.unet_layers}
+    config = MotionConfig.from_dict(recipe["model"] | sizes)
+    plan = dict(recipe["train"])
+    frames = plan.pop("frames")
+    mix = {name: plan.pop(name) for name in ("boost", "high_noise", "high_share", "still_weight") if name in plan}
+    data = latents.read(shards, base.vae)
+    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=plan.get("seed", 0), **mix)
+    if start:
+        task.motion.load_state_dict(checkpoint.load(start).weights)
+    run = Run(out=out, **plan)
+    average = fit(task, run, allow=allow)
+    if weights_hash(base.unet) != frozen:
+        raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
+    task.load_state_dict(average, strict=False)
+    weights = {k: v.half() for k, v in task.motion.state_dict().items()}
+    path = out / "motion.safetensors"
+    header = {"base": frozen, "step": str(run.steps), "frames": str(frames), "prediction_type": "epsilon"}
+    checkpoint.save(path, system=checkpoint.MOTION, config=config.to_dict(), weights=weights, header=header)
+    log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, frozen)
+    return path

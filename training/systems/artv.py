@@ -1,0 +1,258 @@
+"""ART-V's training (arXiv 2311.18834, Eq. 4): single frames, each from the two before it and an anchor.
+
+One eps loss for both networks, through the blend of Eq. 7. Sample k is a frame i >= 1 of a clip: its references are the
+frames i - 1 and i - 2 (for i = 1 frame 0 twice, as a video begins), the anchor is one of the 10 before it, all noised
+to a level from 0 to 550; each of text, references and anchor is left out in 10 % of the samples, by draws of their own.
+
+With `model.unet` the image U-Net learns, too, as in the paper; it is then written as a file of its own beside ART-V's
+(`unet.safetensors`, a diffusion model in diffusers' keys). Without, it stays frozen, as for the bundled pocket model.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches import checkpoint
+from ...model_patches.artv.config import ArtvConfig
+from ...model_patches.artv.model import ArtvModel
+from ...model_patches.diffusers_host.artv import ArtvUNet
+from ...model_patches.files import write_tensors
+from ..data import latents
+from ..data.latents import Latents, tensors_hash, weights_hash
+from ..engine.loop import Average, sample_generator
+from ..plans.artv import ArtvModelTable, ArtvPlan
+from ..plans.errors import ConfigError
+from ..sampling.autoregressive import Roller, Settings, roll
+from . import bases
+from .bases import Base
+from .clip_task import ClipTask, learn, misfit
+from .preview import Preview
+
+log = logging.getLogger(__name__)
+HEAD_WIDTH = 32  # of the mask network, channels
+MASK_SHARE = 5  # its channels are so many times fewer than the U-Net's: 64 to 320
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Samples as the model takes them: n frames."""
+
+    y_t: Tensor  # (n, 4, h, w)
+    noise: Tensor  # (n, 4, h, w)
+    t: Tensor  # (n,)
+    alpha_bar: Tensor  # (n,)
+    context: Tensor  # (n, 77, d)
+    references: Tensor  # (n, 2, 4, h, w), y^{i-1} and y^{i-2}, clean
+    anchor: Tensor  # (n, 4, h, w), clean
+    augmentation: Tensor  # (n, 3, 4, h, w), unit noise for the references and the anchor
+    level: Tensor  # (n,)
+    no_references: Tensor  # (n,) bool
+    no_anchor: Tensor  # (n,) bool
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random about a sample, beside its caption."""
+
+    frame: int
+    anchor: int
+    t: int
+    level: int
+    no_references: bool
+    no_anchor: bool
+    noise: Tensor  # (4, 4, h, w): the frame's, and that of references and anchor
+
+
+class ArtvTask(ClipTask[ArtvPlan]):
+    """What is trained: the ART-V model (`artv`), and with `model.unet` the image U-Net."""
+
+    def __init__(self, base: Base, config: ArtvConfig, plan: ArtvPlan, cache: Latents) -> None:
+        super().__init__(base, plan, cache)
+        self.artv = ArtvModel(config)
+        self.host = ArtvUNet(self.unet, self.artv)
+        for _, parameter in self.tuned():
+            parameter.data = parameter.data.float()  # a base held in half precision learns nothing small
+            parameter.requires_grad_(True)
+
+    def tuned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights of the image U-Net that learn, by their names in it."""
+        if self.plan.model.unet:
+            yield from self.unet.named_parameters()
+
+    def frozen_hash(self) -> str:
+        """Of what must not change: the text encoder, and the U-Net unless it learns."""
+        return weights_hash(self.text) + ("" if self.plan.model.unet else weights_hash(self.unet))
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        frames = self.draw(samples)
+        eps, m = self.predict(frames)
+        error = (eps - frames.noise).square().flatten(1).mean(1)  # (n,)
+        told = ~frames.no_references
+        shown = {"mask": m[told].mean().detach()} if told.any() else {}
+        return {
+            "loss": (self.level_weight(frames.alpha_bar) * error).mean(),
+            **self.figures(error, frames.t),
+            **shown,
+        }
+
+    def predict(self, frames: Frames) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """eps of the whole model (n, 4, h, w) and the mask (n, 1, h, w)."""
+        eps, m, _ = self.host(
+            frames.y_t,
+            frames.t,
+            frames.context,
+            frames.references,
+            frames.anchor,
+            frames.augmentation,
+            frames.level,
+            no_references=frames.no_references,
+            no_anchor=frames.no_anchor,
+        )
+        return eps, m
+
+    def draw(self, samples: list[int]) -> Frames:
+        """The samples; each a pure function of (seed, k)."""
+        device, count = self.device, self.plan.data.frames
+        draws = [self.drawn(k) for k in samples]
+        clips = [self.cache.frames(self.clip_of(k), count) for k in samples]
+        noise = torch.stack([draw.noise for draw in draws]).to(device)
+
+        def each(name: str) -> Tensor:
+            return torch.tensor([getattr(draw, name) for draw in draws], device=device)
+
+        def pick(offset: int) -> Tensor:
+            chosen = [clip[max(draw.frame - offset, 0)] for clip, draw in zip(clips, draws, strict=True)]
+            return torch.stack(chosen).to(device)
+
+        t = each("t")
+        alpha_bar = self.table.to(device)[t]
+        level = alpha_bar.view(-1, 1, 1, 1)
+        return Frames(
+            y_t=level.sqrt() * pick(0) + (1 - level).sqrt() * noise[:, 0],
+            noise=noise[:, 0],
+            t=t,
+            alpha_bar=alpha_bar,
+            context=self.context(self.captions(samples)),
+            references=torch.stack([pick(1), pick(2)], dim=1),
+            anchor=torch.stack([clip[draw.anchor] for clip, draw in zip(clips, draws, strict=True)]).to(device),
+            augmentation=noise[:, 1:],
+            level=each("level"),
+            no_references=each("no_references"),
+            no_anchor=each("no_anchor"),
+        )
+
+    def drawn(self, k: int) -> Draw:
+        """What sample k's own generator says. Every number is drawn whether it is used or not."""
+        data, loss = self.plan.data, self.plan.loss
+        g = sample_generator(self.plan.train.seed, k)
+
+        def whole(low: int, high: int) -> int:  # low to high - 1
+            return int(torch.randint(low, high, (), generator=g))
+
+        def share(p: float) -> bool:
+            return bool(torch.rand((), generator=g) < p)
+
+        frame = whole(1, data.frames)
+        return Draw(
+            frame=frame,
+            anchor=whole(max(0, frame - data.anchor_window), frame),
+            t=whole(loss.high_noise if share(loss.high_share) else 0, len(self.table)),
+            level=whole(0, data.max_level + 1),
+            no_references=share(data.drop_references),
+            no_anchor=share(data.drop_anchor),
+            noise=torch.randn(4, *self.cache.shape, generator=g),
+        )
+
+
+def artv_config(table: ArtvModelTable, base: Base) -> ArtvConfig:
+    """Sizes of the trained parts on this base. ConfigError when they make no model."""
+    unet: Any = base.unet.config
+    channels, blocks = base.config.unet_channels, len(base.config.unet_channels)
+    heads = unet.attention_head_dim  # diffusers' name; it is the number of heads, of all blocks or of each
+    mask = table.mask_channels or tuple(c // MASK_SHARE for c in channels)
+    try:
+        return ArtvConfig(
+            block_channels=channels,
+            attention=base.config.unet_attention,
+            heads=table.heads or ((heads,) * blocks if isinstance(heads, int) else tuple(heads)),
+            mask_channels=mask,
+            mask_heads=table.mask_heads or tuple(max(1, c // HEAD_WIDTH) for c in mask),
+            layers_per_block=base.config.unet_layers,
+            context_dim=base.config.context,
+            adapter_blocks=table.adapter_blocks,
+            anchor=table.anchor,
+            anchor_patch=table.anchor_patch,
+            anchor_positions=table.anchor_positions,
+            anchor_ff=table.anchor_ff,
+            level_embedding=table.level_embedding,
+            static=table.static,
+            static_reference=table.static_reference,
+        )
+    except ValueError as error:
+        raise ConfigError(f"[model]: {error}") from error
+
+
+class RollPreview(Preview):
+    """Pictures while training: each prompt's video from nothing, frame after frame."""
+
+    task: ArtvTask
+
+    def latents(self, prompts: list[str]) -> Tensor:
+        table: Any = self.plan.samples
+        settings = Settings.of(table)
+        model = Roller(self.task.host, self.task.table)
+        context, empty = self.task.context(prompts), self.task.context([""] * len(prompts))
+        shape = (len(prompts), *self.task.cache.shape)
+        return roll(model, context, empty, shape=shape, frames=table.columns, settings=settings)
+
+
+def start_from(task: ArtvTask, start: str) -> None:
+    """Take the weights of an ART-V file of the same sizes. The U-Net stays the base's."""
+    path = Path(start)
+    file = checkpoint.load(path, expect=checkpoint.ARTV)
+    own = task.artv.state_dict()
+    odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
+    if odd or set(file.weights) - set(own):
+        raise misfit(path, (odd or sorted(set(file.weights) - set(own)))[0])
+    task.artv.load_state_dict(file.weights)
+    log.info("the weights begin as those of %s", path)
+
+
+def prepare(plan: ArtvPlan, tokenizer: Path) -> tuple[ArtvTask, Base]:
+    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    base = bases.load(plan.base, tokenizer)
+    cache = latents.for_training(plan.data, base.vae)
+    task = ArtvTask(base, artv_config(plan.model, base), plan, cache)
+    if plan.model.start:
+        start_from(task, plan.model.start)
+    return task, base
+
+
+def train(plan: ArtvPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
+    """Train as the config says and write `out/artv.safetensors`; what is frozen is compared bit for bit."""
+    task, base = prepare(plan, tokenizer)
+    return learn(task, "artv.safetensors", RollPreview(task, base.vae, plan), write, allow)
+
+
+def write(task: ArtvTask, average: Average, path: Path) -> None:
+    """The averaged weights in half precision; where the U-Net learned, it too, in `unet.safetensors` beside them."""
+    weights = _part(average, "artv.")
+    header = task.header()
+    unet = _part(average, "unet.")
+    if unet:
+        header["base"] = tensors_hash(unet)
+        write_tensors(unet, path.with_name("unet.safetensors"), {"format": "pt", "base": task.base_hash})
+        log.info("%s: the U-Net that belongs to it", path.with_name("unet.safetensors"))
+    config = task.artv.config.to_dict()
+    checkpoint.save(path, system=checkpoint.ARTV, config=config, weights=weights, header=header)
+    count, size = sum(v.numel() for v in weights.values()) / 1e6, path.stat().st_size / 1e6
+    log.info("%s: %.2f M weights, %.1f MB", path, count, size)
+
+
+def _part(average: Average, prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v.detach().half().cpu() for k, v in average.items() if k.startswith(prefix)}

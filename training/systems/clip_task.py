@@ -1,0 +1,154 @@
+"""What every training of a video model on cached clips shares: samples, noise, captions, the weight of a noise level.
+
+The frames of a clip share timestep and caption, their noise is independent. Everything random about sample k is a pure
+function of (seed, k).
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...model_patches.core.levels import BETA_END, BETA_START, alpha_bars
+from ..data.latents import Latents
+from ..data.order import row
+from ..engine.loop import Average, Task, first_process, fit, sample_generator
+from ..plans.artv import ArtvPlan
+from ..plans.dreamvideo import DreamVideoPlan
+from ..plans.errors import ConfigError
+from ..plans.harivo import Plan
+from ..plans.vidrd import VidrdPlan
+from .bases import Base
+from .weighting import loss_weight
+
+P = TypeVar("P", Plan, VidrdPlan, ArtvPlan, DreamVideoPlan)
+T = TypeVar("T", bound="ClipTask[Any]")
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Samples as the model takes them: b clips of f frames."""
+
+    x_t: Tensor  # (b, f, 4, h, w)
+    noise: Tensor  # (b, f, 4, h, w)
+    t: Tensor  # (b,)
+    alpha_bar: Tensor  # (b,)
+    context: Tensor  # (b, 77, d)
+    rows: Tensor  # (b,), the clips' numbers
+
+
+class ClipTask(Task, Generic[P]):
+    """A task on clips of a cache. `predict(x_t, t, context)` is the whole model's eps."""
+
+    def __init__(self, base: Base, plan: P, cache: Latents) -> None:
+        super().__init__()
+        self.plan, self.cache = plan, cache
+        self.unet, self.text, self.ids = base.unet, base.text, base.ids
+        model = plan.model
+        start, end = model.beta_start or BETA_START, model.beta_end or BETA_END
+        self.table = alpha_bars(model.beta_schedule or "scaled_linear", start, end).float()
+        self.base_hash = base.hash
+        self.order = cache.taken(plan.data.still_weight)
+
+    @property
+    def device(self) -> torch.device:
+        return next(p for p in self.parameters() if p.requires_grad).device
+
+    def identity(self) -> dict[str, str]:
+        return self.plan.settings() | {"base": self.base_hash, "data": self.cache.digest}
+
+    def header(self) -> dict[str, Any]:
+        """What a file of trained weights says of where they come from."""
+        plan = self.plan
+        return {
+            "base": self.base_hash,
+            "step": str(plan.train.steps),
+            "frames": str(plan.data.frames),
+            "prediction_type": "epsilon",
+            "loss": asdict(plan.loss),
+        }
+
+    def frozen_hash(self) -> str:
+        """Of what must not change in the training."""
+        raise NotImplementedError
+
+    def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
+        raise NotImplementedError
+
+    def noised(self, samples: list[int]) -> tuple[Noised, list[torch.Generator]]:
+        """The samples, and the generator of each for what else is random about it."""
+        f, plan = self.plan.data.frames, self.plan
+        device = self.device
+        rows = [self.clip_of(k) for k in samples]
+        generators = [sample_generator(plan.train.seed, k) for k in samples]
+        t, noise = [], []
+        for g in generators:
+            high = torch.rand((), generator=g) < plan.loss.high_share
+            t.append(torch.randint(plan.loss.high_noise if high else 0, len(self.table), (), generator=g))
+            noise.append(torch.randn(f, *self.cache.shape, generator=g))
+        x0 = torch.stack([self.cache.frames(i, f) for i in rows]).to(device)
+        steps, eps = torch.stack(t), torch.stack(noise).to(device)
+        alpha_bar = self.table[steps].to(device)
+        level = alpha_bar.view(-1, 1, 1, 1, 1)
+        found = Noised(
+            x_t=level.sqrt() * x0 + (1 - level).sqrt() * eps,
+            noise=eps,
+            t=steps.to(device),
+            alpha_bar=alpha_bar,
+            context=self.context(self.captions(samples)),
+            rows=torch.tensor(rows, device=device),
+        )
+        return found, generators
+
+    def clip_of(self, k: int) -> int:
+        return self.order[row(self.plan.train.seed, k, len(self.order))]
+
+    def captions(self, samples: list[int]) -> list[str]:
+        seed, drop = self.plan.train.seed, self.plan.data.drop
+        return [self.cache.wording(self.clip_of(k), f"{self.plan.system}/{seed}/{k}", drop) for k in samples]
+
+    @torch.no_grad()
+    def context(self, captions: list[str]) -> Tensor:  # -> (b, 77, d)
+        return self.text(self.ids(captions).to(self.device)).last_hidden_state.float()
+
+    def level_weight(self, alpha_bar: Tensor) -> Tensor:
+        """How much the error at a noise level counts: (b,) -> (b,)."""
+        if self.plan.loss.dsm == "plain":
+            return torch.ones_like(alpha_bar)
+        return loss_weight(((1 - alpha_bar) / alpha_bar).sqrt(), self.plan.loss.boost)
+
+    def figures(self, error: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """What a log shows of the errors of each clip (b,) at timesteps t (b,)."""
+        high = t >= self.plan.loss.high_noise
+        return {"eps": error.mean().detach()} | ({"eps_high": error[high].mean().detach()} if high.any() else {})
+
+
+def misfit(path: Path, odd: str) -> ConfigError:
+    """For a file to start from whose weight `odd` is not this model's."""
+    return ConfigError(
+        f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a file "
+        "of the same base and the same [model] sizes, or from nothing"
+    )
+
+
+def learn(
+    task: T,
+    name: str,
+    show: Callable[[int, Average], None],
+    write: Callable[[T, Average, Path], None],
+    allow: Collection[str],
+) -> Path:
+    """Train, compare what must not change bit for bit, and write RUN/name with the average. RuntimeError when it has
+    changed; then nothing is written."""
+    frozen = task.frozen_hash()
+    average = fit(task, task.plan.train, allow=allow, on_step=show)
+    if task.frozen_hash() != frozen:
+        raise RuntimeError("the frozen weights changed during training; nothing was exported")
+    path = task.plan.train.out / name
+    if first_process():
+        write(task, average, path)
+    return path

@@ -1,0 +1,185 @@
+"""What a training of DreamVideo begins with: the motion model of the primary U-Net, and the branch (section 5.1).
+
+The paper starts from VidRD's model. Its temporal layers learn on, the spatial ones that it fine-tuned become the frozen
+U-Net's. A DreamVideo file is such a model with a branch. A motion file (AnimateDiff's structure) can carry a branch,
+too; it has no place in a DreamVideo file, so its layers stay as they are. The branch begins as the U-Net's own down and
+middle blocks, or as a ControlNet of the base.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches import checkpoint
+from ...model_patches.checkpoint import Checkpoint
+from ...model_patches.core.config import MotionConfig
+from ...model_patches.core.temporal import MotionModel
+from ...model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
+from ...model_patches.layouts import CheckpointError
+from ...model_patches.vidrd.config import VidrdConfig
+from ...model_patches.vidrd.model import VidrdModel, is_temporal
+from ..plans.dreamvideo import DreamVideoModelTable, DreamVideoPlan
+from ..plans.errors import ConfigError
+from .bases import Base
+from .clip_task import misfit
+from .layers import layers_config
+
+log = logging.getLogger(__name__)
+HINTS = (16, 32, 96, 256)  # channels of conv_s, as many as the autoencoder has levels
+BETAS = ("beta_schedule", "beta_start", "beta_end")
+RULES = ("conv_layers", "group_norm", "embedding", *BETAS)  # of temporal layers, which their weights do not tell
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step."""
+
+    config: DreamVideoConfig  # of the file that the training writes
+    motion: Any  # the temporal layers of the primary U-Net: a VidrdModel without spatial layers, or a MotionModel
+    tuned: Mapping[str, Tensor]  # VidRD's fine-tuned weights, by their names in the U-Net
+    branch: Mapping[str, Tensor]  # its weights; none: it begins as the U-Net
+
+
+def beginning(plan: DreamVideoPlan, base: Base) -> Start:
+    """Read the files that a config names. ConfigError where one is missing, or does not fit the config or the base."""
+    table, start = plan.model, Path(plan.model.start)
+    file = _read(start, _start_file) if plan.model.start else None
+    if file is not None and file.system == checkpoint.MOTION:
+        model, tuned, layers = _still(table, file, start, base), {}, None
+    else:
+        model, tuned = _layers(table, file, start, base, plan.data.frames)
+        layers = replace(model.config, spatial=bool(tuned)).to_dict()
+    config = DreamVideoConfig(branch=branch_config(table, base), layers=layers, motion=table.motion)
+    branch: Mapping[str, Tensor] = {}
+    if file is not None and file.system == checkpoint.DREAMVIDEO:
+        branch = _branch(file, config.branch, start)
+    if table.controlnet:
+        branch = _controlnet(Path(table.controlnet), config.branch)
+    if file is not None:
+        log.info("the motion model%s begins as that of %s", " and the branch" if branch else "", start)
+    return Start(config, model, tuned, branch)
+
+
+def put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy the weights that the module has."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name in own.keys() & weights.keys():
+            own[name].copy_(weights[name])
+
+
+def branch_config(table: DreamVideoModelTable, base: Base) -> RetentionConfig:
+    """Sizes of the branch on this base."""
+    sizes = layers_config(table, base, 1)
+    unet: Any = base.unet.config
+    return RetentionConfig(
+        block_channels=sizes.block_channels,
+        attention=sizes.attention,
+        heads=sizes.heads,
+        layers_per_block=sizes.layers_per_block,
+        context_dim=sizes.context_dim,
+        linear_projection=bool(unet.get("use_linear_projection")),
+        hint_channels=HINTS[: len(base.config.vae_channels)],
+        image_range=table.image_range,
+        inject=table.inject,
+        temporal=table.temporal,
+    )
+
+
+def _start_file(path: Path) -> Checkpoint:
+    return checkpoint.load(path, expect=(checkpoint.VIDRD, checkpoint.DREAMVIDEO, checkpoint.MOTION))
+
+
+def _read(path: Path, load: Callable[[Path], Checkpoint]) -> Checkpoint:
+    try:
+        return load(path)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _motion_of(file: Checkpoint) -> Checkpoint:
+    """The motion model of a file that was read. ConfigError when it holds a branch alone."""
+    try:
+        return checkpoint.motion_of(file)
+    except CheckpointError as error:
+        raise ConfigError(f"model.start: {error}") from error
+
+
+def _layers(
+    table: DreamVideoModelTable, file: Checkpoint | None, path: Path, base: Base, frames: int
+) -> tuple[VidrdModel, dict[str, Tensor]]:
+    """VidRD's temporal layers, fresh or those of a file, and the spatial weights in it."""
+    model = VidrdModel(layers_config(table, base, frames))
+    if file is None:
+        if not table.motion:
+            raise ConfigError("model.motion is false and model.start is empty: there is no motion model; give a file")
+        return model, {}
+    file = _motion_of(file)
+    _check_rules(table, VidrdConfig.from_dict(file.config), RULES, path)
+    weights = {name: value for name, value in file.weights.items() if is_temporal(name)}
+    _check_sizes(model, weights, path)
+    put(model, weights)
+    tuned = {name: value for name, value in file.weights.items() if not is_temporal(name)}
+    lacking = sorted(tuned.keys() - base.unet.state_dict().keys())
+    if lacking:
+        raise misfit(path, lacking[0])
+    return model, tuned
+
+
+def _still(table: DreamVideoModelTable, file: Checkpoint, path: Path, base: Base) -> MotionModel:
+    """The layers of a motion file."""
+    config = MotionConfig.from_dict(file.config)
+    if table.motion or table.temporal != "none":
+        raise ConfigError(
+            f"{path.name} is a motion file, whose layers do not learn here: set model.motion = false and "
+            "model.temporal = 'none' to train the branch alone, or start from a VidRD file"
+        )
+    if (config.block_channels, config.layers_per_block) != (base.config.unet_channels, base.config.unet_layers):
+        raise misfit(path, "block_channels")
+    _check_rules(table, config, BETAS, path)
+    model = MotionModel(config)
+    model.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return model
+
+
+def _branch(file: Checkpoint, wanted: RetentionConfig, path: Path) -> dict[str, Tensor]:
+    """That of a DreamVideo file."""
+    found = DreamVideoConfig.from_dict(file.config).branch.to_dict()
+    odd = next((name for name, value in wanted.to_dict().items() if found[name] != value), None)
+    if odd is not None:
+        raise misfit(path, odd)
+    return {k.removeprefix("branch."): v for k, v in file.weights.items() if k.startswith("branch.")}
+
+
+def _controlnet(path: Path, wanted: RetentionConfig) -> dict[str, Tensor]:
+    """A ControlNet as the branch, whose frozen temporal layers it does not have."""
+    file = _read(path, checkpoint.load_controlnet)
+    found = DreamVideoConfig.from_dict(file.config).branch
+    alike = ("block_channels", "attention", "layers_per_block", "context_dim", "linear_projection", "hint_channels")
+    odd = next((name for name in (*alike, "inject") if getattr(found, name) != getattr(wanted, name)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"model.controlnet: {path.name} does not fit ({odd} is {getattr(found, odd)}, here it is "
+            f'{getattr(wanted, odd)}); choose a ControlNet of the same base, and model.inject = "skips"'
+        )
+    log.info("the branch begins as %s", path)
+    return {k.removeprefix("branch."): v for k, v in file.weights.items()}
+
+
+def _check_rules(table: DreamVideoModelTable, found: Any, rules: tuple[str, ...], path: Path) -> None:
+    for name in rules:
+        value, here = getattr(found, name), getattr(table, name)
+        if value is not None and value != here:
+            raise ConfigError(f"model.{name} is {here!r}, {path.name} was trained with {value!r}; set it to that")
+
+
+def _check_sizes(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    odd = sorted(k for k in own if k not in weights or weights[k].shape != own[k].shape)
+    if odd:
+        raise misfit(path, odd[0])

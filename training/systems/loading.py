@@ -1,0 +1,40 @@
+"""HARIVO and motion files as models on the diffusers side."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ...model_patches import checkpoint
+from ...model_patches.core.config import MotionConfig
+from ...model_patches.core.levels import alpha_bars
+from ...model_patches.harivo.config import HarivoConfig
+from ...model_patches.harivo.model import HarivoModel
+
+
+def load_harivo(path: Path) -> HarivoModel:
+    """A HARIVO file, or a motion file as a HARIVO model that has temporal layers alone."""
+    return harivo_of(checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION)))
+
+
+def harivo_of(file: checkpoint.Checkpoint) -> HarivoModel:
+    """The model of such a file that has been read."""
+    weights = {name: value.float() for name, value in file.weights.items()}
+    if file.system == checkpoint.HARIVO:
+        model = HarivoModel(HarivoConfig.from_dict(file.config))
+        model.load_state_dict(weights)
+    else:
+        model = HarivoModel(HarivoConfig(motion=MotionConfig.from_dict(file.config)))
+        model.temporal.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
+def _part(model: HarivoModel, name: str, path: Path):
+    part = getattr(model, name)
+    if part is None:
+        raise ValueError(f"{path.name} was trained without {name}; choose a file that has it")
+    return part
+
+
+def levels_of(model: HarivoModel) -> Tensor:
+    """alpha_bar of the timesteps that a model was trained on."""
+    return alpha_bars(model.config.motion.beta_schedule or "scaled_linear").float()

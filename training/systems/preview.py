@@ -1,0 +1,95 @@
+"""Pictures while training: a few prompts, always the same noise, DDIM, a row of frames each, as PNG."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ...model_patches.pocket import SCALE
+from ..engine.loop import Average
+from ..plans.artv import ArtvPlan
+from ..plans.dreamvideo import DreamVideoPlan
+from ..plans.harivo import Plan
+from ..plans.vidrd import VidrdPlan
+from ..sampling.ddim import ddim
+from .clip_task import ClipTask
+
+log = logging.getLogger(__name__)
+
+
+class Preview:
+    """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
+
+    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan | ArtvPlan | DreamVideoPlan) -> None:
+        self.task, self.vae, self.plan = task, vae, plan
+
+    def __call__(self, step: int, average: Average) -> None:
+        table = self.plan.samples
+        if not table.every or not self.rows() or (step % table.every and step != self.plan.train.steps):
+            return
+        path = self.plan.train.out / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        with averaged(self.task, average):
+            shown = self.pictures()
+        save_grid(shown, path)
+        log.info("%s", path)
+
+    def rows(self) -> int:
+        """How many videos are shown."""
+        return len(self.plan.samples.prompts)
+
+    def pictures(self) -> Tensor:
+        """(rows, columns, 3, H, W) in 0..1."""
+        table = self.plan.samples
+        return decoded(self.vae, self.latents(list(table.prompts)), table.columns)
+
+    def latents(self, prompts: list[str]) -> Tensor:
+        """What is shown: (prompts, f, 4, h, w)."""
+        table = self.plan.samples
+        return sample(self.task, prompts, steps=table.steps, guidance=table.guidance)
+
+
+@contextlib.contextmanager
+def averaged(task: nn.Module, average: Average) -> Iterator[None]:
+    """The task with its averaged weights, and afterwards with its own."""
+    own = {n: p for n, p in task.named_parameters() if n in average}
+    kept = {n: p.detach().clone() for n, p in own.items()}
+    with torch.no_grad():
+        for name, param in own.items():
+            param.copy_(average[name])
+        try:
+            yield
+        finally:
+            for name, param in own.items():
+                param.copy_(kept[name])
+
+
+def sample(
+    task: ClipTask, prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
+) -> Tensor:
+    """Clips of the trainer's own forward. -> (prompts, f, 4, h, w)."""
+    f = frames or task.plan.data.frames
+    device = task.device
+    noise = torch.randn(f, *task.cache.shape, generator=torch.Generator().manual_seed(seed))
+    x = noise.repeat(len(prompts), 1, 1, 1, 1).to(device)
+    context, empty = task.context(prompts), task.context([""] * len(prompts))
+    return ddim(task.predict, x, context, empty, task.table, steps=steps, guidance=guidance)
+
+
+@torch.no_grad()
+def decoded(vae, latents: Tensor, columns: int) -> Tensor:
+    """(n, f, 4, h, w) -> pictures of at most `columns` evenly spread frames, (n, columns, 3, H, W) in 0..1."""
+    places = torch.linspace(0, latents.shape[1] - 1, min(columns, latents.shape[1])).round().long()
+    weight = next(vae.parameters())
+    rows = [vae.decode(clip[places].to(weight) / SCALE).sample.clamp(-1, 1) / 2 + 0.5 for clip in latents]
+    return torch.stack(rows).float().cpu()
+
+
+def save_grid(pictures: Tensor, path: Path) -> None:
+    """(rows, columns, 3, H, W) in 0..1 -> one PNG."""
+    grid = pictures.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (rows H, columns W, 3)
+    Image.fromarray((grid * 255).round().byte().numpy()).save(path)

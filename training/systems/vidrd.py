@@ -1,0 +1,117 @@
+"""VidRD's training (arXiv 2309.03549, section 3.2): eps loss on clips; temporal layers and spatial transformers learn.
+
+Everything else of the image model, and the text encoder, is frozen. The temporal layers have dropout; so that its masks
+belong to the sample and not to the process that computes it, clips go through the model one by one, each with the
+random numbers of its own. With model.dropout = 0 they go together.
+"""
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches import checkpoint
+from ...model_patches.diffusers_host.vidrd import attach
+from ...model_patches.vidrd.config import VidrdConfig
+from ...model_patches.vidrd.model import VidrdModel, is_temporal
+from ..data import latents
+from ..data.latents import Latents, tensors_hash
+from ..engine.loop import Average
+from ..plans.vidrd import VidrdModelTable, VidrdPlan
+from . import bases
+from .bases import Base
+from .clip_task import ClipTask, learn, misfit
+from .layers import layers_config, seed_dropout
+from .preview import Preview
+
+log = logging.getLogger(__name__)
+
+
+class VidrdTask(ClipTask[VidrdPlan]):
+    """What is trained: the temporal layers (`vidrd`), and the blocks of the U-Net's spatial transformers."""
+
+    def __init__(self, base: Base, config: VidrdConfig, plan: VidrdPlan, cache: Latents) -> None:
+        super().__init__(base, plan, cache)
+        self.config = config
+        self.vidrd = VidrdModel(replace(config, spatial=False))
+        self.handle = attach(self.unet, self.vidrd)
+        for _, parameter in self.tuned():
+            parameter.data = parameter.data.float()  # a base held in half precision learns nothing small
+            parameter.requires_grad_(True)
+
+    def tuned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The fine-tuned weights of the U-Net under their names in a VidRD model; none where they stay frozen."""
+        if not self.config.spatial:
+            return
+        for name, parameter in self.unet.named_parameters():
+            if ".transformer_blocks." in name:
+                yield name, parameter
+
+    def frozen_hash(self) -> str:
+        """Of what of the U-Net must not change."""
+        tuned = {name for name, _ in self.tuned()}
+        return tensors_hash({k: v for k, v in self.unet.state_dict().items() if k not in tuned})
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        clips, _ = self.noised(samples)
+        parts = range(len(samples)) if self.config.dropout else [slice(None)]
+        eps = []
+        for part in parts:
+            chosen = slice(part, part + 1) if isinstance(part, int) else part
+            if isinstance(part, int):
+                seed_dropout(self.plan.train.seed, samples[part])
+            eps.append(self.predict(clips.x_t[chosen], clips.t[chosen], clips.context[chosen]))
+        error = (torch.cat(eps) - clips.noise).square().flatten(1).mean(1)  # (b,)
+        return {"loss": (self.level_weight(clips.alpha_bar) * error).mean(), **self.figures(error, clips.t)}
+
+    def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
+        self.vidrd.train(torch.is_grad_enabled())  # no dropout in previews
+        return self.handle.predict(x_t, t, context)
+
+
+def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig:
+    """Sizes of the trained parts on this base."""
+    return replace(layers_config(table, base, frames), spatial=table.spatial)
+
+
+def start_from(task: VidrdTask, start: str) -> None:
+    """Take the weights of a VidRD file of the same sizes."""
+    path = Path(start)
+    file = checkpoint.load(path, expect=checkpoint.VIDRD)
+    own = dict(task.vidrd.named_parameters()) | dict(task.tuned())
+    odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
+    if odd:
+        raise misfit(path, odd[0])
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(file.weights[name])
+    log.info("the weights begin as those of %s", path)
+
+
+def prepare(plan: VidrdPlan, tokenizer: Path) -> tuple[VidrdTask, Base]:
+    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    base = bases.load(plan.base, tokenizer)
+    cache = latents.for_training(plan.data, base.vae)
+    task = VidrdTask(base, vidrd_config(plan.model, base, plan.data.frames), plan, cache)
+    if plan.model.start:
+        start_from(task, plan.model.start)
+    return task, base
+
+
+def train(plan: VidrdPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
+    """Train as the config says and write `out/vidrd.safetensors`; the frozen part is compared bit for bit."""
+    task, base = prepare(plan, tokenizer)
+    return learn(task, "vidrd.safetensors", Preview(task, base.vae, plan), write, allow)
+
+
+def write(task: VidrdTask, average: Average, path: Path) -> None:
+    """The averaged weights in half precision, temporal and spatial, with what they were trained on and for."""
+    weights = {k.removeprefix("vidrd.").removeprefix("unet."): v.detach().half() for k, v in average.items()}
+    checkpoint.save(path, system=checkpoint.VIDRD, config=task.config.to_dict(), weights=weights, header=task.header())
+    temporal = sum(v.numel() for k, v in weights.items() if is_temporal(k)) / 1e6
+    whole = sum(v.numel() for v in weights.values()) / 1e6
+    log.info("%s: %.2f M weights, %.2f M of them temporal; the rest is untouched", path, whole, temporal)

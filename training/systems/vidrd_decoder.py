@@ -1,0 +1,169 @@
+"""The training of VidRD's temporal-aware decoder (arXiv 2309.03549, section 3.4 and Eq. 9): Temp-Convs of a frozen VAE.
+
+    L = rec L_rec + disc s w L_disc,   s = 0 before step disc_start, then 1;   w the adaptive weight
+
+L_reg is constant, because the encoder is frozen, and left out. The discriminator learns beside the decoder, in the same
+step and by the same optimizer, each from its own term alone. A clip goes through by itself, with the random numbers of
+its own for dropout and a weight w of its own, so that a step does not depend on how many processes share it.
+"""
+
+import logging
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...evaluation.metrics.decoding import flicker, psnr
+from ...model_patches import checkpoint
+from ...model_patches.diffusers_host.vidrd_decoder import stages
+from ...model_patches.vidrd import losses
+from ...model_patches.vidrd.config import DecoderConfig
+from ...model_patches.vidrd.decoder import TemporalDecoder, decode
+from ..data import pictures
+from ..data.latents import weights_hash
+from ..data.order import row
+from ..data.pictures import Drawn, Pictures
+from ..engine.loop import Average, Task, first_process, fit
+from ..plans.errors import ConfigError
+from ..plans.vidrd_decoder import DecoderLossTable, DecoderPlan
+from . import bases
+from .bases import Base
+from .layers import seed_dropout
+from .preview import averaged
+
+log = logging.getLogger(__name__)
+HELD_OUT = 1_000_000  # drawn clips from here on are in no training
+MEASURED = 16
+
+
+class DecoderTask(Task):
+    """What is trained: the Temp-Convs (`temporal`), and the discriminator, which no file gets."""
+
+    def __init__(self, vae: nn.Module, config: DecoderConfig, plan: DecoderPlan, clips: Pictures) -> None:
+        super().__init__()
+        self.plan, self.clips = plan, clips
+        self.temporal = TemporalDecoder(config)
+        self.vae: Any = vae
+        self.stages = stages(self.vae, config)
+        loss = plan.loss
+        self.judge = losses.PatchDiscriminator(width=loss.disc_width, layers=loss.disc_layers) if loss.disc else None
+        self.perceptual = perceptual(loss)
+        self.vae_hash = weights_hash(vae)
+
+    def identity(self) -> dict[str, str]:
+        return self.plan.settings() | {"base": self.vae_hash, "data": self.clips.digest}
+
+    def forward(self, samples: list[int]) -> dict[str, Tensor]:
+        each = [self.terms(k) for k in samples]
+        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+
+    def clip(self, k: int) -> Tensor:
+        """The pictures of sample k: (f, 3, H, W) in -1..1."""
+        seed = self.plan.train.seed
+        return self.clips.frames(row(seed, k, len(self.clips))).to(next(self.temporal.parameters()).device)
+
+    def terms(self, k: int) -> dict[str, Tensor]:
+        """The loss of sample k, and figures to log."""
+        plan, x = self.plan, self.clip(k)
+        seed_dropout(plan.train.seed, k)
+        y = self.decoded(x)
+        rec, unrest = losses.reconstruction(y, x, self.perceptual), flicker(y, x)
+        figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": unrest.detach()}
+        loss = plan.loss.rec * rec + plan.loss.flicker * unrest
+        if self.judge is None:
+            return {"loss": loss, **figures}
+        step = k // plan.train.batch
+        on = losses.started(step, plan.loss.disc_start)
+        generator = losses.generator_hinge(self.judge.frozen(y))
+        weight = losses.adaptive_weight(rec, generator, self.temporal.layers()[-1].last)
+        own = losses.discriminator_hinge(self.judge(x), self.judge(y.detach()))
+        loss = loss + plan.loss.disc * on * weight * generator + on * own
+        return {"loss": loss, **figures, "disc": generator.detach(), "disc_weight": weight, "judge": own.detach()}
+
+    def decoded(self, x: Tensor, *, plain: bool = False) -> Tensor:
+        """Pictures (f, 3, H, W) in -1..1, encoded and decoded again. plain: by the autoencoder alone."""
+        with torch.no_grad():
+            z = self.vae.encode(x).latent_dist.mean
+        if plain:
+            return self.vae.decode(z).sample
+        self.temporal.train(torch.is_grad_enabled())
+        return decode(self.stages, self.temporal.layers(), z, len(z))
+
+
+def perceptual(table: DecoderLossTable) -> losses.Perceptual:
+    """The perceptual term of a config. ConfigError when its weights are not there."""
+    if table.perceptual == "gradient":
+        return losses.gradient_difference
+    if not Path(table.lpips).is_file():
+        raise ConfigError(
+            f"loss.lpips is {table.lpips!r}; give a TorchScript file of LPIPS for two images in -1..1, or set "
+            'loss.perceptual = "gradient"'
+        )
+    network = torch.jit.load(table.lpips, map_location="cpu").eval().requires_grad_(False)
+    return lambda y, x: network.to(y.device)(y, x).mean()
+
+
+def decoder_config(plan: DecoderPlan, base: Base) -> DecoderConfig:
+    """Sizes of the Temp-Convs for the autoencoder of this base."""
+    return DecoderConfig(
+        block_channels=base.config.vae_channels,
+        layers_per_block=base.config.vae_layers,
+        conv_layers=plan.model.conv_layers,
+        dropout=plan.model.dropout,
+        group_norm=plan.model.group_norm,
+        frames=plan.data.frames,
+    )
+
+
+def prepare(plan: DecoderPlan, tokenizer: Path) -> DecoderTask:
+    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    base = bases.load(plan.base, tokenizer)
+    return DecoderTask(base.vae, decoder_config(plan, base), plan, pictures.of(plan.data))
+
+
+def train(plan: DecoderPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
+    """Train as the config says and write `out/temporal_decoder.safetensors`; the VAE is compared bit for bit."""
+    task = prepare(plan, tokenizer)
+    average = fit(task, plan.train, allow=allow)
+    if weights_hash(task.vae) != task.vae_hash:
+        raise RuntimeError("the frozen autoencoder changed during training; nothing was exported")
+    path = plan.train.out / "temporal_decoder.safetensors"
+    if first_process():
+        write(task, average, path)
+        held_out = Drawn(MEASURED, plan.data.frames, plan.data.size, first=HELD_OUT)
+        with averaged(task, average):
+            figures = measure(task, task.clips if plan.data.videos else held_out)
+        log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return path
+
+
+@torch.no_grad()
+def measure(task: DecoderTask, clips: Pictures) -> dict[str, float]:
+    """PSNR and flicker of a few clips, with the Temp-Convs and by the autoencoder alone: what they are worth."""
+    found: dict[str, list[Tensor]] = {}
+    for i in range(min(MEASURED, len(clips))):
+        x = clips.frames(i).to(next(task.temporal.parameters()).device)
+        for name, plain in (("", False), ("_plain", True)):
+            y = task.decoded(x, plain=plain)
+            found.setdefault(f"psnr{name}", []).append(psnr(y, x))
+            found.setdefault(f"flicker{name}", []).append(flicker(y, x))
+    return {name: float(torch.stack(values).mean()) for name, values in found.items()}
+
+
+def write(task: DecoderTask, average: Average, path: Path) -> None:
+    """The averaged Temp-Convs in half precision, without the discriminator."""
+    names = {k: k.removeprefix("temporal.") for k in average if k.startswith("temporal.")}
+    weights = {name: average[k].detach().half() for k, name in names.items()}
+    plan, config = task.plan, task.temporal.config
+    header = {
+        "base": task.vae_hash,
+        "step": str(plan.train.steps),
+        "frames": str(plan.data.frames),
+        "loss": asdict(plan.loss),
+    }
+    system = checkpoint.VIDRD_DECODER
+    checkpoint.save(path, system=system, config=config.to_dict(), weights=weights, header=header)
+    log.info("%s: %.2f M weights; the autoencoder is untouched", path, sum(v.numel() for v in weights.values()) / 1e6)
