@@ -11,7 +11,7 @@ PAPERS = {"harivo", "vidrd", "artv", "dreamvideo"}
 PURE = {"torch"}
 # folder -> (foreign packages, own folders). A folder may always import itself; the longest matching folder rules.
 RULES: dict[str, tuple[set[str], set[str]]] = {
-    "": (set(), {"nodes"}),
+    "": ({"comfyui_version"}, {"nodes"}),
     "model_patches": (
         {"torch", "safetensors"},
         {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
@@ -146,7 +146,10 @@ def test_the_walls_notice_what_they_are_for(tmp_path, monkeypatch):
 def test_the_root_imports_nothing_until_comfyui_asks_for_the_nodes():
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     assert not [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)] == ["WEB_DIRECTORY = './web'"]
+    assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    assert ast.literal_eval(assigned.pop("WEB_DIRECTORY")) == "./web"
+    assert assigned.keys() == {"PYTHON", "COMFYUI"}
+    assert all(isinstance(ast.literal_eval(value), tuple) for value in assigned.values())
 
 
 def test_the_entry_script_needs_nothing_but_python():
