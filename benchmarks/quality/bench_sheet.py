@@ -65,9 +65,7 @@ def write_sheet(clips: Clips, target: Path) -> None:
 def write_moving(clips: Clips, target: Path) -> None:
     """An animated WebP that repeats: clips in rows of four, each above its prompt."""
     pages = [page(clips, number) for number in range(FRAMES)]
-    pages[0].save(
-        target, save_all=True, append_images=pages[1:], duration=1000 // FPS, loop=0, quality=82, method=6
-    )
+    pages[0].save(target, save_all=True, append_images=pages[1:], duration=1000 // FPS, loop=0, quality=82, method=6)
 
 
 def page(clips: Clips, number: int) -> Image.Image:
