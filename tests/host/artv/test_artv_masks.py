@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
-
 from .test_autoregressive import SIZE, artv, given_frame, picture, words
 
 __all__ = ["artv"]  # the fixture
@@ -38,10 +36,10 @@ def test_a_mask_for_every_level_of_every_frame_but_the_first(masks):
 
 def test_a_frame_has_the_two_before_it_as_references(masks, tiny_sd, tiny_vae, artv, monkeypatch):
     from stillmotion.model_patches.comfy_host.artv import masks as artv_views
+    from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
 
     seen = []
-    apply = apply_artv
-    monkeypatch.setattr(artv_views, "apply_artv", lambda *a, **k: seen.append(a[2]) or apply(*a, **k))
+    monkeypatch.setattr(artv_views, "apply_artv", lambda *a, **k: seen.append(a[2]) or apply_artv(*a, **k))
     images = frames()
     masks(images)
     y = [tiny_sd.model.process_latent_in(tiny_vae.encode(image))[0] for image in images.split(1)]

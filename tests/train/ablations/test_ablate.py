@@ -133,7 +133,7 @@ from pathlib import Path
 
 import torch
 
-from stillmotion.training.drawing import Job
+from stillmotion.training.ablations.jobs import Job
 
 
 class Telling(Job):
@@ -150,7 +150,7 @@ class Endless(Job):
 
 if __name__ == "__main__":
     from telling import Endless
-    from stillmotion.training.drawing import draw_all
+    from stillmotion.training.ablations.jobs import draw_all
 
     here = Path(sys.argv[1])
     settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "tokenizer": here}
