@@ -1,8 +1,12 @@
-// Shows the table of the Guidance Readout node on the node itself, as "Preview as Text" does for its text.
+// Shows the table of the Guidance Readout node on the node itself, in both renderers. The frontend shows the text of a
+// node's ui on its own "Preview as Text" and "Save Text" nodes only.
 import { app } from "../../scripts/app.js";
 
 const NODE = "StillMotion_GuidanceReadout";
 const WIDGET = "readout_table";
+// A type of our own: with Nodes 2.0 the frontend draws its own component for every type that it knows ("customtext" is a
+// text area) and mounts our element only for a type that it does not know.
+const TYPE = "STILLMOTION_TABLE";
 const SMALLEST_HEIGHT = 240;
 
 function addTable(node) {
@@ -10,7 +14,7 @@ function addTable(node) {
   table.style.cssText =
     "margin: 0; padding: 6px; overflow: auto; font: 11px monospace; user-select: text;" +
     "color: var(--input-text); background: var(--comfy-input-bg);";
-  const widget = node.addDOMWidget(WIDGET, "customtext", table, {
+  const widget = node.addDOMWidget(WIDGET, TYPE, table, {
     getValue: () => table.textContent,
     setValue: (text) => (table.textContent = text ?? ""),
     getMinHeight: () => 120,

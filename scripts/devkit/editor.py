@@ -89,6 +89,11 @@ class Editor:
         self.page.wait_for_function(opened, arg=[before, path.stem], timeout=20_000)
         self.page.wait_for_timeout(1000)
 
+    def setting(self, name: str, value: Any) -> None:
+        """Change a setting of the editor, as its settings dialog does: it is applied at once and kept by the server."""
+        self.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
+        self.page.wait_for_timeout(1000)
+
     def evaluate(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
