@@ -1,4 +1,4 @@
-"""StillMotion/decoding: a VAE that decodes the frames of a clip together."""
+"""StillMotion/decoding: a VAE whose decoder sees neighbouring frames."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -29,29 +29,31 @@ class TemporalDecoder(io.ComfyNode):
             node_id="StillMotion_TemporalDecoder",
             display_name="Temporal Decoder",
             category=f"{CATEGORY}/decoding",
-            description="VidRD's temporal-aware decoder: the VAE decodes each frame with a look at its neighbours, so "
-            "that fine detail flickers less. The frames of any length are decoded a few at a time.",
-            search_aliases=["VidRD", "VAE decode video", "flicker"],
+            description="VidRD's temporal-aware decoder: the VAE sees the neighbours of each frame when it decodes "
+            "it, so that fine detail flickers less. Long videos are decoded a few frames at a time.",
+            search_aliases=["VidRD", "VAE decode video", "temporal VAE", "flicker"],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that the temporal decoder was trained on."),
                 io.Combo.Input(
                     "decoder_name",
                     options=files.names(FOLDERS, BUNDLED),
-                    tooltip="A file of models/stillmotion or models/vae with VidRD's layers, or the bundled one for "
-                    "the pocket Stable Diffusion.",
+                    tooltip="A file in models/stillmotion or models/vae with VidRD's decoder layers, or the bundled "
+                    "one for the pocket Stable Diffusion.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Frames of one clip; clips do not see each other. 0: the whole batch is one clip, or "
-                    "clips of the training's length where the file needs clips.",
+                    tooltip="Number of frames of one clip; clips are decoded independently. 0: the whole batch is one "
+                    "clip; a file that needs clips of a fixed length gets clips of that length.",
                 ),
             ],
             outputs=[
-                io.Vae.Output(tooltip="For VAE Decode. It encodes as the given VAE does."),
-                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+                io.Vae.Output(
+                    tooltip="The VAE with the temporal decoder; connect it to VAE Decode. Encoding is unchanged."
+                ),
+                io.String.Output("info", tooltip="Kind of the file and its sizes, as text."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""StillMotion/loaders and StillMotion/image to video: DreamVideo's branch and its guidance."""
+"""StillMotion/loaders and StillMotion/image to video: DreamVideo's retention branch and its guider."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -34,20 +34,21 @@ class LoadRetentionBranch(io.ComfyNode):
             node_id="StillMotion_LoadRetentionBranch",
             display_name="Load Retention Branch",
             category=f"{CATEGORY}/loaders",
-            description="Reads the part of a DreamVideo file that keeps a video to an image. It works with any motion "
-            "model for the same base; Load Motion Model reads the motion model in such a file, where it has one.",
+            description="Loads the image-retention branch of a DreamVideo file, which makes a video follow an image. "
+            "It works with every motion model for the same base model. Load Motion Model loads the motion model of "
+            "the same file, if it has one.",
             search_aliases=["DreamVideo", "image to video", "image retention", "I2V"],
             inputs=[
                 io.Combo.Input(
                     "branch_name",
                     options=files.names(FOLDERS, BUNDLED),
-                    tooltip="A DreamVideo file of models/stillmotion, or a bundled one for the pocket Stable "
+                    tooltip="A DreamVideo file in models/stillmotion, or a bundled one for the pocket Stable "
                     "Diffusion.",
                 ),
             ],
             outputs=[
-                RetentionBranch.Output("retention_branch", tooltip="For Apply Image Retention."),
-                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+                RetentionBranch.Output("retention_branch", tooltip="The branch; connect it to Apply Image Retention."),
+                io.String.Output("info", tooltip="Kind of the file and its sizes, as text."),
             ],
         )
 
@@ -68,18 +69,22 @@ class ApplyImageRetention(io.ComfyNode):
             node_id="StillMotion_ApplyImageRetention",
             display_name="Apply Image Retention",
             category=GROUP,
-            description="Makes the video begin with an image, and keep to it. It is a ControlNet to ComfyUI: others "
-            "can stand before and behind it.",
+            description="Image to video (DreamVideo): the video starts with an image and keeps its look. It acts like "
+            "a ControlNet and can be chained with other ControlNets.",
             search_aliases=["DreamVideo", "image to video", "I2V", "first frame"],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The text. An empty prompt leaves it to the image alone."),
-                io.Conditioning.Input("negative", tooltip="What to guide away from: an empty prompt, as in training."),
-                RetentionBranch.Input("retention_branch", tooltip="From Load Retention Branch."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The conditioning of the prompt. With an empty prompt the image alone decides."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="The negative conditioning: an empty prompt, as in training."
+                ),
+                RetentionBranch.Input("retention_branch", tooltip="The output of Load Retention Branch."),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="One image. Without it the image is white, which is how the branch knows none: the video "
-                    "is made from the text alone.",
+                    tooltip="One image, the first frame of the video. Leave it unconnected for text only (the branch "
+                    "then gets a white image, as in training).",
                 ),
                 io.Float.Input(
                     "strength",
@@ -87,7 +92,7 @@ class ApplyImageRetention(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Factor on what the branch adds to the model, no unit. 1 is as trained, 0 is off.",
+                    tooltip="Strength of the branch, a factor without unit. 1 is as trained, 0 is off.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -95,7 +100,7 @@ class ApplyImageRetention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where the branch starts, as a fraction of the sampling: 0 is the first step.",
+                    tooltip="Where in the sampling the branch starts, as a fraction: 0 is the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -103,17 +108,21 @@ class ApplyImageRetention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where it ends, as a fraction of the sampling: 1 is the last step.",
+                    tooltip="Where in the sampling the branch ends, as a fraction: 1 is the last step.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default=FITS[0],
-                    tooltip="What happens to an image of another aspect than the video. crop: its middle is kept. pad: "
-                    "white edges are added. stretch: it is stretched. The log tells when it was done.",
+                    tooltip="What to do when the image and the video have different aspect ratios. crop: keep the "
+                    "middle of the image. pad: add white edges. stretch: stretch the image. The log says when it was "
+                    "done.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("positive"), io.Conditioning.Output("negative")],
+            outputs=[
+                io.Conditioning.Output("positive", tooltip="The positive conditioning with the image."),
+                io.Conditioning.Output("negative", tooltip="The negative conditioning with the image."),
+            ],
         )
 
     @classmethod
@@ -140,13 +149,17 @@ class DoubleConditionGuider(io.ComfyNode):
             node_id="StillMotion_DoubleConditionGuider",
             display_name="Double-Condition Guider",
             category=GROUP,
-            description="Guides by text and by image, each with a scale of its own (DreamVideo, Eq. 5). Three "
-            "predictions in one batch when memory allows; those that a scale leaves out are not made.",
+            description="CFG with one scale for the text and one for the image (DreamVideo, Eq. 5). It makes up to "
+            "three predictions per step, in one batch when memory allows; predictions without weight are skipped.",
             search_aliases=["DreamVideo", "dual CFG", "image guidance scale", "InstructPix2Pix"],
             inputs=[
-                io.Model.Input("model", tooltip="The model with its motion model on it."),
-                io.Conditioning.Input("positive", tooltip="The text, with the image: from Apply Image Retention."),
-                io.Conditioning.Input("negative", tooltip="The null text, an empty prompt, with the image or without."),
+                io.Model.Input("model", tooltip="The model, with a motion model applied."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The positive output of Apply Image Retention: text and image."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="The conditioning of an empty prompt, with or without the image."
+                ),
                 io.Float.Input(
                     "text_scale",
                     default=DEFAULT_SCALE,
@@ -154,8 +167,8 @@ class DoubleConditionGuider(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="s_t, no unit: how far to go from no text to the text. 1 is no guidance. The paper gives "
-                    "no value.",
+                    tooltip="Guidance scale of the text (s_t), without unit. 1 is no guidance. The paper gives no "
+                    "value.",
                 ),
                 io.Float.Input(
                     "image_scale",
@@ -164,19 +177,19 @@ class DoubleConditionGuider(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="s_i, no unit: how far to go from a white image to the image. Far below the text "
-                    "scale, the text overrules the image; contrast grows with it, 15 is burnt (the paper's figure).",
+                    tooltip="Guidance scale of the image (s_i), without unit. Far below the text scale, the text "
+                    "overrules the image. Contrast grows with it; 15 looks burnt in the paper.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
                     default=TEXT_FIRST,
                     advanced=True,
-                    tooltip="text first: Eq. 5, the image is guided from a prediction that has the text. image first: "
-                    "the other way round, which the paper does not print.",
+                    tooltip="text first: Eq. 5, where the image guidance starts from the prediction with text. image "
+                    "first: the other way round, which the paper does not print.",
                 ),
             ],
-            outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced, or Long Video.")],
+            outputs=[io.Guider.Output(tooltip="The guider; connect it to SamplerCustomAdvanced or Long Video.")],
         )
 
     @classmethod

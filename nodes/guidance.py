@@ -1,4 +1,4 @@
-"""StillMotion/guidance: what moves the prediction of a step, and what it did."""
+"""StillMotion/guidance: the mitigating gradient, and a table of what it did."""
 
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
@@ -19,50 +19,51 @@ class MitigatingGradient(io.ComfyNode):
             node_id="StillMotion_MitigatingGradient",
             display_name="Mitigating Gradient",
             category=f"{CATEGORY}/guidance",
-            description="Draws adjacent frames together at every sampling step (HARIVO). Works with every sampler and "
-            "with any video made as a batch of frames, with or without a motion model.",
+            description="Reduces flicker: pulls adjacent frames towards each other at every sampling step (HARIVO). "
+            "Works with every sampler and with every video that is a batch of frames, with or without a motion model.",
             search_aliases=["HARIVO", "temporal smoothing", "frame consistency", "flicker"],
             inputs=[
-                io.Model.Input("model", tooltip="The model, with its motion model already applied if there is one."),
+                io.Model.Input("model", tooltip="The model to sample with. If you use a motion model, apply it first."),
                 io.Float.Input(
                     "alpha",
                     default=DEFAULTS.alpha,
                     min=0.0,
                     max=1000.0,
                     step=1.0,
-                    tooltip="Strength, no unit. 40 is the paper's best, 20 is gentle, about 150 freezes or breaks the "
-                    "clip, 0 is off.",
+                    tooltip="Strength, without unit. The paper's best value is 40, 20 is gentle, about 150 freezes or "
+                    "breaks the clip, and 0 switches it off.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames of one video: the batch size, or a divisor of it for several videos. Not used by "
-                    "models whose latents have a frame axis of their own.",
+                    tooltip="Number of frames of one video: the batch size of the latent, or a divisor of it when the "
+                    "batch holds several videos. Models whose latents have a frame axis do not use it.",
                 ),
                 io.Combo.Input(
                     "kernel",
                     options=list(KERNELS),
                     default=DEFAULTS.kernel,
-                    tooltip="How similarity is measured. rbf: the likeliest reading of the paper; lets hard cuts be. "
-                    "log: pulls the most different pair hardest, best against one bad frame. logsum: in between.",
+                    tooltip="How the similarity of two frames is measured. rbf: the most likely reading of the paper; "
+                    "leaves hard cuts alone. log: pulls the most different pair most, best against a single bad "
+                    "frame. logsum: between the two.",
                 ),
                 io.Combo.Input(
                     "bandwidth",
                     options=list(BANDWIDTHS),
                     default=DEFAULTS.bandwidth,
                     advanced=True,
-                    tooltip="median_log: measured from the clip at every step. fixed: `variance` at every step, so "
-                    "that a clip which is smooth already is hardly moved.",
+                    tooltip="Scale of the differences between frames. median_log: measured from the clip at every "
+                    "step. fixed: the value of variance at every step, so that a smooth clip is hardly changed.",
                 ),
                 io.Combo.Input(
                     "jacobian",
                     options=list(JACOBIANS),
                     default=DEFAULTS.jacobian,
                     advanced=True,
-                    tooltip="plain: fits the paper's values of alpha. exact: the full chain rule, much stronger near "
-                    "noise; start at alpha 10.",
+                    tooltip="plain: matches the paper's values of alpha. exact: the full chain rule, which is much "
+                    "stronger in the first steps; start with alpha 10.",
                 ),
                 io.Float.Input(
                     "variance",
@@ -72,7 +73,8 @@ class MitigatingGradient(io.ComfyNode):
                     step=0.001,
                     round=0.0001,
                     advanced=True,
-                    tooltip="For bandwidth fixed: variance of the difference of two frames, per latent element.",
+                    tooltip="Used by bandwidth fixed: variance of the difference between two frames, per latent "
+                    "element, in squared latent units.",
                 ),
                 io.Float.Input(
                     "max_eps_ratio",
@@ -81,7 +83,7 @@ class MitigatingGradient(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Largest change of the noise prediction, as a fraction of it; 0 switches the limit off.",
+                    tooltip="Largest change of the predicted noise, as a fraction of its size. 0 removes the limit.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -90,8 +92,8 @@ class MitigatingGradient(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Where in the schedule it begins, as a fraction: 0 is pure noise. Most of the effect is "
-                    "in the first half.",
+                    tooltip="Where in the sampling it starts, as a fraction: 0 is the first step. Most of the effect "
+                    "is in the first half.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -100,24 +102,28 @@ class MitigatingGradient(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Where in the schedule it ends, as a fraction: 1 is the finished video.",
+                    tooltip="Where in the sampling it ends, as a fraction: 1 is the last step.",
                 ),
                 io.Boolean.Input(
                     "compensate_size",
                     default=DEFAULTS.compensate_size,
                     advanced=True,
-                    tooltip="Make alpha mean the same at every width and height (the paper's 40 is for 256 x 256 px).",
+                    tooltip="Give alpha the same effect at every width and height. The paper's 40 is for 256 x 256 "
+                    "pixels.",
                 ),
                 io.Boolean.Input(
                     "compensate_frames",
                     default=DEFAULTS.compensate_frames,
                     advanced=True,
-                    tooltip="Make alpha mean the same for every number of frames (the paper's 40 is for 24 frames).",
+                    tooltip="Give alpha the same effect for every number of frames. The paper's 40 is for 24 frames.",
                 ),
             ],
             outputs=[
-                io.Model.Output(),
-                GuidanceReadout.Output("readout", tooltip="For Guidance Readout: what it did at every step."),
+                io.Model.Output(tooltip="The model with the mitigating gradient; connect it to the sampler."),
+                GuidanceReadout.Output(
+                    "readout",
+                    tooltip="What the gradient did at every step; connect it to Guidance Readout or to the plot.",
+                ),
             ],
         )
 
@@ -136,12 +142,13 @@ class ReadGuidance(io.ComfyNode):
             node_id="StillMotion_GuidanceReadout",
             display_name="Guidance Readout",
             category=f"{CATEGORY}/guidance",
-            description="Shows what the mitigating gradient did at every model call of the run that made this latent.",
+            description="Shows a table of what the mitigating gradient did at every model call of a sampling run.",
+            search_aliases=["HARIVO", "mitigating gradient", "guidance strength", "show table", "debug"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The sampler's output; it tells which run is meant."),
-                GuidanceReadout.Input("readout", tooltip="From the Mitigating Gradient node of the sampled model."),
+                io.Latent.Input("latent", tooltip="The output of the sampler. It selects the run that is shown."),
+                GuidanceReadout.Input("readout", tooltip="The readout output of Mitigating Gradient."),
             ],
-            outputs=[io.String.Output("table", tooltip="The table as text.")],
+            outputs=[io.String.Output("table", tooltip="The same table as text.")],
             is_output_node=True,
         )
 

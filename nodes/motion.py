@@ -1,4 +1,4 @@
-"""StillMotion/loaders and StillMotion/motion: a motion model, from a file onto a model."""
+"""StillMotion/loaders and StillMotion/motion: reads a motion model from a file and applies it to a model."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -38,20 +38,21 @@ class LoadMotionModel(io.ComfyNode):
             node_id="StillMotion_LoadMotionModel",
             display_name="Load Motion Model",
             category=f"{CATEGORY}/loaders",
-            description="Reads a motion model: StillMotion's own files, HARIVO's and VidRD's with all their parts, "
-            "AnimateDiff v1, v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is told by the content.",
+            description="Loads a motion model: StillMotion's own files, HARIVO and VidRD files with all their parts, "
+            "AnimateDiff v1, v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is recognised by the "
+            "content of the file.",
             search_aliases=["AnimateDiff", "HARIVO", "VidRD", "motion module", "motion adapter", "temporal layers"],
             inputs=[
                 io.Combo.Input(
                     "motion_name",
                     options=motion_names(),
-                    tooltip="A file of models/animatediff_models or models/stillmotion, or a bundled one for the "
+                    tooltip="A file in models/animatediff_models or models/stillmotion, or a bundled one for the "
                     "pocket Stable Diffusion.",
                 ),
             ],
             outputs=[
-                MotionModel.Output("motion_model", tooltip="For Apply Motion Model."),
-                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+                MotionModel.Output("motion_model", tooltip="The motion model; connect it to Apply Motion Model."),
+                io.String.Output("info", tooltip="Kind of the file, longest clip in frames, and sizes, as text."),
             ],
         )
 
@@ -72,19 +73,21 @@ class ApplyMotionModel(io.ComfyNode):
             node_id="StillMotion_ApplyMotionModel",
             display_name="Apply Motion Model",
             category=f"{CATEGORY}/motion",
-            description="Lets the images of a batch see each other as the frames of a clip. Works with every sampler, "
-            "LoRA and ControlNet; a second one adds to the first.",
-            search_aliases=["AnimateDiff", "temporal attention", "text to video"],
+            description="Turns an image model into a video model: the images of a batch become the frames of a clip. "
+            "Works with every sampler, LoRA and ControlNet. A second motion model adds to the first.",
+            search_aliases=["AnimateDiff", "HARIVO", "VidRD", "temporal attention", "motion module", "text to video"],
             inputs=[
-                io.Model.Input("model", tooltip="The image model that the motion model was trained on, or a finetune."),
-                MotionModel.Input("motion_model", tooltip="From Load Motion Model."),
+                io.Model.Input(
+                    "model", tooltip="The image model that the motion model was trained on, or a fine-tune of it."
+                ),
+                MotionModel.Input("motion_model", tooltip="The output of Load Motion Model."),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames of one clip: the batch size of the latent, or a divisor of it for several clips "
-                    "at once. With context windows: the batch size. 1 leaves the model as it is.",
+                    tooltip="Number of frames of one clip: the batch size of the latent, or a divisor of it for "
+                    "several clips at once. With context windows: the batch size. 1 leaves the model unchanged.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -92,7 +95,7 @@ class ApplyMotionModel(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Factor on what the temporal layers add, no unit. 1 is as trained, 0 is off.",
+                    tooltip="Strength of the temporal layers, a factor without unit. 1 is as trained, 0 is off.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -100,7 +103,7 @@ class ApplyMotionModel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where the motion model starts, as a fraction of the sampling: 0 is the first step.",
+                    tooltip="Where in the sampling the motion model starts, as a fraction: 0 is the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -108,15 +111,16 @@ class ApplyMotionModel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Where it ends, as a fraction of the sampling: 1 is the last step.",
+                    tooltip="Where in the sampling the motion model ends, as a fraction: 1 is the last step.",
                 ),
                 io.Combo.Input(
                     "beta_schedule",
                     options=list(BETA_SCHEDULES),
                     default=FROM_FILE,
                     advanced=True,
-                    tooltip="Noise levels of the sampling. from file: those the motion model was trained with. model: "
-                    "those of the image model. linear is AnimateDiff's, scaled_linear is Stable Diffusion's.",
+                    tooltip="Noise levels of the sampling. from file: the levels that the motion model was trained "
+                    "with. model: the levels of the image model. linear: AnimateDiff's. scaled_linear: Stable "
+                    "Diffusion's.",
                 ),
                 io.Float.Input(
                     "mapping_strength",
@@ -126,8 +130,8 @@ class ApplyMotionModel(io.ComfyNode):
                     max=4.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="HARIVO files: factor on what the mapping network adds to the noisy latent, no unit. 1 is "
-                    "as trained, 0 is off. Other files have none.",
+                    tooltip="For HARIVO files: strength of the mapping network, which changes the noisy latent before "
+                    "the U-Net; a factor without unit. 1 is as trained, 0 is off. Other files have no such part.",
                 ),
                 io.Float.Input(
                     "token_strength",
@@ -137,8 +141,8 @@ class ApplyMotionModel(io.ComfyNode):
                     max=2.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="HARIVO files: strength of the text tokens of each frame, no unit. 1 is as trained, 0 is "
-                    "off. Other files have none.",
+                    tooltip="For HARIVO files: strength of the text tokens of each frame, a factor without unit. 1 is "
+                    "as trained, 0 is off. Other files have no such part.",
                 ),
                 io.Float.Input(
                     "spatial_strength",
@@ -148,11 +152,11 @@ class ApplyMotionModel(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="VidRD files: how far the spatial transformers go from the image model's weights (0) to "
-                    "the fine-tuned ones (1), no unit. Other files have none.",
+                    tooltip="For VidRD files: mix of the weights of the spatial transformers, without unit. 0: those "
+                    "of the image model. 1: the fine-tuned ones. Other files have no such part.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with the motion model; connect it to the sampler.")],
         )
 
     @classmethod

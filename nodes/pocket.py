@@ -26,8 +26,13 @@ class LoadPocket(io.ComfyNode):
             category=f"{CATEGORY}/loaders",
             description="The small Stable Diffusion that comes with StillMotion: 64x64 pictures of coloured shapes, for"
             " trying graphs out without a download. Gives what a checkpoint loader gives; stock nodes work with it.",
+            search_aliases=["checkpoint loader", "demo model", "test model", "pocket"],
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The U-Net: 64 x 64 pixels, predicts eps."),
+                io.Clip.Output(tooltip="The text encoder, for CLIP Text Encode."),
+                io.Vae.Output(tooltip="The autoencoder, for VAE Encode and VAE Decode."),
+            ],
         )
 
     @classmethod
@@ -50,7 +55,7 @@ class LoadPocketControlNet(io.ComfyNode):
             "as the Canny node draws them. For Apply ControlNet; ControlNet Frames limits it to a few frames.",
             search_aliases=["canny", "edges", "ControlNet"],
             inputs=[],
-            outputs=[io.ControlNet.Output()],
+            outputs=[io.ControlNet.Output(tooltip="The ControlNet; connect it to Apply ControlNet.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""StillMotion/sampling and StillMotion/control: noise levels, a guidance that changes over them, sparse ControlNets."""
+"""StillMotion/sampling and StillMotion/control: noise levels, CFG that depends on them, sparse ControlNets."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -23,18 +23,21 @@ class SteppedCFG(io.ComfyNode):
             node_id="StillMotion_SteppedCFG",
             display_name="Stepped CFG",
             category=f"{CATEGORY}/guidance",
-            description="Guides strongly while there is much noise and normally later (HARIVO): content and motion "
-            "follow the prompt without burnt colours. Works with every sampler and any model that is guided.",
+            description="Uses a high CFG scale in the noisy first part of the sampling and a normal one afterwards "
+            "(HARIVO): content and motion follow the prompt without burnt colours. Works with every sampler and "
+            "every model that uses CFG.",
             search_aliases=["HARIVO", "cfg schedule", "dynamic cfg", "guidance"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to guide; other CFG patches go before this node."),
+                io.Model.Input(
+                    "model", tooltip="The model to sample with. Put other nodes that change CFG in front of this one."
+                ),
                 io.Float.Input(
                     "early_cfg",
                     default=EARLY,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="CFG scale near noise, no unit. The paper says 10 to 15.",
+                    tooltip="CFG scale of the noisy first part, without unit. 10 to 15 in the paper.",
                 ),
                 io.Float.Input(
                     "late_cfg",
@@ -42,7 +45,7 @@ class SteppedCFG(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="CFG scale afterwards, no unit; 7.5 in the paper. The sampler's own cfg is not used.",
+                    tooltip="CFG scale of the rest, without unit. 7.5 in the paper. The sampler's own cfg is not used.",
                 ),
                 io.Float.Input(
                     "switch_t",
@@ -50,18 +53,18 @@ class SteppedCFG(io.ComfyNode):
                     min=0.01,
                     max=0.99,
                     step=0.01,
-                    tooltip="Time at which it changes, as a fraction of the noise schedule: 1 is pure noise, 0 the "
-                    "finished video. It does not depend on the sampler's steps.",
+                    tooltip="Timestep at which the scale changes, as a fraction of the noise schedule: 1 is pure "
+                    "noise, 0 is the finished video. It does not depend on the number of steps.",
                 ),
                 io.String.Input(
                     "schedule",
                     default="",
                     advanced=True,
-                    tooltip='More than two steps, as "t:cfg" pairs with falling t, instead of the values above: '
-                    '"0.9:15, 0.7:10, 0:7.5". Empty: the values above.',
+                    tooltip='For more than two scales: "t:cfg" pairs with decreasing t, such as '
+                    '"0.9:15, 0.7:10, 0:7.5". They replace the three values above. Empty: not used.',
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with the CFG scales; connect it to the sampler.")],
         )
 
     @classmethod
@@ -78,17 +81,29 @@ class ModelSamplingBetas(io.ComfyNode):
             node_id="StillMotion_ModelSamplingBetas",
             display_name="Model Sampling Betas",
             category=f"{CATEGORY}/sampling",
-            description="Noise levels of the sampling from a beta schedule: HARIVO and AnimateDiff are trained with "
-            "linear betas, Stable Diffusion with scaled_linear ones. For every model that predicts eps or v.",
-            search_aliases=["linear betas", "beta schedule", "noise schedule", "model sampling", "sqrt_linear"],
+            description="Sets the noise levels of the sampling from a beta schedule. HARIVO and AnimateDiff are "
+            "trained with linear betas, Stable Diffusion with scaled_linear betas. For every model that predicts eps "
+            "or v.",
+            search_aliases=[
+                "linear betas",
+                "beta schedule",
+                "noise schedule",
+                "model sampling",
+                "sqrt_linear",
+                "HARIVO",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="Behind Apply Motion Model, if its choice shall be replaced."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to sample with. Connect it after Apply Motion Model to replace the noise levels "
+                    "that the motion model sets.",
+                ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     default="linear",
-                    tooltip="linear: a straight line of betas (video models). scaled_linear: the square of one "
-                    "(Stable Diffusion).",
+                    tooltip="linear: betas on a straight line (AnimateDiff, HARIVO). scaled_linear: the square of a "
+                    "straight line (Stable Diffusion).",
                 ),
                 io.Float.Input(
                     "beta_start",
@@ -97,7 +112,7 @@ class ModelSamplingBetas(io.ComfyNode):
                     max=0.5,
                     step=0.00001,
                     round=0.000001,
-                    tooltip="Beta of the first timestep, a variance without unit.",
+                    tooltip="Beta of the first of 1000 timesteps, a variance without unit.",
                 ),
                 io.Float.Input(
                     "beta_end",
@@ -106,10 +121,10 @@ class ModelSamplingBetas(io.ComfyNode):
                     max=0.5,
                     step=0.0001,
                     round=0.000001,
-                    tooltip="Beta of the last of 1000 timesteps, a variance without unit.",
+                    tooltip="Beta of the last of the 1000 timesteps, a variance without unit.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model with these noise levels; connect it to the sampler.")],
         )
 
     @classmethod
@@ -124,28 +139,31 @@ class ControlNetFrames(io.ComfyNode):
             node_id="StillMotion_ControlNetFrames",
             display_name="ControlNet Frames",
             category=f"{CATEGORY}/control",
-            description="Lets the ControlNet in front of it act on a few frames of the clip only, the first and the "
-            "last for example; the motion model does the rest.",
-            search_aliases=["sparse control", "keyframes", "first and last frame", "ControlNet batch"],
+            description="Limits the ControlNet in front of it to some frames of the clip, for example the first and "
+            "the last one. The motion model fills in the frames between them.",
+            search_aliases=["sparse control", "SparseCtrl", "keyframes", "first and last frame", "ControlNet batch"],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="From Apply ControlNet."),
-                io.Conditioning.Input("negative", tooltip="From Apply ControlNet."),
+                io.Conditioning.Input("positive", tooltip="The positive conditioning from Apply ControlNet."),
+                io.Conditioning.Input("negative", tooltip="The negative conditioning from Apply ControlNet."),
                 io.String.Input(
                     "frames_with_control",
                     default="0, -1",
-                    tooltip="Frames, counted from 0; -1 is the last. Ranges: 4:8 is 4 to 7. A strength for each: "
-                    "0=1, -1=0.5, on top of the ControlNet's own. all: every frame.",
+                    tooltip="Frame numbers, counted from 0; -1 is the last frame. A range 4:8 is 4 to 7. A strength "
+                    "for a frame: 0=1, -1=0.5; it multiplies the ControlNet's own strength. all: every frame.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames of one clip, as in Apply Motion Model. The ControlNet takes 1 image, one for each "
-                    "frame with control, or one for each frame of the clip.",
+                    tooltip="Number of frames of one clip, as in Apply Motion Model. The ControlNet needs one image, "
+                    "one for each frame with control, or one for each frame of the clip.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("positive_out"), io.Conditioning.Output("negative_out")],
+            outputs=[
+                io.Conditioning.Output("positive_out", tooltip="The positive conditioning, limited to the frames."),
+                io.Conditioning.Output("negative_out", tooltip="The negative conditioning, limited to the frames."),
+            ],
         )
 
     @classmethod
@@ -161,27 +179,30 @@ class ReuseAndDiffuse(io.ComfyNode):
             node_id="StillMotion_ReuseAndDiffuse",
             display_name="Reuse and Diffuse",
             category=f"{CATEGORY}/sampling",
-            description="A long video as clips that continue each other (VidRD): each begins with noise and latents of "
-            "the one before, in reverse. Needs no training. For SamplerCustomAdvanced; the latent batch is the whole "
-            "video, the motion model's frames are those of one clip.",
+            description="Samples a long video as clips that continue each other (VidRD): each clip starts from the "
+            "noise and the latents of the previous clip in reverse order. Needs no training. For "
+            "SamplerCustomAdvanced; the latent batch is the whole video, frames is the length of one clip.",
             search_aliases=["VidRD", "long video", "frame noise reuse", "staged guidance", "FreeNoise"],
             inputs=[
-                io.Noise.Input("noise", tooltip="Such as RandomNoise: new noise for all frames."),
-                io.Sampler.Input("sampler", tooltip="Such as KSamplerSelect: euler, ddim, dpmpp_2m, uni_pc, heun, ..."),
+                io.Noise.Input("noise", tooltip="New noise for all frames, for example from RandomNoise."),
+                io.Sampler.Input(
+                    "sampler",
+                    tooltip="The sampler, for example from KSamplerSelect: euler, ddim, dpmpp_2m, uni_pc or heun.",
+                ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames of one clip. The batch size of the latent is a multiple of it.",
+                    tooltip="Number of frames of one clip. The batch size of the latent must be a multiple of it.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=4,
                     min=0,
                     max=4096,
-                    tooltip="M: frames at the beginning of a clip that continue the one before; at most half of a "
-                    "clip keeps new frames coming.",
+                    tooltip="M in the paper: number of frames at the start of a clip that reuse the end of the "
+                    "previous one. Use at most half of a clip, or the video stops changing.",
                 ),
                 io.Float.Input(
                     "recycle",
@@ -189,7 +210,8 @@ class ReuseAndDiffuse(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="alpha: how much of a clip's other noise is old, no unit. 0 is all new, 4 is 97 %.",
+                    tooltip="alpha in the paper, without unit: how much of the noise of the other frames is reused "
+                    "from the previous clip. 0 is none, 4 is 97 %.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -197,27 +219,30 @@ class ReuseAndDiffuse(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="beta: fraction of the steps in which the first frame is put where the clip before had it; "
-                    "less for the frames after it. 1 repeats them in reverse.",
+                    tooltip="beta in the paper: fraction of the steps in which the first frame is replaced by the "
+                    "latent of the previous clip; fewer steps for the frames after it. 1 repeats them in reverse.",
                 ),
                 io.Combo.Input(
                     "rule",
                     options=list(RULES),
                     default=RULES[0],
                     advanced=True,
-                    tooltip="code: as the authors' code counts the guided steps. paper: as Eq. 8 is printed, one more.",
+                    tooltip="How the guided steps are counted. code: as in the authors' code. paper: as printed in "
+                    "Eq. 8, which is one step more.",
                 ),
                 io.Boolean.Input(
                     "reuse_step_noise",
                     default=False,
                     advanced=True,
-                    tooltip="Ancestral and SDE samplers: reuse the noise that they add at each step, too. Keeps it in "
-                    "memory: one latent of a clip for each step.",
+                    tooltip="For ancestral and SDE samplers: also reuse the noise that they add at each step. It needs "
+                    "memory for one latent of a clip per step.",
                 ),
             ],
             outputs=[
-                io.Noise.Output("NOISE", tooltip="For SamplerCustomAdvanced."),
-                io.Sampler.Output("SAMPLER", tooltip="For SamplerCustomAdvanced. It samples clip by clip."),
+                io.Noise.Output("NOISE", tooltip="The noise of all clips; connect it to SamplerCustomAdvanced."),
+                io.Sampler.Output(
+                    "SAMPLER", tooltip="A sampler that samples clip by clip; connect it to SamplerCustomAdvanced."
+                ),
             ],
         )
 

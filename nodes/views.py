@@ -1,4 +1,4 @@
-"""StillMotion/views: what a method did, drawn. Each node shows its picture on itself and hands it on as an image."""
+"""StillMotion/views: diagrams of what a method did, shown on the node and returned as an image."""
 
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
@@ -30,7 +30,7 @@ VIEWS = f"{CATEGORY}/views"
 
 
 class View(io.ComfyNode):
-    """A node that draws."""
+    """A node that shows a diagram on itself."""
 
     @classmethod
     def shown(cls, picture, *texts: str) -> io.NodeOutput:
@@ -45,17 +45,17 @@ class XTSlice(View):
             node_id="StillMotion_XTSlice",
             display_name="X-T Slice",
             category=VIEWS,
-            description="One line of pixels of a video over time. Even motion draws a slanted line, rest a straight "
-            "one, flicker a broken one.",
+            description="Draws one line of pixels of a video over time. Even motion gives a slanted line, no motion a "
+            "straight one, flicker a broken one.",
             search_aliases=["flicker", "temporal consistency", "space-time slice", "HARIVO"],
             inputs=[
-                io.Image.Input("images", tooltip="The frames of one video, in order."),
+                io.Image.Input("images", tooltip="The frames of one video, in order of time."),
                 io.Combo.Input(
                     "line",
                     options=list(LINES),
                     default=LINES[0],
-                    tooltip="row: a horizontal line, for motion to the left and right. column: a vertical one, for "
-                    "motion up and down.",
+                    tooltip="row: a horizontal line of pixels, for motion to the left and right. column: a vertical "
+                    "line, for motion up and down.",
                 ),
                 io.Float.Input(
                     "position",
@@ -63,13 +63,16 @@ class XTSlice(View):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where the line lies, as a fraction of the height (row) or of the width (column): 0 is the "
-                    "top or left edge.",
+                    tooltip="Position of the line, as a fraction of the height (row) or of the width (column): 0 is "
+                    "the top or left edge, 1 the bottom or right edge.",
                 ),
             ],
             outputs=[
-                io.Image.Output(tooltip="The middle frame with the line marked, and the slice."),
-                io.String.Output("measures", tooltip="Mean first and second difference over time, pixels in 0 to 1."),
+                io.Image.Output(tooltip="The middle frame with the line marked, and the slice beside it."),
+                io.String.Output(
+                    "measures",
+                    tooltip="Mean first and second difference over time, as text. Pixel values are in 0 to 1.",
+                ),
             ],
             is_output_node=True,
         )
@@ -87,22 +90,24 @@ class VideoContinuity(View):
             node_id="StillMotion_VideoContinuity",
             display_name="Video Continuity",
             category=VIEWS,
-            description="How a long video holds together: seams between its clips, flicker, drift of its colours, and "
-            "clips that play the one before backwards. Read from the file frame by frame.",
+            description="Measures how well a long video holds together: seams between its clips, flicker, drift of "
+            "the colours, and clips that replay the previous clip backwards. It reads the file frame by frame.",
             search_aliases=["seam", "drift", "flicker", "content cycling", "long video", "VidRD"],
             inputs=[
-                io.Video.Input("video", tooltip="The video to read; of any length."),
+                io.Video.Input("video", tooltip="The video to measure, of any length."),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=2,
                     max=4096,
-                    tooltip="Frames of one clip, as it was sampled. Joins are looked for after every so many frames.",
+                    tooltip="Number of frames of one clip, as in sampling. Seams are measured at multiples of it.",
                 ),
             ],
             outputs=[
-                io.Image.Output(tooltip="Seams, mirrored repeats, flicker and drift, drawn over the video."),
-                io.String.Output("measures", tooltip="The same in numbers, a line for each clip; pixels in 0 to 1."),
+                io.Image.Output(tooltip="Curves of seams, mirrored repeats, flicker and drift over time."),
+                io.String.Output(
+                    "measures", tooltip="The same as text, one line per clip. Pixel values are in 0 to 1."
+                ),
             ],
             is_output_node=True,
         )
@@ -122,14 +127,19 @@ class MitigatingGradientPlot(View):
             node_id="StillMotion_MitigatingGradientPlot",
             display_name="Mitigating Gradient Plot",
             category=VIEWS,
-            description="How strongly the mitigating gradient pulled at every model call of the run that made this "
-            "latent. Guidance Readout tells the same in numbers.",
-            search_aliases=["HARIVO", "guidance strength"],
+            description="Draws how strong the mitigating gradient was at every model call of a sampling run. Guidance "
+            "Readout shows the same as numbers.",
+            search_aliases=["HARIVO", "guidance strength", "diagram", "debug"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The sampler's output; it tells which run is meant."),
-                GuidanceReadout.Input("readout", tooltip="From the Mitigating Gradient node of the sampled model."),
+                io.Latent.Input("latent", tooltip="The output of the sampler. It selects the run that is shown."),
+                GuidanceReadout.Input("readout", tooltip="The readout output of Mitigating Gradient."),
             ],
-            outputs=[io.Image.Output(tooltip="Change of the noise prediction, frame difference, and alpha, per call.")],
+            outputs=[
+                io.Image.Output(
+                    tooltip="Curves of the change of the predicted noise, of the difference between frames and of "
+                    "alpha."
+                )
+            ],
             is_output_node=True,
         )
 
@@ -148,32 +158,34 @@ class NoiseNormality(View):
             node_id="StillMotion_NoiseNormality",
             display_name="Noise Normality",
             category=VIEWS,
-            description="Does the noise of whole videos look independent and normal? Jarque-Bera test, as in HARIVO.",
+            description="Tests whether the noise of whole videos looks independent and normally distributed "
+            "(Jarque-Bera test, as in HARIVO).",
             search_aliases=["Jarque-Bera", "noise statistics", "HARIVO", "gaussian"],
             inputs=[
                 io.Latent.Input(
                     "latent",
-                    tooltip="With noise connected, its shape alone counts. Else it is tested itself. Use a batch of "
-                    "many videos: 64 or more make a figure.",
+                    tooltip="With noise connected, only its shape is used; otherwise the latent itself is tested. Use "
+                    "a batch of at least 64 videos.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Frames of one video: a divisor of the batch size. Each video is one sample of the test. "
-                    "Not used by latents with a frame axis of their own.",
+                    tooltip="Number of frames of one video: a divisor of the batch size. Each video is one sample of "
+                    "the test. Latents with a frame axis do not use it.",
                 ),
-                io.Noise.Input("noise", optional=True, tooltip="The noise to test, such as from RandomNoise."),
+                io.Noise.Input("noise", optional=True, tooltip="The noise to test, for example from RandomNoise."),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="A model with a HARIVO mapping network at work: the same noise is also tested behind it.",
+                    tooltip="A model with a HARIVO mapping network: the noise is also tested after the mapping "
+                    "network.",
                 ),
             ],
             outputs=[
-                io.Image.Output(tooltip="The table."),
-                io.String.Output("table", tooltip="The table as text."),
+                io.Image.Output(tooltip="The table of the test as an image."),
+                io.String.Output("table", tooltip="The same table as text."),
             ],
             is_output_node=True,
         )
@@ -195,15 +207,15 @@ class MappingShift(View):
             node_id="StillMotion_MappingShift",
             display_name="Mapping Shift",
             category=VIEWS,
-            description="What HARIVO's mapping network does to mean and deviation of the noisy latent at every noise "
-            "level, and how large its change is. The image model is not run.",
-            search_aliases=["HARIVO", "mapping network", "figure A1"],
+            description="Draws what HARIVO's mapping network does to the mean and the standard deviation of the noisy "
+            "latent at every noise level, and the size of the change. The image model is not run.",
+            search_aliases=["HARIVO", "mapping network", "figure A1", "diagram"],
             inputs=[
-                io.Model.Input("model", tooltip="A model with a HARIVO file applied, mapping above 0."),
+                io.Model.Input("model", tooltip="A model with a HARIVO file applied and mapping_strength above 0."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="Clean latents of a video, such as a sampler's output or encoded frames; noise of every "
-                    "level is added to them.",
+                    tooltip="Latents of a video without noise: the output of a sampler, or encoded frames. The node "
+                    "adds noise of every level to them.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -214,7 +226,9 @@ class MappingShift(View):
                     tooltip="Seed of the added noise.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="Mean, standard deviation and size of the change over the timestep t.")],
+            outputs=[
+                io.Image.Output(tooltip="Curves of mean, standard deviation and size of the change over the timestep.")
+            ],
             is_output_node=True,
         )
 
@@ -230,20 +244,20 @@ class FrameTokenAttention(View):
             node_id="StillMotion_FrameTokenAttention",
             display_name="Frame Token Attention",
             category=VIEWS,
-            description="Where in each frame HARIVO's frame-wise tokens are looked at. Runs the model once, on the "
-            "latent with noise added.",
+            description="Shows where in each frame the model attends to HARIVO's frame-wise tokens. It runs the model "
+            "once, on the latent with noise added.",
             search_aliases=["HARIVO", "attention map", "frame-wise tokens"],
             inputs=[
-                io.Model.Input("model", tooltip="A model with a HARIVO file applied, tokens above 0."),
-                io.Conditioning.Input("positive", tooltip="The prompt of the video."),
-                io.Latent.Input("latent", tooltip="The video, such as the sampler's output."),
+                io.Model.Input("model", tooltip="A model with a HARIVO file applied and token_strength above 0."),
+                io.Conditioning.Input("positive", tooltip="The conditioning of the prompt of the video."),
+                io.Latent.Input("latent", tooltip="The latents of the video, for example the output of the sampler."),
                 io.Float.Input(
                     "percent",
                     default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far in the schedule, as a fraction: 0 is pure noise, 1 the finished video.",
+                    tooltip="Position in the sampling, as a fraction: 0 is pure noise, 1 is the finished video.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -254,7 +268,11 @@ class FrameTokenAttention(View):
                     tooltip="Seed of the added noise.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="One row a token, one column a frame, and the tokens' shares per frame.")],
+            outputs=[
+                io.Image.Output(
+                    tooltip="Attention maps, one row per token and one column per frame, and each token's share."
+                )
+            ],
             is_output_node=True,
         )
 

@@ -43,6 +43,21 @@ def test_every_input_has_a_tooltip(schemas):
             assert len(socket.tooltip or "") > 10, f"{schema.node_id}.{socket.id}"
 
 
+def test_every_output_has_a_tooltip(schemas):
+    missing = [
+        f"{schema.node_id}.{number}"
+        for schema in schemas
+        for number, socket in enumerate(schema.outputs)
+        if len(socket.tooltip or "") <= 10
+    ]
+    assert missing == []
+
+
+def test_every_node_is_found_under_other_names(schemas):
+    """Users search for the paper's name, or for what another pack calls it."""
+    assert [schema.node_id for schema in schemas if len(schema.search_aliases or []) < 2] == []
+
+
 def test_at_most_six_widgets_are_seen_at_first(schemas):
     from comfy_api.latest import io
 
