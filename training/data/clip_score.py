@@ -1,7 +1,7 @@
-"""How well a clip fits its caption: ART-V keeps the clips of the highest CLIP score (arXiv 2311.18834, section 4).
+"""How well a clip matches its caption: ART-V keeps the clips with the highest CLIP score (arXiv 2311.18834, section 4).
 
-Which CLIP and which frames the paper does not say: RECONSTRUCTED as the mean cosine of the caption and `frames` evenly
-spread frames, by a CLIP of transformers in a folder of one's own.
+The paper does not say which CLIP model and which frames it uses. RECONSTRUCTED as the mean cosine similarity of the
+caption and `frames` evenly spaced frames, computed by a CLIP model of transformers in a local folder.
 """
 
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class ClipScore:
-    """Cosines of captions and frames. ConfigError, in one sentence, when a file of the folder is missing."""
+    """Cosine similarity of captions and frames. Raises ConfigError when a file is missing from the folder."""
 
     def __init__(self, folder: Path, frames: int = 4) -> None:
         try:
@@ -29,11 +29,11 @@ class ClipScore:
         log.info("CLIP: %s, sha256 %s", folder, self.sha256)
 
     def __call__(self, frames: Tensor, caption: str) -> dict[str, float]:
-        """frames: (f, 3, h, w) in 0..1 -> the mean cosine, -1..1."""
+        """frames: (f, 3, h, w) in 0..1 -> the mean cosine similarity, -1..1."""
         places = torch.linspace(0, len(frames) - 1, min(self.frames, len(frames))).round().long()
         return {"clip_score": float(clip_similarity(self.clip.images(frames[places]), self.clip.text(caption)))}
 
 
 def best(scores: dict[int, float], count: int) -> frozenset[int]:
-    """The clips of the `count` highest scores; of equal ones the earlier."""
+    """The clips with the `count` highest scores; among equal scores, the earlier clip."""
     return frozenset(sorted(scores, key=lambda clip: (-scores[clip], clip))[:count])

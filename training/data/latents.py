@@ -1,9 +1,9 @@
 """Latents of clips, encoded once: shards `clips-NNNNNN.safetensors` with (n, t, 4, h, w) in half precision.
 
 Clip `i` of a cache of drawn clips is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and
-truth need no file; for clips of video files the captions are in the header, and the first frames beside the latents
-as `images`, (n, 3, H, W) in bytes. The hash of the autoencoder is there, too: latents of another autoencoder are
-refused, not used.
+ground truth need no file. For clips of video files the header holds the captions, and the shard also holds the first
+frames as `images`, (n, 3, H, W) in bytes. The header also holds the hash of the autoencoder: latents that were encoded
+by another autoencoder are refused.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from . import selection, sprites
 
 log = logging.getLogger(__name__)
 
-NAME, IMAGES = "latents", "images"  # of the tensors in a shard
+NAME, IMAGES = "latents", "images"  # names of the tensors in a shard
 
 
 class Shards:
-    """The clips of several files, one after another, read from disk when they are asked for.
+    """The clips of several files as one sequence, read from disk on access.
 
-    Clips of a real data set are larger than the memory. len() and shape are those of one tensor (n, t, 4, h, w), or
-    (n, 3, H, W) of their first frames.
+    A real data set does not fit into memory. len() and shape are those of one tensor: (n, t, 4, h, w) for latents, or
+    (n, 3, H, W) for first frames.
     """
 
     def __init__(self, files: list[Path], counts: list[int], shape: tuple[int, ...], name: str = NAME) -> None:
@@ -47,54 +47,54 @@ class Shards:
 
     def __getitem__(self, i: int) -> Tensor:  # (t, 4, h, w), or (3, H, W)
         if not 0 <= i < len(self):
-            raise IndexError(f"clip {i} of {len(self)}")
+            raise IndexError(f"there is no clip {i} of {len(self)}; use 0 to {len(self) - 1}")
         file = bisect_right(self.starts, i) - 1
         if file not in self.slices:
             self.slices[file] = safe_open(self.files[file], "pt").get_slice(self.name)
         return self.slices[file][i - self.starts[file]]
 
-    def __getstate__(self) -> dict[str, Any]:  # an open file does not travel
+    def __getstate__(self) -> dict[str, Any]:  # an open file cannot be pickled
         return vars(self) | {"slices": {}}
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Scaled latents (what the U-Net sees) and how to name their clips."""
+    """Scaled latents (the input of the U-Net), and what identifies and captions their clips."""
 
     values: Tensor | Shards  # (n, t, 4, h, w), float16, standard deviation about 1
     times: list[float]
     seed: int
-    told: list[str] = field(default_factory=list)  # captions of clips that are not drawn
-    digest: str = ""  # of the shards' content
-    kept: frozenset[int] | None = None  # the clips that a training takes; None: all
-    images: Tensor | Shards | None = None  # (n, 3, H, W) bytes: first frames of clips that are not drawn, where kept
+    captions: list[str] = field(default_factory=list)  # of video clips; drawn clips make their own
+    digest: str = ""  # hash of the shards' content
+    subset: frozenset[int] | None = None  # the clips used for training; None means all
+    images: Tensor | Shards | None = None  # (n, 3, H, W) bytes: first frames of video clips, if they were stored
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(4, h, w) of a frame."""
+        """Shape of the latent of one frame: (4, h, w)."""
         return (self.values.shape[2], self.values.shape[3], self.values.shape[4])
 
     def clip(self, i: int) -> sprites.Clip:
         return sprites.clip(self.seed, i)
 
     def at_rest(self, i: int) -> bool:
-        """Whether a drawn clip is one of a sprite that does not move."""
-        return not self.told and self.clip(i).motion == "still"
+        """Whether clip i is a drawn clip whose sprite does not move."""
+        return not self.captions and self.clip(i).motion == "still"
 
-    def taken(self, still_weight: int = 1) -> list[int]:
-        """The clips that an epoch takes: each kept one once, drawn clips at rest `still_weight` times."""
-        clips = [i for i in range(len(self.values)) if self.kept is None or i in self.kept]
+    def epoch(self, still_weight: int = 1) -> list[int]:
+        """The clips of one epoch: each clip of the subset once, but drawn clips at rest `still_weight` times."""
+        clips = [i for i in range(len(self.values)) if self.subset is None or i in self.subset]
         return [i for i in clips for _ in range(still_weight if still_weight > 1 and self.at_rest(i) else 1)]
 
     def caption(self, i: int, rng: random.Random) -> str:
-        """One of the wordings of a drawn clip's caption, or the caption of a video file."""
-        return self.told[i] if self.told else sprites.caption(self.clip(i), rng)
+        """A random wording of a drawn clip's caption, or the caption of a video clip."""
+        return self.captions[i] if self.captions else sprites.caption(self.clip(i), rng)
 
     def wording(self, i: int, key: str, drop: float) -> str:
-        """A caption of clip i, nothing for a share `drop`: a pure function of the key."""
+        """A caption of clip i, or "" with probability `drop`: a pure function of the key."""
         rng = random.Random(key)
         caption = self.caption(i, rng)
         return "" if rng.random() < drop else caption
@@ -104,13 +104,15 @@ class Latents:
         return self.values[i][:: len(self.times) // count][:count].float()
 
     def has_images(self) -> bool:
-        """Whether the first frames are known as pixels: drawn clips are drawn again."""
-        return not self.told or self.images is not None
+        """Whether the pixels of the first frames are available; those of drawn clips are rendered again."""
+        return not self.captions or self.images is not None
 
     def image(self, i: int, size: int) -> Tensor:
-        """Frame 0 of clip i before it was encoded, (3, size, size) in 0..1. ValueError where it is not known, or was
-        kept at another size."""
-        if not self.told:
+        """Frame 0 of clip i before it was encoded, (3, size, size) in 0..1.
+
+        Raises ValueError when it was not stored, or was stored at another size.
+        """
+        if not self.captions:
             return sprites.render(self.clip(i), self.times[:1], size=size)[0]
         if self.images is None or self.images.shape[-1] != size:
             raise ValueError(f"these latents hold no first frames of {size} x {size} pixels; encode the clips again")
@@ -122,7 +124,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Of names and content, whatever their order."""
+    """Hash of names and content; the order of the tensors does not matter."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         content: Any = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -144,7 +146,7 @@ def encode(
     size: int = 64,
     style: str = "plain",
 ) -> None:
-    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in a style of `sprites`."""
+    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in one of the styles of `sprites`."""
     values = []
     for i in range(first, first + count):
         frames = sprites.render(sprites.clip(seed, i), times, size=size, style=style) * 2 - 1
@@ -157,7 +159,7 @@ def encode(
 
 @torch.no_grad()
 def encoded(vae, frames: Tensor, scale: float) -> Tensor:
-    """Frames in -1..1 (t, 3, H, W) -> latents (t, 4, h, w) in half precision, as the U-Net sees them."""
+    """Frames in -1..1 (t, 3, H, W) -> scaled latents (t, 4, h, w) in half precision, as the U-Net expects them."""
     return (vae.encode(frames.to(next(vae.parameters()))).latent_dist.mean * scale).half().cpu()
 
 
@@ -168,13 +170,13 @@ def as_json(captions: list[str]) -> str:
 def write(
     path: Path, values: list[Tensor], vae: nn.Module, header: dict[str, str], images: Sequence[Tensor] = ()
 ) -> None:
-    """One shard, whole or not at all. images: first frames, (3, H, W) in bytes."""
+    """Write one shard; an interrupted write leaves no partial file. images: first frames, (3, H, W) in bytes."""
     tensors = {NAME: torch.stack(values)} | ({IMAGES: torch.stack(list(images))} if images else {})
     write_tensors(tensors, path, header | {"vae": weights_hash(vae)})
 
 
 class ShardWriter:
-    """Clips with captions, one after another, into shards of `shard` clips. `header` has the seed and the times."""
+    """Collects captioned clips and writes them in shards of `shard` clips. `header` has the seed and the times."""
 
     def __init__(self, out: Path, vae: nn.Module, header: dict[str, str], shard: int) -> None:
         self.out, self.vae, self.header, self.shard = out, vae, header, shard
@@ -184,7 +186,7 @@ class ShardWriter:
         self.done = 0
 
     def add(self, values: Tensor, caption: str, first: Tensor) -> None:
-        """values: (t, 4, h, w), as `encoded` gives them; first: the clip's first frame, (3, H, W) in -1..1."""
+        """values: (t, 4, h, w), as returned by `encoded`; first: the clip's first frame, (3, H, W) in -1..1."""
         self.values.append(values)
         self.captions.append(caption)
         self.images.append(((first.clamp(-1, 1) + 1) * 127.5).round().byte())
@@ -192,47 +194,53 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> int:
-        """Write what is left; how many clips were written."""
+        """Write the remaining clips; returns the number of clips written in total."""
         if self.values:
             self._flush()
         return self.done
 
     def _flush(self) -> None:
-        told = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
-        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, told, self.images)
+        header = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
+        write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, header, self.images)
         self.done += len(self.values)
         self.values, self.captions, self.images = [], [], []
 
 
 def captions_of(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
-    """The caption of each file, from the text file beside it. ValueError when one, or every file, is missing."""
-    silent = [p.name for p in files if not p.with_suffix(".txt").is_file()]
-    if silent or not files:
-        what = f"{len(silent)} {kind}s have no caption, the first is {silent[0]}" if silent else f"there is no {kind}"
-        raise ValueError(f"{folder}: {what}; put NAME.txt beside each {kind}")
+    """The caption of each file, from the text file beside it. Raises ValueError for a missing caption or no files."""
+    missing = [p.name for p in files if not p.with_suffix(".txt").is_file()]
+    if missing or not files:
+        fault = f"there is no {kind}"
+        if missing:
+            fault = f"{len(missing)} {kind}s have no caption, the first is {missing[0]}"
+        raise ValueError(f"{folder}: {fault}; put NAME.txt beside each {kind}")
     return [p.with_suffix(".txt").read_text(encoding="utf-8").strip() for p in files]
 
 
 def times_of(frames: int, fps: float) -> str:
-    """The frame times of a clip, as a header has them."""
+    """The frame times of a clip in seconds, in the format of the header."""
     return ",".join(str(i / fps) for i in range(frames))
 
 
 def read(folder: Path, vae: nn.Module) -> Latents:
-    """All shards of a folder, in order."""
+    """All shards of a folder, in the order of their clips.
+
+    Raises FileNotFoundError when there are none, and ValueError when they are incomplete, have clips of several sizes
+    or were encoded by another autoencoder.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn clips, "
-            "pocket model), or python -m stillmotion.training latents"
+            f"there are no latents in {folder}; make them with: python -m stillmotion.training pocket latents (drawn "
+            "clips, pocket model), or python -m stillmotion.training latents"
         )
-    shards, shown, digest, own = [], [], hashlib.sha256(), weights_hash(vae)
+    shards, image_shapes, digest, vae_hash = [], [], hashlib.sha256(), weights_hash(vae)
     for file in files:
         with safe_open(file, "pt") as f:
             header, content = f.metadata(), f.get_tensor(NAME)
-            if IMAGES in f.keys():  # noqa: SIM118  no mapping
-                shown.append(tuple(f.get_slice(IMAGES).get_shape()[1:]))
-        if header["vae"] != own:
+            if IMAGES in f.keys():  # noqa: SIM118  (safe_open is not a mapping)
+                image_shapes.append(tuple(f.get_slice(IMAGES).get_shape()[1:]))
+        if header["vae"] != vae_hash:
             raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
         shards.append((int(header["first"]), file, tuple(content.shape), header))
         digest.update(json.dumps(dict(sorted(header.items()))).encode())
@@ -241,7 +249,8 @@ def read(folder: Path, vae: nn.Module) -> Latents:
     _check_shards(folder, [first for first, *_ in shards], [shape for _, _, shape, _ in shards])
     files, counts = [s[1] for s in shards], [s[2][0] for s in shards]
     values = Shards(files, counts, shards[0][2][1:])
-    images = Shards(files, counts, shown[0], IMAGES) if len(shown) == len(shards) and len(set(shown)) == 1 else None
+    complete = len(image_shapes) == len(shards) and len(set(image_shapes)) == 1
+    images = Shards(files, counts, image_shapes[0], IMAGES) if complete else None
     captions = [caption for *_, header in shards for caption in json.loads(header.get("captions", "[]"))]
     header = shards[-1][3]
     times = [float(t) for t in header["times"].split(",")]
@@ -249,33 +258,38 @@ def read(folder: Path, vae: nn.Module) -> Latents:
 
 
 def _check_shards(folder: Path, starts: list[int], shapes: list[tuple[int, ...]]) -> None:
-    """ValueError when clips are missing between the shards, or are of several sizes."""
+    """Raise ValueError when clips are missing between the shards, or have different sizes."""
     if starts != [sum(shape[0] for shape in shapes[:j]) for j in range(len(shapes))]:
-        raise ValueError(f"the shards in {folder} have gaps: they begin at clips {starts}; encode again")
+        raise ValueError(f"the shards in {folder} have gaps: they start at clips {starts}; encode the clips again")
     if len({shape[1:] for shape in shapes}) > 1:
         sizes = sorted({"x".join(map(str, shape[1:])) for shape in shapes})
-        raise ValueError(f"the shards in {folder} have clips of several sizes ({', '.join(sizes)}); encode again")
+        raise ValueError(
+            f"the shards in {folder} have clips of several sizes ({', '.join(sizes)}); encode the clips again"
+        )
 
 
 def for_training(data: DataTable, vae: nn.Module) -> Latents:
-    """The latents that a config names. ConfigError when there are none, or their clips are too short."""
+    """The latents that a config names. Raises ConfigError when there are none, or their clips are too short."""
     if not data.latents:
         raise ConfigError("data.latents is empty; give the folder of latents (--latents), made by the verb `latents`")
     cache = read(Path(data.latents), vae)
     if data.frames > len(cache.times):
         raise ConfigError(
-            f"data.frames is {data.frames}, the clips in {data.latents} have {len(cache.times)}; encode longer clips "
-            "or use fewer frames"
+            f"data.frames is {data.frames}, but the clips in {data.latents} have {len(cache.times)} frames; encode "
+            "longer clips or lower data.frames"
         )
     return chosen(cache, Path(data.kept)) if data.kept else cache
 
 
 def chosen(cache: Latents, path: Path) -> Latents:
-    """The cache with the clips of a list of the verb `select`. ConfigError when it is for others, or keeps none."""
-    found = selection.load(path)
-    selection.check_source(found, {"latents": cache.digest}, path)
-    if not found.kept:
+    """The cache, restricted to the clips of a list of the verb `select`.
+
+    Raises ConfigError when the list was made for other clips or keeps none.
+    """
+    clip_list = selection.load(path)
+    selection.check_source(clip_list, {"latents": cache.digest}, path)
+    if not clip_list.kept:
         raise ConfigError(f"{path} keeps no clip; make it again with `select` and wider limits")
-    numbers = ",".join(map(str, sorted(found.kept)))
+    numbers = ",".join(map(str, sorted(clip_list.kept)))
     digest = hashlib.sha256(f"{cache.digest}/{numbers}".encode()).hexdigest()[:16]
-    return replace(cache, kept=found.kept, digest=digest)
+    return replace(cache, subset=clip_list.kept, digest=digest)

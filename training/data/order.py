@@ -1,4 +1,4 @@
-"""Which row of the data a sample takes: a pure function of (seed, k), so that no loader has a state to save."""
+"""Which data row a sample uses: a pure function of (seed, k), so that a data loader has no state to save."""
 
 from functools import lru_cache
 
@@ -6,7 +6,7 @@ import torch
 
 
 def row(seed: int, k: int, rows: int) -> int:
-    """Sample k of an endless pass over `rows` rows: every epoch takes each row once, in an order of its own."""
+    """The row of sample k in an endless pass over `rows` rows: every epoch visits each row once, in its own order."""
     return int(_permutation(seed, k // rows, rows)[k % rows])
 
 

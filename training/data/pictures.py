@@ -1,4 +1,4 @@
-"""Clips as pictures, for what learns from pixels: drawn ones, or those of a folder of videos."""
+"""Clips as pixels, for models that are trained on pixels: rendered sprites, or a folder of videos."""
 
 import hashlib
 from functools import lru_cache
@@ -13,7 +13,7 @@ from . import sprites, videos
 
 
 class Pictures(Protocol):
-    """Clips by number."""
+    """Clips, indexed by number."""
 
     digest: str
 
@@ -25,7 +25,7 @@ class Pictures(Protocol):
 
 
 class Drawn:
-    """Clips first..first+count-1 of `sprites`, drawn when they are asked for."""
+    """Clips first..first+count-1 of `sprites`, rendered on access."""
 
     def __init__(self, count: int, frames: int, size: int, *, first: int = 0) -> None:
         self.count, self.size, self.first = count, size, first
@@ -40,16 +40,19 @@ class Drawn:
 
 
 class Films:
-    """All whole clips of a folder of videos, read when they are asked for. Videos that cannot be read are left out."""
+    """All complete clips of a folder of videos, decoded on access. Videos that cannot be read are skipped."""
 
     def __init__(self, folder: Path, frames: int, size: int, fps: float) -> None:
         files = sorted(p for p in folder.glob("*") if p.suffix.lower() in videos.SUFFIXES)
         self._read = lru_cache(maxsize=4)(lambda file: videos.clips(file, frames=frames, fps=fps, size=size))
         self.places = [(file, j) for file in files for j in range(len(self._read(file)))]
         if not self.places:
-            raise ConfigError(f"data.videos: {folder} has no video of {frames} frames at {fps:g} fps; use another")
-        told = f"{frames}/{size}/{fps}" + "".join(f"{file.name}/{file.stat().st_size}" for file in files)
-        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+            raise ConfigError(
+                f"data.videos: {folder} has no video of {frames} frames at {fps:g} fps; use longer videos, or lower "
+                "data.frames or data.fps"
+            )
+        content = f"{frames}/{size}/{fps}" + "".join(f"{file.name}/{file.stat().st_size}" for file in files)
+        self.digest = hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -60,7 +63,7 @@ class Films:
 
 
 def of(data: DecoderDataTable) -> Pictures:
-    """The clips that a config asks for. ConfigError when there are none."""
+    """The clips that a config selects. Raises ConfigError when there are none."""
     if data.videos:
         return Films(Path(data.videos), data.frames, data.size, data.fps)
     return Drawn(data.clips, data.frames, data.size)

@@ -1,8 +1,8 @@
 """Pseudo-videos (VidRD, arXiv 2309.03549, section 4.2): a camera that zooms and pans over a captioned image.
 
-The paper makes them by FFmpeg, about two seconds each, and tells no more: the ranges here are ours. FFmpeg's zoompan
-places the view on whole pixels of the image, so a slow pan shakes by up to half a pixel, and a model learns to shake.
-`smooth` interpolates between pixels instead; `zoompan` is the paper's way, for comparison.
+The paper makes them with FFmpeg, about two seconds each, and gives no more details: the ranges here are ours. FFmpeg's
+zoompan filter rounds the view to whole pixels of the image, so a slow pan jitters by up to half a pixel, and a model
+learns that jitter. `smooth` interpolates between pixels instead; `zoompan` is the paper's method, for comparison.
 
 Shapes: an image is (3, P, P) in -1..1, frames are (f, 3, size, size).
 """
@@ -26,12 +26,12 @@ from .order import row
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-NARROWEST, WIDEST = 0.6, 1.0  # of the view, as a share of the image
+NARROWEST, WIDEST = 0.6, 1.0  # side of the view, as a share of the image's side
 
 
 @dataclass(frozen=True)
 class View:
-    """What a camera sees: a square, its centre and side as shares of the image."""
+    """The square that a camera sees: its centre and side, as shares of the image's side."""
 
     x: float
     y: float
@@ -40,13 +40,13 @@ class View:
 
 @dataclass(frozen=True)
 class Camera:
-    """A view that moves evenly from the first frame to the last."""
+    """A view that moves at a constant rate from its position in the first frame to that in the last."""
 
     first: View
     last: View
 
     def at(self, share: float) -> View:
-        """The view after a share of the way, 0 to 1."""
+        """The view after a share of the clip, 0 (first frame) to 1 (last frame)."""
         pairs = zip(vars(self.first).values(), vars(self.last).values(), strict=True)
         return View(*(a + (b - a) * share for a, b in pairs))
 
@@ -55,7 +55,7 @@ Render = Callable[[Tensor, Camera, int, int], Tensor]
 
 
 def camera(seed: int, k: int) -> Camera:
-    """The camera of pseudo-video k: two views, each anywhere within the image."""
+    """The camera of pseudo-video k: two random views within the image."""
     rng = random.Random(f"camera/{seed}/{k}")
 
     def view() -> View:
@@ -67,23 +67,23 @@ def camera(seed: int, k: int) -> Camera:
 
 
 def smooth(image: Tensor, camera: Camera, frames: int, size: int) -> Tensor:
-    """The frames by bilinear interpolation between pixels. A large image is shrunk first, so that nothing aliases."""
+    """The frames by bilinear interpolation between pixels. A large image is downscaled first, to avoid aliasing."""
     narrowest = min(camera.first.side, camera.last.side) * image.shape[-1]
     if narrowest > size:
         smaller = max(size, round(image.shape[-1] * size / narrowest))
         image = F.interpolate(image[None], (smaller, smaller), mode="bicubic", antialias=True)[0].clamp(-1, 1)
-    places = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5  # of pixels, as shares of the view
+    places = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5  # pixel centres, as shares of the view
     grids = []
     for i in range(frames):
         view = camera.at(i / max(1, frames - 1))
-        across, down = (2 * (centre + view.side * places) - 1 for centre in (view.x, view.y))
-        grids.append(torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1))
+        xs, ys = (2 * (centre + view.side * places) - 1 for centre in (view.x, view.y))
+        grids.append(torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1))
     grid = torch.stack(grids).to(image)
     return F.grid_sample(image.expand(frames, -1, -1, -1), grid, padding_mode="border", align_corners=False)
 
 
 def zoompan(image: Tensor, camera: Camera, frames: int, size: int) -> Tensor:
-    """The frames as FFmpeg's zoompan filter makes them: views begin at whole pixels."""
+    """The frames as FFmpeg's zoompan filter makes them: each view starts at a whole pixel."""
     share = f"(on/{max(1, frames - 1)})"
     x, y, side = (
         f"({getattr(camera.first, name)}+({getattr(camera.last, name) - getattr(camera.first, name)})*{share})"
@@ -100,8 +100,8 @@ def zoompan(image: Tensor, camera: Camera, frames: int, size: int) -> Tensor:
     graph.configure()
     graph.push(picture)
     graph.push(None)
-    shown = [graph.vpull().to_ndarray(format="rgb24") for _ in range(frames)]
-    return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = [graph.vpull().to_ndarray(format="rgb24") for _ in range(frames)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def encode_folder(
@@ -118,23 +118,23 @@ def encode_folder(
     seed: int = 0,
     render: Render = smooth,
 ) -> int:
-    """Latents of `clips` pseudo-videos of a folder of images, in shards: each image in turn, each time another camera.
+    """Write the latents of `clips` pseudo-videos of a folder of images, in shards; returns the number of clips.
 
-    ValueError when a caption is missing.
+    Every pass visits each image once, with another camera each time. Raises ValueError when a caption is missing.
     """
     files = sorted(p for p in images.iterdir() if p.suffix.lower() in SUFFIXES)
-    told = latents.captions_of(files, images, "image")
+    captions = latents.captions_of(files, images, "image")
     writer = latents.ShardWriter(out, vae, {"seed": "0", "times": latents.times_of(frames, fps)}, shard)
     for k in range(clips):
         i = row(seed, k, len(files))
-        shown = render(square(files[i]), camera(seed, k), frames, size)
-        writer.add(latents.encoded(vae, shown, scale), told[i], shown[0])
-    log.info("%d pseudo-videos of %d images", writer.close(), len(files))
+        video = render(square(files[i]), camera(seed, k), frames, size)
+        writer.add(latents.encoded(vae, video, scale), captions[i], video[0])
+    log.info("wrote %d pseudo-videos of %d images", writer.close(), len(files))
     return writer.done
 
 
 def square(file: Path) -> Tensor:
-    """The middle square of an image file: (3, P, P) in -1..1."""
+    """The centre square of an image file: (3, P, P) in -1..1."""
     with Image.open(file) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     h, w, _ = pixels.shape

@@ -1,12 +1,12 @@
-"""Which clips of a folder a training takes: a list of scored clips as JSON lines, written by the verb `select`.
+"""Which clips of a folder are used for training: a list of scored clips as JSON lines, written by the verb `select`.
 
-The first line says where the clips are from and which stages have looked at them, with every setting that a score
-depends on. Then one line a clip, in the order of the folder:
+The first line names the source of the clips and the stages that have filtered them, with every setting that a score
+depends on. It is followed by one line per clip, in the order of the folder:
 
     {"format": "stillmotion/selection/1", "source": {...}, "stages": [{"stage": "motion", "low": 1.0, ...}]}
     {"clip": 0, "name": "dog.mp4 0", "kept": true, "motion": 3.2}
 
-A later stage looks at the kept ones alone and can only drop more.
+A later stage scores only the clips that are still kept, and can only remove more of them.
 """
 
 import json
@@ -23,7 +23,7 @@ FORMAT = "stillmotion/selection/1"
 
 @dataclass(frozen=True)
 class Row:
-    """One clip: its number in the folder, what it is called, whether it is kept, its scores by name."""
+    """One clip: its number in the folder, its name, whether it is kept, and its scores by name."""
 
     clip: int
     name: str
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Selection:
-    """A list. `source` names the folder's content: {"latents": digest} or {"videos": how they are cut}."""
+    """A list. `source` identifies the clips: {"latents": digest}, or {"videos": digest, "frames": n, "fps": rate}."""
 
     source: dict[str, Any]
     stages: list[dict[str, Any]]
@@ -44,12 +44,12 @@ class Selection:
         return frozenset(row.clip for row in self.rows if row.kept)
 
     def after(self, stage: dict[str, Any], rows: list[Row]) -> "Selection":
-        """The list with one more stage; `rows` replace those of the same clips."""
-        changed = {row.clip: row for row in rows}
-        return replace(self, stages=[*self.stages, stage], rows=[changed.get(row.clip, row) for row in self.rows])
+        """The list with one more stage; `rows` replace the rows of the same clips."""
+        updates = {row.clip: row for row in rows}
+        return replace(self, stages=[*self.stages, stage], rows=[updates.get(row.clip, row) for row in self.rows])
 
     def save(self, path: Path) -> None:
-        """Whole or not at all."""
+        """Write the list; an interrupted write leaves no partial file behind."""
         head = {"format": FORMAT, "source": self.source, "stages": self.stages}
         with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
             for line in (head, *map(_entry, self.rows)):
@@ -57,7 +57,7 @@ class Selection:
 
 
 def load(path: Path) -> Selection:
-    """ConfigError when it is not there or no such list."""
+    """Read a list. Raises ConfigError when the file is missing or has another format."""
     if not path.is_file():
         raise ConfigError(f"there is no list {path}; make one with: python -m stillmotion.training select motion")
     with path.open(encoding="utf-8") as file:
@@ -67,16 +67,19 @@ def load(path: Path) -> Selection:
         except (ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} is broken ({error}); make it again with `select`") from error
     if rows is None:
-        raise ConfigError(f"{path} is no list of `select` (its first line has no format {FORMAT})")
+        raise ConfigError(
+            f"{path} is not a list of `select` (its first line does not name the format {FORMAT}); give a list that "
+            "`python -m stillmotion.training select` wrote"
+        )
     return Selection(head["source"], head["stages"], rows)
 
 
 def check_source(selection: Selection, source: dict[str, Any], path: Path) -> None:
-    """ConfigError when a list belongs to other clips."""
+    """Raise ConfigError when a list was made for other clips."""
     if selection.source != source:
         raise ConfigError(
-            f"{path} was made for {_told(selection.source)}, these are {_told(source)}: the numbers of its clips mean "
-            "other clips here. Make the list again with `select`"
+            f"{path} was made for {_text(selection.source)}, these are {_text(source)}, so its clip numbers refer to "
+            "other clips; make the list again with `select`"
         )
 
 
@@ -90,5 +93,5 @@ def _rows(lines: Iterator[str]) -> Iterator[Row]:
         yield Row(entry.pop("clip"), entry.pop("name"), entry.pop("kept"), entry)
 
 
-def _told(source: dict[str, Any]) -> str:
+def _text(source: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in source.items())

@@ -1,8 +1,8 @@
-"""Captioned clips of one moving sprite, drawn from signed distances: the world the pocket model knows.
+"""Captioned clips of one moving sprite, drawn from signed distance functions: the data set of the pocket model.
 
-Sample `k` of seed `s` is a pure function of (s, k), so no sampler, worker or rank can lose or repeat one. Every
-attribute of a caption can be read from a single frame: motion shows as a trail of fading puffs on the side the sprite
-comes from, more of them the faster it goes (`cue=False` draws the same clip without them, for ablations).
+Sample `k` of seed `s` is a pure function of (s, k), so no sampler, worker or rank can lose or repeat a sample. Every
+attribute in a caption is visible in a single frame: a moving sprite leaves a trail of fading puffs behind it, and a
+faster sprite leaves more of them (`cue=False` draws the same clip without the trail, for ablations).
 
 Shapes: f frames, h height, w width; images are float RGB in 0..1.
 """
@@ -51,11 +51,11 @@ RADIUS = {"small": (0.14, 0.155), "medium": (0.17, 0.19), "big": (0.205, 0.23)} 
 PREFIXES = ("", "", "", "a picture of ", "a video of ")
 SECOND_OBJECT = 0.08  # share of clips with another, small, resting sprite
 EVALUATION = 99_000  # seed of the held-out prompts
-HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is kept for evaluation
+HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is reserved for evaluation
 PUFFS = {"slow": 1, "normal": 2, "fast": 3}
-PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; the distances run back from the centre
-STYLES = ("plain", "glow")  # glow: the sprite lights the background around it with its colour
-GLOW, GLOW_REACH = 0.55, 0.8  # share of the light at the outline; distance in sprite radii at which a third is left
+PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; distances are measured back from the centre
+STYLES = ("plain", "glow")  # glow: the sprite tints the background around it with its own colour
+GLOW, GLOW_REACH = 0.55, 0.8  # opacity of the glow at the outline; distance in sprite radii over which it falls to 1/e
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: what the caption says (attributes) and what it leaves open (numbers, in image widths)."""
+    """One clip: the attributes that the caption names, and the numbers that it does not (in image widths)."""
 
     sprite: Sprite
     background: str
@@ -94,22 +94,25 @@ def is_held_out(combination: str) -> bool:
 
 
 def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> Clip:
-    """Sample `k`: a clip whose combination is (or is not) among the held-out ones."""
+    """Sample `k` of the training combinations, or of the held-out ones.
+
+    second: whether a clip may show another, resting sprite.
+    """
     rng = random.Random(f"clip/{seed}/{k}/{held_out}")
     while True:
-        drawn = _draw(rng, second)
-        if drawn.held_out == held_out:
-            return drawn
+        sample = _draw(rng, second)
+        if sample.held_out == held_out:
+            return sample
 
 
 def held_out(count: int, *, motions: tuple[str, ...] = tuple(MOTIONS), first: int = 0) -> list[Clip]:
-    """Prompts of the evaluation: clips of one sprite in combinations that no training has seen, motions in turn."""
+    """Evaluation prompts: clips of one sprite in combinations that are never trained on, cycling through `motions`."""
     clips, k = [], 0
     while len(clips) < first + count:
-        drawn = clip(EVALUATION, k, held_out=True, second=False)
+        sample = clip(EVALUATION, k, held_out=True, second=False)
         k += 1
-        if drawn.motion == motions[len(clips) % len(motions)]:
-            clips.append(drawn)
+        if sample.motion == motions[len(clips) % len(motions)]:
+            clips.append(sample)
     return clips[first:]
 
 
@@ -118,7 +121,7 @@ def _draw(rng: random.Random, second: bool) -> Clip:
     size, speed = rng.choice(tuple(SIZES)), rng.choice(tuple(SPEEDS))
     r = rng.uniform(*RADIUS[size])
     sprite = Sprite(rng.choice(tuple(COLOURS)), rng.choice(SHAPES), r, rng.uniform(-0.04, 0.04))
-    drawn = Clip(
+    sample = Clip(
         sprite=sprite,
         background=rng.choice(tuple(BACKGROUNDS)),
         motion=motion,
@@ -129,22 +132,22 @@ def _draw(rng: random.Random, second: bool) -> Clip:
         shade=rng.uniform(-0.04, 0.04),
     )
     if second and rng.random() < SECOND_OBJECT:
-        object.__setattr__(drawn, "second", _second(rng, drawn))
-    return drawn
+        object.__setattr__(sample, "second", _second(rng, sample))
+    return sample
 
 
 def _start(rng: random.Random, motion: str, travel: float, r: float) -> tuple[float, float]:
-    """A first position from which the whole path stays inside the picture."""
+    """A starting position from which the whole path stays inside the image."""
     low, high = r + 0.01, 0.99 - r
     if motion == "circling":
         return rng.uniform(0.46, 0.54), rng.uniform(0.46, 0.54)  # the centre of the circle
     x, y = rng.uniform(low, high), rng.uniform(low, high)
     dx, dy = DIRECTIONS.get(motion, (0, 0))
-    along = rng.uniform(low, max(low, high - travel))
+    offset = rng.uniform(low, max(low, high - travel))
     if dx:
-        x = along if dx > 0 else 1 - along
+        x = offset if dx > 0 else 1 - offset
     if dy:
-        y = along if dy > 0 else 1 - along
+        y = offset if dy > 0 else 1 - offset
     return x, y
 
 
@@ -173,26 +176,26 @@ def _circle(clip: Clip) -> float:
 
 
 def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> str:
-    """The caption; with `rng`, one of its wordings, in which parts may be left out as people do.
+    """The full caption; with `rng`, a random wording of it that may omit the motion or the background.
 
-    moves: whether it may tell the motion; a caption of one frame does not.
+    moves: whether the motion may be mentioned; pass False for the caption of a single frame.
     """
-    pick = (lambda words: rng.choice(words)) if rng else (lambda words: words[0])
-    says = lambda share: rng is None or rng.random() < share  # noqa: E731
-    words = [pick(PREFIXES) + "a", pick(SIZES[clip.size]), clip.sprite.colour, clip.sprite.shape]
-    if says(0.85) and moves:
-        words.append(pick(MOTIONS[clip.motion]))
+    pick = (lambda options: rng.choice(options)) if rng else (lambda options: options[0])
+    include = lambda probability: rng is None or rng.random() < probability  # noqa: E731
+    parts = [pick(PREFIXES) + "a", pick(SIZES[clip.size]), clip.sprite.colour, clip.sprite.shape]
+    if include(0.85) and moves:
+        parts.append(pick(MOTIONS[clip.motion]))
         if clip.motion != "still":
-            words.append(pick(SPEEDS[clip.speed]))
-    if says(0.9):
-        words.append(pick(BACKGROUNDS[clip.background]))
+            parts.append(pick(SPEEDS[clip.speed]))
+    if include(0.9):
+        parts.append(pick(BACKGROUNDS[clip.background]))
     if clip.second:
-        words.append(f"next to a {clip.second[0].colour} {clip.second[0].shape}")
-    return " ".join(w for w in words if w)
+        parts.append(f"next to a {clip.second[0].colour} {clip.second[0].shape}")
+    return " ".join(part for part in parts if part)
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold."""
+    """Every word that a caption can contain."""
     lists = [*BACKGROUNDS.values(), *MOTIONS.values(), *SPEEDS.values(), *SIZES.values(), PREFIXES]
     words = {w for phrases in lists for phrase in phrases for w in phrase.split()}
     return sorted(words | set(COLOURS) | set(SHAPES) | {"next", "to", "a"})
@@ -203,7 +206,7 @@ def frame_times(frames: int) -> list[float]:
 
 
 def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True, style: str = "plain") -> Tensor:
-    """Frames at the given clip times: (f, 3, h, w) in 0..1. ValueError for a style that is not one of STYLES."""
+    """Frames at the given clip times: (f, 3, h, w) in 0..1. Raises ValueError for a style that is not in STYLES."""
     if style not in STYLES:
         raise ValueError(f"there is no style {style!r}; use one of {', '.join(STYLES)}")
     places = [position(clip, t) for t in times]
@@ -219,7 +222,7 @@ def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True, 
 
 
 def sprite_mask(clip: Clip, times: list[float], *, size: int = 64) -> Tensor:
-    """Coverage of the sprite itself, without its trail: (f, 1, h, w) in 0..1."""
+    """Coverage of each pixel by the sprite, without its trail: (f, 1, h, w) in 0..1."""
     return _coverage(clip.sprite, [position(clip, t) for t in times], size)
 
 
@@ -238,7 +241,7 @@ def _axes(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _distance(sprite: Sprite, places: list[tuple[float, float]], size: int) -> Tensor:
-    """(f, 1, h, w) in radii of the sprite, negative inside."""
+    """Signed distance of each pixel to the outline: (f, 1, h, w) in radii of the sprite, negative inside."""
     gx, gy = _axes(size)
     px, py = torch.tensor(places).view(-1, 2, 1, 1, 1).unbind(1)
     return signed_distance(sprite.shape, (gx - px) / sprite.radius, (gy - py) / sprite.radius)
@@ -249,7 +252,7 @@ def _coverage(sprite: Sprite, places: list[tuple[float, float]], size: int) -> T
 
 
 def _light_up(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]]) -> Tensor:
-    """The glow around a sprite: its colour laid over what is there, less and less with the distance."""
+    """Blend the sprite's colour over its surroundings, with an opacity that decays exponentially with the distance."""
     distance = _distance(sprite, places, frames.shape[-1]).clamp(min=0)
     share = GLOW * torch.exp(-distance / GLOW_REACH)
     return frames * (1 - share) + torch.tensor(COLOURS[sprite.colour]).view(1, 3, 1, 1) * share
@@ -260,7 +263,7 @@ def _paint(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]], op
     mask = _coverage(sprite, places, size) * opacity
     _, gy = _axes(size)
     py = torch.tensor(places)[:, 1].view(-1, 1, 1, 1)
-    light = 1.06 - 0.18 * ((gy - py) / sprite.radius).clamp(-1, 1)  # brighter above: a body, not a flat blob
+    light = 1.06 - 0.18 * ((gy - py) / sprite.radius).clamp(-1, 1)  # brighter at the top, so that it looks solid
     colour = (torch.tensor(COLOURS[sprite.colour]) + sprite.tint).view(1, 3, 1, 1)
     return frames * (1 - mask) + colour * light * mask
 
@@ -277,8 +280,8 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
         return ((x * x + y * y).sqrt() - 0.68).abs() - 0.28
     if shape == "cross":
         long, short = 0.98, 0.36
-        across = torch.maximum(x.abs() - long, y.abs() - short)
-        return torch.minimum(across, torch.maximum(x.abs() - short, y.abs() - long))
+        bar = torch.maximum(x.abs() - long, y.abs() - short)
+        return torch.minimum(bar, torch.maximum(x.abs() - short, y.abs() - long))
     if shape == "triangle":
         return torch.maximum(y - 0.74, (x.abs() * 2 - (y + 1.05)) / math.hypot(2, 1))
     if shape == "star":
@@ -289,7 +292,7 @@ def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor, outer: float = 1.12, inner: float = 0.50) -> Tensor:
-    """Five points: the distance to the edge of the one sector, tip to notch, into which the plane folds."""
+    """Star with five points: fold the plane into one sector, then take the distance to its edge from tip to notch."""
     sector = 2 * math.pi / 5
     angle = (torch.atan2(x, -y) + sector / 2) % sector - sector / 2
     r = (x * x + y * y).sqrt()
@@ -299,7 +302,7 @@ def _star(x: Tensor, y: Tensor, outer: float = 1.12, inner: float = 0.50) -> Ten
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
-    """Two discs over a wedge that meets them as a tangent."""
+    """Two discs on top of a wedge whose sides are tangent to them."""
     x, y = x.abs(), y + 0.30
     lobe = ((x - 0.46).square() + y.square()).sqrt() - 0.52
     wedge = torch.maximum((x * 1.15 + y - 1.10) / math.hypot(1.15, 1), -y - 0.02)
@@ -312,7 +315,7 @@ def _lerp(top: tuple[float, ...], bottom: tuple[float, ...], t: Tensor) -> Tenso
 
 
 def _background(clip: Clip, size: int) -> Tensor:
-    """(1, 3, h, w)"""
+    """The background image: (1, 3, h, w)."""
     gx, gy = _axes(size)
     rows = gy.expand(1, 1, size, size)
     if clip.background == "night":

@@ -1,4 +1,4 @@
-"""What is trained beside the frozen pocket U-Net (a LoRA, a ControlNet), and the promise that it stays frozen."""
+"""Training of adapters (LoRA, ControlNet) of the frozen pocket U-Net, with a check that its weights stay unchanged."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,7 +17,7 @@ from .unet import captions, noised_frames, tables
 
 
 class AdapterTask(Task):
-    """eps MSE on single frames, weighted as the U-Net's own training; a subclass says how eps is made."""
+    """eps MSE on single frames, with the loss weight of the U-Net's own training; a subclass defines the prediction."""
 
     def __init__(
         self, pocket: Pocket, vocabulary: Vocabulary, latents: Latents, seed: int = 0, *, boost: float = 0.5
@@ -37,8 +37,8 @@ class AdapterTask(Task):
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.unet.parameters()).device
-        drawn = noised_frames(self.latents, self.tables, self.seed, samples)
-        x0, noise, t, alpha_bar = (v.to(device) for v in drawn)
+        batch = noised_frames(self.latents, self.tables, self.seed, samples)
+        x0, noise, t, alpha_bar = (v.to(device) for v in batch)
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         texts = captions(self.latents, self.seed, samples)
         with torch.no_grad():
@@ -49,21 +49,21 @@ class AdapterTask(Task):
 
 
 def base_of(path: Path | None) -> Pocket:
-    """The image model: a pocket file, the bundled one where none is given."""
+    """Load the image model from a pocket file; the default is the bundled one."""
     return load_pocket(path or BUNDLED_POCKET)
 
 
 def fit_beside(
-    task: AdapterTask, run: Run, frozen: Callable[[nn.Module], dict[str, Tensor]], allow: Collection[str] = ()
+    task: AdapterTask, run: Run, base_weights: Callable[[nn.Module], dict[str, Tensor]], allow: Collection[str] = ()
 ) -> None:
-    """Train; the task then holds the averaged weights. `frozen(unet)`: the base's weights by their own names.
+    """Train; afterwards the task holds the averaged weights. `base_weights(unet)` returns the base's weights by name.
 
-    RuntimeError when one of them changed in a single bit.
+    Raises RuntimeError when a single bit of them changed.
     """
-    before = {k: v.clone() for k, v in frozen(task.unet).items()}
+    start = {k: v.clone() for k, v in base_weights(task.unet).items()}
     average = fit(task, run, allow=allow)
     task.load_state_dict(average, strict=False)
     task.to("cpu").eval()
-    after = frozen(task.unet)
-    if changed := [k for k, v in before.items() if not torch.equal(v, after[k])]:
-        raise RuntimeError(f"{len(changed)} frozen weights changed, first {changed[0]}; nothing was exported")
+    end = base_weights(task.unet)
+    if names := [k for k, v in start.items() if not torch.equal(v, end[k])]:
+        raise RuntimeError(f"{len(names)} frozen weights changed, first {names[0]}; nothing was exported")

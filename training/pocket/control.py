@@ -1,8 +1,8 @@
-"""A ControlNet (arXiv 2302.05543) of the pocket U-Net that draws along edges, through diffusers.
+"""A ControlNet (arXiv 2302.05543) of the pocket U-Net, conditioned on edges; built with diffusers.
 
-The edges are those of ComfyUI's Canny node (kornia's detector, the same thresholds), so what a user makes there is what
-was trained on. Half of the samples show the edges of the whole frame, the others those of the sprite alone, as a sketch
-on an empty page would: such a hint must do where sprite and background are equally bright and their edges are lost.
+The edges come from the same detector and thresholds as ComfyUI's Canny node (kornia), so a user's edge images match the
+training data. Half of the samples show the edges of the whole frame, the others only those of the sprite, like a sketch
+on an empty page: such a hint is needed where sprite and background are equally bright, so that no edge is detected.
 """
 
 import logging
@@ -29,11 +29,11 @@ from .unet import place
 
 log = logging.getLogger(__name__)
 
-HINT_SCALE = 8  # a ControlNet's hint is so many times as wide as the latent; ComfyUI resizes any image to that
+HINT_SCALE = 8  # width of a ControlNet's hint divided by that of the latent; ComfyUI resizes any image to that
 
 
 def edges(images: Tensor, low: float = 0.1, high: float = 0.2) -> Tensor:
-    """White edges on black (n, 3, h, w) of images (n, 3 or 1, h, w) in 0..1, as ComfyUI's Canny node draws them."""
+    """White edges on black (n, 3, h, w) of images (n, 3 or 1, h, w) in 0..1, identical to ComfyUI's Canny node."""
     return canny(images, low, high)[1].repeat(1, 3, 1, 1)
 
 
@@ -60,21 +60,21 @@ class ControlTask(AdapterTask):
     def eps(self, x_t: Tensor, t: Tensor, context: Tensor, samples: list[int]) -> Tensor:
         hints = self.hints(samples).to(x_t.device)
         down, middle = self.control(x_t, t, context, controlnet_cond=hints, return_dict=False)
-        added = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return self.unet(x_t, t, context, **added).sample
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.unet(x_t, t, context, **residuals).sample
 
     def hints(self, samples: list[int]) -> Tensor:
-        """(n, 3, 8 h, 8 w) for latents of h x w."""
-        found = edges(torch.cat([self._picture(k) for k in samples]), *self.thresholds)
+        """The edge images of the samples: (n, 3, 8 h, 8 w) for latents of h x w."""
+        edge_images = edges(torch.cat([self._picture(k) for k in samples]), *self.thresholds)
         height, width = (HINT_SCALE * side for side in self.latents.shape[1:])
-        return F.interpolate(found, size=(height, width), mode="nearest-exact")
+        return F.interpolate(edge_images, size=(height, width), mode="nearest-exact")
 
     def _picture(self, k: int) -> Tensor:
-        """What the edges of sample k are taken from: (1, 3, h, w)."""
-        clip, frame = place(self.latents, self.seed, k)
-        shown, times = self.latents.clip(clip), [self.latents.times[frame]]
+        """The image whose edges are the hint of sample k: (1, 3, h, w)."""
+        number, frame = place(self.latents, self.seed, k)
+        clip, times = self.latents.clip(number), [self.latents.times[frame]]
         sketch = torch.rand((), generator=sample_generator(self.seed, k, 1)) < self.sketch_share
-        return sprites.sprite_mask(shown, times).repeat(1, 3, 1, 1) if sketch else sprites.render(shown, times)
+        return sprites.sprite_mask(clip, times).repeat(1, 3, 1, 1) if sketch else sprites.render(clip, times)
 
 
 def train(
@@ -86,9 +86,9 @@ def train(
     pocket: Path | None = None,
     allow: Collection[str] = (),
 ) -> Path:
-    """Train as the recipe says on the latents of drawn clips in `shards`, resuming (`allow`: see engine.fit).
+    """Train with a recipe on the latents of drawn clips in `shards`, and write `out/control_edges.safetensors`.
 
-    Writes `out/control_edges.safetensors`.
+    An interrupted training resumes (`allow`: see engine.loop.fit).
     """
     run, base = Run(out=out, **recipe["train"]), base_of(pocket)
     data = latents.read(shards, base.vae)
@@ -99,5 +99,5 @@ def train(
         header = {"base": task.base, "step": str(run.steps), "control": recipe["control"]}
         weights = compact_control(base.config, task.control.state_dict())
         checkpoint.save(path, system=CONTROL_SYSTEM, config=base.config.to_dict(), weights=weights, header=header)
-        log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, task.base)
+        log.info("wrote %s (%.1f MB); the base is unchanged (%s)", path, path.stat().st_size / 1e6, task.base)
     return path

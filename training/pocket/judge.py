@@ -1,4 +1,4 @@
-"""The judge's training: rendered frames, blurred, noised and tinted a little, as decoded pictures are."""
+"""Training of the judge: rendered frames with slight blur, noise and tint, so that they resemble decoded images."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from ...evaluation.judges.judge import LABELS, Judge
 from ..data import sprites
 from ..engine.loop import Task, sample_generator
 
-SEED = 77_000  # clips of the judge's own, so that it has seen none that a model is trained on
+SEED = 77_000  # a seed of its own, so that the judge shares no clip with the models that it judges
 
 
 def label_indices(clip: sprites.Clip) -> tuple[int, int, int]:
@@ -24,7 +24,7 @@ def new_judge() -> Judge:
 
 
 def truth(clip: sprites.Clip, t: float, *, cue: bool = True) -> tuple[Tensor, Tensor]:
-    """One rendered frame (3, 64, 64) and the mask of its sprite at half size (1, 32, 32)."""
+    """One rendered frame (3, 64, 64) and the mask of its sprite at half resolution (1, 32, 32)."""
     return sprites.render(clip, [t], cue=cue)[0], F.avg_pool2d(sprites.sprite_mask(clip, [t]), 2)[0]
 
 
@@ -41,7 +41,7 @@ class JudgeTask(Task):
             for k, c in zip(samples, clips, strict=True)
         ]
         images = torch.stack(
-            [_weathered(x, sample_generator(self.seed, k, 1)) for k, (x, _) in zip(samples, pairs, strict=True)]
+            [_degrade(x, sample_generator(self.seed, k, 1)) for k, (x, _) in zip(samples, pairs, strict=True)]
         )
         labels = torch.tensor([label_indices(c) for c in clips], device=device)
         verdict = self.judge(images.to(device))
@@ -50,8 +50,8 @@ class JudgeTask(Task):
         return {"loss": sum(losses, 4 * mask), "shape": losses[1].detach(), "mask": mask.detach()}
 
 
-def _weathered(image: Tensor, g: torch.Generator) -> Tensor:
-    """Blur (half of the time), noise up to 5 %, tint of 2 %."""
+def _degrade(image: Tensor, g: torch.Generator) -> Tensor:
+    """Add blur (to half of the images), noise up to 5 % and a tint of 2 %."""
     if torch.rand((), generator=g) < 0.5:
         image = F.avg_pool2d(F.pad(image.unsqueeze(0), (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
     noise = torch.randn(image.shape, generator=g) * 0.05 * torch.rand((), generator=g)

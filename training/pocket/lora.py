@@ -1,7 +1,7 @@
-"""A LoRA (arXiv 2106.09685) of the pocket U-Net that teaches it a style of the drawn world, through diffusers and peft.
+"""A LoRA (arXiv 2106.09685) that teaches the pocket U-Net a style of `sprites`; built with diffusers and peft.
 
-The file has the keys that kohya's scripts write (`lora_unet_..._lora_down/up/alpha`), which ComfyUI's LoRA nodes and
-diffusers both read; diffusers' module names are between.
+The file has the keys of kohya's scripts, `lora_unet_<module>.lora_down/lora_up/alpha` with diffusers' module names,
+which ComfyUI's LoRA nodes and diffusers can both read.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SYSTEM = "lora"
 SHARD = 250
-# attention projections, and the convolutions of the resnets: the outermost level of the pocket has no attention
+# attention projections, and the convolutions of the ResNet blocks, since the pocket's outermost level has no attention
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
 
 
@@ -49,12 +49,12 @@ class LoraTask(AdapterTask):
 
 
 def base_weights(unet: nn.Module) -> dict[str, Tensor]:
-    """The U-Net's own weights, by their names without peft's layers around them."""
+    """The U-Net's own weights, by the names that they have without peft's wrapper layers."""
     return {k.replace(".base_layer", ""): v for k, v in unet.state_dict().items() if ".lora_" not in k}
 
 
 def kohya(unet: UNet2DConditionModel, alpha: float) -> dict[str, Tensor]:
-    """The LoRA of a U-Net in kohya's keys, half precision."""
+    """The LoRA weights of a U-Net under kohya's keys, in half precision."""
     weights: dict[str, Tensor] = {}
     for name, value in get_peft_model_state_dict(unet).items():
         module, _, side = name.removesuffix(".weight").rpartition(".lora_")
@@ -65,12 +65,12 @@ def kohya(unet: UNet2DConditionModel, alpha: float) -> dict[str, Tensor]:
 
 
 def shards(out: Path, table: dict[str, Any]) -> Path:
-    """The folder of a run's own latents; one for each style."""
+    """The folder with the latents of a run; there is one for each style."""
     return out / f"latents_{table['style']}"
 
 
 def encode(out: Path, table: dict[str, Any], pocket: Path | None) -> None:
-    """The styled clips as latents below `out`; what is there already stays."""
+    """Encode the clips in the LoRA's style into shards below `out`; shards that exist already are kept."""
     vae = base_of(pocket).vae
     times = sprites.frame_times(table["frames"])
     for first in range(0, table["clips"], SHARD):
@@ -87,9 +87,9 @@ def train(
     pocket: Path | None = None,
     allow: Collection[str] = (),
 ) -> Path:
-    """Train as the recipe says on the latents that `encode` made, resuming (`allow`: see engine.fit).
+    """Train with a recipe on the latents that `encode` wrote, and write `out/pocket_<style>.safetensors`.
 
-    Writes `out/pocket_<style>.safetensors`.
+    An interrupted training resumes (`allow`: see engine.loop.fit).
     """
     table, run = recipe["lora"], Run(out=out, **recipe["train"])
     base = base_of(pocket)
@@ -103,5 +103,5 @@ def train(
         weights = kohya(task.unet, table["alpha"])
         config = {"style": table["style"], **sizes}
         checkpoint.save(path, system=SYSTEM, config=config, weights=weights, header=header)
-        log.info("%s: %.2f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, task.base)
+        log.info("wrote %s (%.2f MB); the base is unchanged (%s)", path, path.stat().st_size / 1e6, task.base)
     return path

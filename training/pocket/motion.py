@@ -1,8 +1,9 @@
-"""Temporal layers on the frozen pocket model: HARIVO's base, AnimateDiff's shape (arXiv 2307.04725, 2410.07763).
+"""Training of temporal layers for the frozen pocket model: the motion module that HARIVO starts from, in AnimateDiff's
+architecture (arXiv 2410.07763, 2307.04725).
 
-The frames of a clip share the timestep and the caption, their noise is independent, and the noise comes from the
-*linear* betas (sigma up to 25): under Stable Diffusion's own (14.6) the low frequencies of the first noise still tell
-each frame where its sprite stands, and no motion can be agreed on.
+The frames of a clip share the timestep and the caption; their noise is independent. The noise levels are those of the
+*linear* betas (sigma up to 25): at Stable Diffusion's own highest level (14.6), the low frequencies of each frame's
+noisy latent still reveal where its sprite is, so the frames cannot settle on a common motion.
 """
 
 import logging
@@ -35,9 +36,9 @@ log = logging.getLogger(__name__)
 class MotionTask(Task):
     """eps MSE on clips (HARIVO Eq. 1); only the motion model is trained.
 
-    A share `high_share` of the samples has a timestep of `high_noise` or more: there the frames agree on where things
-    are and how they move. `boost` weighs high noise on top (`loss_weight`): at 1 its gradient outweighs all others, at
-    0 shapes get their turn. Clips at rest are taken `still_weight` times as often as the data have them.
+    A share `high_share` of the samples has a timestep of at least `high_noise`: there the positions and the motion are
+    decided. `boost` gives high noise more weight in the loss (`loss_weight`): with 1 its gradient dominates all
+    others, with 0 the shapes are learned as well. Clips at rest are used `still_weight` times as often as others.
     """
 
     def __init__(
@@ -60,15 +61,15 @@ class MotionTask(Task):
         self.handle = attach(self.unet, self.motion)
         self.vocabulary, self.latents, self.frames, self.seed = vocabulary, latents, frames, seed
         self.boost, self.high_noise, self.high_share = boost, high_noise, high_share
-        self.order = latents.taken(still_weight)
+        self.order = latents.epoch(still_weight)
         random.Random(seed).shuffle(self.order)
         self.table = alpha_bars(config.beta_schedule or "scaled_linear").float()
         mix = {"boost": boost, "high_noise": high_noise, "high_share": high_share, "still_weight": still_weight}
-        self.made_of = {"base": weights_hash(pocket.unet), "data": latents.digest, "frames": str(frames)}
-        self.made_of |= {f"train.{name}": str(value) for name, value in mix.items()}
+        self.identity_values = {"base": weights_hash(pocket.unet), "data": latents.digest, "frames": str(frames)}
+        self.identity_values |= {f"train.{name}": str(value) for name, value in mix.items()}
 
     def identity(self) -> dict[str, str]:
-        return self.made_of
+        return self.identity_values
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.motion.parameters()).device
@@ -82,8 +83,8 @@ class MotionTask(Task):
         error = (eps.unflatten(0, (-1, f)) - noise).square().mean((1, 2, 3, 4))
         weight = loss_weight(((1 - alpha_bar) / alpha_bar).sqrt().flatten(), self.boost)
         high = t >= self.high_noise
-        figures = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
-        return figures | ({"eps_high": error[high].mean().detach()} if high.any() else {})
+        losses = {"loss": (weight * error).mean(), "eps": error.mean().detach()}
+        return losses | ({"eps_high": error[high].mean().detach()} if high.any() else {})
 
     def clip_of(self, sample: int) -> int:
         return self.order[sample % len(self.order)]
@@ -114,26 +115,30 @@ def train(
     start: Path | None = None,
     allow: Collection[str] = (),
 ) -> Path:
-    """Train as the recipe says and write `out/motion.safetensors`; the frozen base is compared bit for bit."""
+    """Train with a recipe and write `out/motion.safetensors`.
+
+    Raises RuntimeError when a weight of the frozen base changed. `start`: a motion file to start from; `allow`: see
+    engine.loop.fit.
+    """
     base = load_pocket(pocket or BUNDLED_POCKET)
-    frozen = weights_hash(base.unet)
+    base_hash = weights_hash(base.unet)
     sizes = {"block_channels": base.config.unet_channels, "layers_per_block": base.config.unet_layers}
     config = MotionConfig.from_dict(recipe["model"] | sizes)
-    plan = dict(recipe["train"])
-    frames = plan.pop("frames")
-    mix = {name: plan.pop(name) for name in ("boost", "high_noise", "high_share", "still_weight") if name in plan}
+    table = dict(recipe["train"])
+    frames = table.pop("frames")
+    mix = {name: table.pop(name) for name in ("boost", "high_noise", "high_share", "still_weight") if name in table}
     data = latents.read(shards, base.vae)
-    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=plan.get("seed", 0), **mix)
+    task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=table.get("seed", 0), **mix)
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
-    run = Run(out=out, **plan)
+    run = Run(out=out, **table)
     average = fit(task, run, allow=allow)
-    if weights_hash(base.unet) != frozen:
+    if weights_hash(base.unet) != base_hash:
         raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
     task.load_state_dict(average, strict=False)
     weights = {k: v.half() for k, v in task.motion.state_dict().items()}
     path = out / "motion.safetensors"
-    header = {"base": frozen, "step": str(run.steps), "frames": str(frames), "prediction_type": "epsilon"}
+    header = {"base": base_hash, "step": str(run.steps), "frames": str(frames), "prediction_type": "epsilon"}
     checkpoint.save(path, system=checkpoint.MOTION, config=config.to_dict(), weights=weights, header=header)
-    log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, frozen)
+    log.info("wrote %s (%.1f MB); the base is unchanged (%s)", path, path.stat().st_size / 1e6, base_hash)
     return path

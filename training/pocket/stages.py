@@ -1,9 +1,9 @@
-"""The stages of the pocket model in their order, each in its own folder of a run:
+"""The training stages of the pocket model in their order, each in its own subfolder of the run:
 
     vae -> text -> judge -> video_judge -> latents -> unet -> export
 
-A stage writes `weights.safetensors` (the averaged weights) when it is done, resumes when it was stopped, and is passed
-over when it is done already.
+A stage writes `weights.safetensors` (the averaged weights) when it is complete. An interrupted stage resumes, and a
+complete stage is skipped.
 """
 
 import json
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Stages:
-    """One run folder and its recipe."""
+    """A run folder and its recipe. `start`: a folder like the bundled one, whose U-Net the stage `unet` starts from."""
 
     def __init__(
         self, out: Path, recipe: dict[str, dict[str, Any]], tokenizer: Path, *, start: Path | None = None
@@ -56,18 +56,18 @@ class Stages:
         }
         for stage in stages if name == "all" else [name]:
             if name == "all" and stage != "export" and self.done(stage).exists():
-                log.info("%s is done already", stage)
+                log.info("stage %s is complete already", stage)
                 continue
             log.info("stage %s", stage)
             stages[stage]()
 
     def adopt(self, folder: Path) -> None:
-        """Take the autoencoder, the text encoder and the judges of a folder like the bundled one as stages done."""
+        """Use autoencoder, text encoder and judges of a folder like the bundled one as the results of their stages."""
         pocket, ids = load_pocket(folder / "pocket.safetensors"), Vocabulary(self.tokenizer).ids
-        other = next(i for i in range(CLIP_VOCABULARY) if i not in set(ids))
+        unknown_id = next(i for i in range(CLIP_VOCABULARY) if i not in set(ids))
         text = pocket.text.state_dict()
-        table = next(name for name in text if name.endswith("token_embedding.weight"))
-        text[table] = text[table][[*ids, other]]
+        table_name = next(name for name in text if name.endswith("token_embedding.weight"))
+        text[table_name] = text[table_name][[*ids, unknown_id]]
         networks = {
             "vae": pocket.vae.state_dict(),
             "text": text,
@@ -97,14 +97,14 @@ class Stages:
         self._train("video_judge", VideoJudgeTask(), "judge.")
 
     def latents(self) -> None:
-        """Shards are shared out among the processes; each appears when it is whole."""
-        plan, vae = self.recipe["latents"], self.trained_vae()
+        """Encode the shards, divided among the processes; a shard file appears only when it is complete."""
+        table, vae = self.recipe["latents"], self.trained_vae()
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        for number, first in enumerate(range(0, plan["clips"], plan["shard"])):
+        for number, first in enumerate(range(0, table["clips"], table["shard"])):
             path = self.out / "latents" / f"clips-{first:06d}.safetensors"
             if number % world == rank and not path.exists():
-                count = min(plan["shard"], plan["clips"] - first)
-                times = sprites.frame_times(plan["frames"])
+                count = min(table["shard"], table["clips"] - first)
+                times = sprites.frame_times(table["frames"])
                 latents.encode(vae, path, first=first, count=count, times=times, seed=0, scale=SCALE)
         if world == 1:
             self.done("latents").touch()
@@ -117,7 +117,7 @@ class Stages:
         self._train("unet", task, "unet.")
 
     def export(self) -> None:
-        """The files of the folder pocket/ that the stages make, below the run folder."""
+        """Write the files that the stages produce into `pocket/` below the run folder."""
         target = self.out / "pocket"
         target.mkdir(exist_ok=True)
         text, vocabulary = self.trained_text()
@@ -130,48 +130,50 @@ class Stages:
         judge.load_state_dict(load_file(self.done("judge")))
         save_judge(judge, target / "judge.safetensors")
         video_judge = VideoJudge().eval()
-        video_judge.load_state_dict(load_file(self._need("video_judge")))
+        video_judge.load_state_dict(load_file(self._require("video_judge")))
         save_video_judge(video_judge, target / "video_judge.safetensors", held_out_accuracy(video_judge))
-        log.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+        log.info("wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
 
     def trained_vae(self):
         vae = new_vae(self.config)
-        vae.load_state_dict(load_file(self._need("vae")))
+        vae.load_state_dict(load_file(self._require("vae")))
         return vae.eval().requires_grad_(False)
 
     def trained_text(self):
         vocabulary = Vocabulary(self.tokenizer)
         text = new_text_encoder(self.config, len(vocabulary.ids) + 1)
-        text.load_state_dict(load_file(self._need("text")))
+        text.load_state_dict(load_file(self._require("text")))
         return text.eval().requires_grad_(False), vocabulary
 
     def trained_judge(self) -> Judge:
         judge = new_judge()
-        judge.load_state_dict(load_file(self._need("judge")))
+        judge.load_state_dict(load_file(self._require("judge")))
         return judge.eval()
 
-    def _need(self, stage: str) -> Path:
+    def _require(self, stage: str) -> Path:
         path = self.done(stage)
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; train it first: python -m stillmotion.training pocket {stage}")
+            raise FileNotFoundError(
+                f"{path} is missing; train this stage first: python -m stillmotion.training pocket {stage}"
+            )
         return path
 
     def _train(self, stage: str, task: Task, part: str, finish: Callable[[nn.Module], None] | None = None) -> None:
-        plan = Run(out=self.out / stage, **self.recipe[stage])
-        average = fit(task, plan)
+        table = Run(out=self.out / stage, **self.recipe[stage])
+        average = fit(task, table)
         task.load_state_dict(average, strict=False)
         task.to("cpu").eval()
         if finish:
             finish(task)
         if first_process():
-            named = {k.removeprefix(part): v for k, v in task.state_dict().items() if k.startswith(part)}
-            # rounded as the exported file is, so that later stages and users see the very same networks
-            weights = {k: v.half().float() if v.is_floating_point() else v for k, v in named.items()}
+            part_weights = {k.removeprefix(part): v for k, v in task.state_dict().items() if k.startswith(part)}
+            # rounded like the exported file, so that later stages use exactly the networks that users get
+            weights = {k: v.half().float() if v.is_floating_point() else v for k, v in part_weights.items()}
             write_tensors(weights, self.done(stage))
 
     @torch.no_grad()
     def _preview(self) -> dict[str, Any]:
-        """Least squares from latents to colours, for ComfyUI's previews: rgb = z @ factors + bias, in -1..1."""
+        """Least-squares fit of colours to latents, for ComfyUI's previews: rgb = z @ factors + bias, in -1..1."""
         vae = self.trained_vae()
         pictures = torch.stack([_picture(k) for k in range(128)])
         z = vae.encode(pictures, return_dict=False)[0].mean * SCALE
@@ -183,6 +185,6 @@ class Stages:
 
 
 def _picture(k: int) -> Tensor:
-    """A frame in -1..1 of a clip that no stage trains on."""
+    """A frame in -1..1 of a clip that no stage is trained on."""
     clip = sprites.clip(88_000, k)
     return sprites.render(clip, [k % 16 / 15])[0] * 2 - 1

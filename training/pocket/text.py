@@ -1,8 +1,9 @@
-"""Stage 2: the text encoder, a small CLIP text model behind the stock CLIP tokenizer.
+"""Stage 2: the text encoder, a small CLIP text model that uses the stock CLIP tokenizer.
 
-As CLIP's encoder knows what words mean before Stable Diffusion sees it, this one is taught to tell the caption's
-attributes at every position from the end-of-text token on (where most of the 77 tokens that the U-Net attends to are),
-and is then frozen. Only the rows of the token table that captions use are kept; all other words share one more row.
+CLIP's encoder is pretrained before Stable Diffusion uses it. In the same way this encoder is first trained to predict
+the caption's attributes at every position from the end-of-text token on (most of the 77 tokens that the U-Net attends
+to are there), and is then frozen. Only those rows of the token table are kept that captions use; all other words share
+one additional row.
 """
 
 import random
@@ -19,7 +20,7 @@ from ..data import sprites
 from ..engine.loop import Task
 
 TOKENS, END = 77, 49407
-HEADS_OF = {  # attribute -> its values; a value that the caption leaves out is not asked for
+HEADS_OF = {  # attribute -> its values; an attribute that the caption omits does not enter the loss
     "colour": tuple(sprites.COLOURS),
     "shape": sprites.SHAPES,
     "background": tuple(sprites.BACKGROUNDS),
@@ -31,25 +32,25 @@ HEADS_OF = {  # attribute -> its values; a value that the caption leaves out is 
 
 
 class Vocabulary:
-    """Stock CLIP ids <-> rows of the compact table. The last row stands for every word outside the captions."""
+    """Maps stock CLIP ids to rows of the compact table. The last row stands for all words that no caption contains."""
 
     def __init__(self, tokenizer_folder: Path) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-        used = {i for w in sprites.vocabulary() for i in self._ids(w)} | set(self._ids(""))
-        self.ids = sorted(used)
+        ids = {i for w in sprites.vocabulary() for i in self._ids(w)} | set(self._ids(""))
+        self.ids = sorted(ids)
         self.row = {token: row for row, token in enumerate(self.ids)}
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]
 
     def stock(self, texts: list[str]) -> Tensor:
-        """CLIP's ids (n, 77), padded with the end token as Stable Diffusion's tokenizer does."""
+        """CLIP's ids (n, 77), padded with the end token like Stable Diffusion's tokenizer."""
         return torch.tensor([(ids := self._ids(t)) + [END] * (TOKENS - len(ids)) for t in texts])
 
     def rows(self, texts: list[str]) -> Tensor:
         """Rows of the compact table, (n, 77)."""
-        other = len(self.ids)
-        return torch.tensor([[self.row.get(i, other) for i in ids] for ids in self.stock(texts).tolist()])
+        unknown = len(self.ids)
+        return torch.tensor([[self.row.get(i, unknown) for i in ids] for ids in self.stock(texts).tolist()])
 
 
 class TextTask(Task):
@@ -74,13 +75,14 @@ class TextTask(Task):
         places = torch.tensor(
             [[int(e), 76, *(r.randint(int(e), 76) for _ in range(3))] for e, r in zip(end, rngs, strict=True)]
         )
-        told = hidden[torch.arange(len(rows)).unsqueeze(1), places]  # (n, 5, width)
-        answers = [_said(c, t) for c, t in zip(clips, captions, strict=True)]
+        states = hidden[torch.arange(len(rows)).unsqueeze(1), places]  # (n, 5, width)
+        attributes = [_mentioned(c, t) for c, t in zip(clips, captions, strict=True)]
         losses = {}
         for name, head in self.heads.items():
-            label = torch.tensor([HEADS_OF[name].index(a[name]) if name in a else -100 for a in answers], device=device)
-            logits = head(told).flatten(0, 1)
-            losses[name] = F.cross_entropy(logits, label.repeat_interleave(told.shape[1]), ignore_index=-100)
+            labels = [HEADS_OF[name].index(a[name]) if name in a else -100 for a in attributes]
+            label = torch.tensor(labels, device=device)
+            logits = head(states).flatten(0, 1)
+            losses[name] = F.cross_entropy(logits, label.repeat_interleave(states.shape[1]), ignore_index=-100)
         return {
             "loss": sum(losses.values(), torch.zeros((), device=device)),
             **{k: v.detach() for k, v in losses.items()},
@@ -88,7 +90,7 @@ class TextTask(Task):
 
 
 def _with_unknown_word(caption: str, rng: random.Random) -> str:
-    """One caption in five gets a word that no caption has, so that strange words are known to say nothing."""
+    """Insert an unknown word into one caption in five, so that the encoder learns to ignore unknown words."""
     if rng.random() > 0.2:
         return caption
     words = caption.split()
@@ -96,14 +98,14 @@ def _with_unknown_word(caption: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _said(clip: sprites.Clip, caption: str) -> dict[str, str]:
-    """The attributes which this wording of the caption tells."""
-    spoken = {"colour": clip.sprite.colour, "shape": clip.sprite.shape, "size": clip.size}
-    spoken["second"] = clip.second[0].colour if clip.second else "none"
+def _mentioned(clip: sprites.Clip, caption: str) -> dict[str, str]:
+    """The attributes that this wording of the caption mentions."""
+    attributes = {"colour": clip.sprite.colour, "shape": clip.sprite.shape, "size": clip.size}
+    attributes["second"] = clip.second[0].colour if clip.second else "none"
     if any(p in caption for p in sprites.BACKGROUNDS[clip.background]):
-        spoken["background"] = clip.background
+        attributes["background"] = clip.background
     if any(p in caption for p in sprites.MOTIONS[clip.motion]):
-        spoken["motion"] = clip.motion
+        attributes["motion"] = clip.motion
         if clip.motion != "still":
-            spoken["speed"] = clip.speed
-    return spoken
+            attributes["speed"] = clip.speed
+    return attributes

@@ -1,8 +1,8 @@
 """Stage 3: the U-Net (diffusers' UNet2DConditionModel; eps-prediction on Stable Diffusion's betas).
 
-Departure from Stable Diffusion, on purpose: a share of the samples is noised by the *linear* betas under the same
-timestep numbers, since motion models are trained and sampled on those (AnimateDiff, HARIVO App. D). The net has then
-met their pairs of timestep and noise level, and noise up to sigma 25.
+A deliberate difference from Stable Diffusion: a share of the samples is noised with the *linear* betas at the same
+timestep numbers, because motion models are trained and sampled with those (AnimateDiff, HARIVO App. D). The U-Net thus
+learns their pairs of timestep and noise level as well, and noise up to sigma 25.
 """
 
 import torch
@@ -21,7 +21,7 @@ DROP = 0.1  # share of empty captions, for classifier-free guidance
 
 
 class UnetTask(Task):
-    """Denoises single frames of the cached clips."""
+    """eps MSE on single frames of the cached clips."""
 
     def __init__(self, text, vocabulary: Vocabulary, latents: Latents, seed: int = 0, *, boost: float = 0.5) -> None:
         super().__init__()
@@ -46,17 +46,17 @@ class UnetTask(Task):
 
 
 def tables() -> Tensor:
-    """alpha_bar of the timesteps under both beta schedules: (2, 1000), the image model's own first."""
+    """alpha_bar of all timesteps for both beta schedules: (2, 1000), the image model's own schedule first."""
     return torch.stack([alpha_bars("scaled_linear").float(), alpha_bars("linear").float()])
 
 
 def captions(latents: Latents, seed: int, samples: list[int]) -> list[str]:
-    """A wording of each sample's caption, or nothing for a share `DROP` of them."""
+    """A wording of each sample's caption, or "" with probability `DROP`."""
     return [latents.wording(k % len(latents.values), f"unet/{seed}/{k}", DROP) for k in samples]
 
 
 def place(latents: Latents, seed: int, k: int) -> tuple[int, int]:
-    """Clip and frame of sample k."""
+    """The clip and the frame that sample k uses."""
     n, frames = latents.values.shape[:2]
     return k % n, int(torch.randint(frames, (), generator=sample_generator(seed, k)))
 
@@ -64,7 +64,7 @@ def place(latents: Latents, seed: int, k: int) -> tuple[int, int]:
 def noised_frames(
     latents: Latents, tables: Tensor, seed: int, samples: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x0, noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1)."""
+    """x0 and noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1) of the samples."""
     n, frames = latents.values.shape[:2]
     x0, noise, t, alpha_bar = [], [], [], []
     for k in samples:

@@ -1,7 +1,7 @@
 """Stage 1: the autoencoder of the pocket model (diffusers' AutoencoderKL, f = 4, four latent channels).
 
-It is convolutional, so it learns from crops around the sprite, four times cheaper than whole pictures and richer in
-edges; the last part of the run sees whole pictures, for the picture's own borders.
+It is convolutional, so it can be trained on crops around the sprite, which cost a quarter of whole images and contain
+more edges. The last part of the run uses whole images, so that it also learns the borders of an image.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ class VaeTask(Task):
 
 
 def reconstruction(y: Tensor, x: Tensor) -> Tensor:
-    """L1 + 2 MSE on colours, L1 on their differences between neighbours (edges) and between channels (hue)."""
+    """L1 + 2 MSE on colours, L1 on differences between neighbouring pixels (edges) and between channels (hue)."""
     edges = sum((F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (-1, -2)), torch.zeros((), device=x.device))
     hue = F.l1_loss(y.diff(dim=1), x.diff(dim=1))
     return F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + edges + 0.5 * hue
@@ -58,15 +58,18 @@ def reconstruction(y: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
-    """Fold mean and spread into the 1x1 convolutions: latents times 0.18215 then have mean 0 and deviation 1."""
+    """Fold the mean and the standard deviation into the 1x1 convolutions, in place.
+
+    Afterwards, latents times 0.18215 have mean 0 and standard deviation 1 in each channel.
+    """
     z = torch.cat([vae.encode(p, return_dict=False)[0].mean for p in pictures.split(64)])
     mean = z.mean((0, 2, 3))
     gain = 1 / (SCALE * z.std((0, 2, 3)))
     n = len(mean)
-    before: Any = vae.quant_conv
-    after: Any = vae.post_quant_conv
-    before.weight[:n] *= gain.view(-1, 1, 1, 1)
-    before.bias[:n] = (before.bias[:n] - mean) * gain
-    before.bias[n:] += 2 * gain.log()  # the log-variances follow
-    after.bias += after.weight.flatten(1) @ mean
-    after.weight /= gain.view(1, -1, 1, 1)
+    quant: Any = vae.quant_conv
+    post_quant: Any = vae.post_quant_conv
+    quant.weight[:n] *= gain.view(-1, 1, 1, 1)
+    quant.bias[:n] = (quant.bias[:n] - mean) * gain
+    quant.bias[n:] += 2 * gain.log()  # the log-variances scale with the square of the gain
+    post_quant.bias += post_quant.weight.flatten(1) @ mean
+    post_quant.weight /= gain.view(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""The video judge's training: rendered clips, forwards, backwards and with their frames out of order."""
+"""Training of the video judge: rendered clips, played forwards, backwards and with their frames shuffled."""
 
 import torch
 import torch.nn.functional as F
@@ -8,15 +8,15 @@ from ...evaluation.judges.video_judge import FRAMES, VideoJudge
 from ..data import sprites
 from ..engine.loop import Task, sample_generator
 
-SEED = 78_000  # clips of its own, as the judge has
+SEED = 78_000  # a seed of its own, as for the image judge
 HELD_OUT_SEED = 78_500
-IGNORED = -100  # of cross_entropy
+IGNORED = -100  # ignore_index of cross_entropy
 ORDERED, DISORDERED = 0, 1
 BACKWARDS = {"right": "left", "left": "right", "up": "down", "down": "up"}
 
 
 def labels_of(clip: sprites.Clip, *, order: int, backwards: bool = False) -> dict[str, int]:
-    """What can be told of a clip: no motion without an order, no speed and no order of a sprite at rest."""
+    """The labels of a clip. Shuffled frames have no motion and no speed; a sprite at rest has no speed and no order."""
     motion = BACKWARDS.get(clip.motion, clip.motion) if backwards else clip.motion
     still = clip.motion == "still"
     return {
@@ -31,7 +31,7 @@ def labels_of(clip: sprites.Clip, *, order: int, backwards: bool = False) -> dic
 
 
 class VideoJudgeTask(Task):
-    """Each sample is one rendered clip, seen twice: in order (every other one backwards), and shuffled."""
+    """Each sample is one rendered clip, used twice: in order (half of the clips backwards), and shuffled."""
 
     def __init__(self, seed: int = SEED) -> None:
         super().__init__()
@@ -44,24 +44,24 @@ class VideoJudgeTask(Task):
         losses = {}
         for name, values in logits.items():
             target = torch.tensor([row[name] for row in labels], device=device)
-            told = (target != IGNORED).sum().clamp(min=1)  # a batch in which nothing can be told of a label
-            losses[name] = F.cross_entropy(values, target, ignore_index=IGNORED, reduction="sum") / told
+            count = (target != IGNORED).sum().clamp(min=1)  # a label may be ignored in the whole batch
+            losses[name] = F.cross_entropy(values, target, ignore_index=IGNORED, reduction="sum") / count
         total = sum(losses.values(), torch.zeros((), device=device))
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def pair(self, k: int) -> list[tuple[Tensor, dict[str, int]]]:
         clip, g = sprites.clip(self.seed, k), sample_generator(self.seed, k)
-        frames = weathered(sprites.render(clip, sprites.frame_times(FRAMES)), g)
+        frames = degrade(sprites.render(clip, sprites.frame_times(FRAMES)), g)
         backwards = bool(torch.rand((), generator=g) < 0.5)
-        mixed = frames[torch.randperm(FRAMES, generator=g)]
+        shuffled = frames[torch.randperm(FRAMES, generator=g)]
         return [
             (frames.flip(0) if backwards else frames, labels_of(clip, order=ORDERED, backwards=backwards)),
-            (mixed, labels_of(clip, order=DISORDERED)),
+            (shuffled, labels_of(clip, order=DISORDERED)),
         ]
 
 
-def weathered(frames: Tensor, g: torch.Generator) -> Tensor:
-    """As a decoder draws: blur (half of the time), noise up to 5 %, tint of 2 %; alike in all frames (f, 3, h, w)."""
+def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
+    """Imitate decoded frames: blur (half of the clips), noise up to 5 %, tint of 2 %, for all frames (f, 3, h, w)."""
     if torch.rand((), generator=g) < 0.5:
         frames = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1)
     noise = torch.randn(frames.shape, generator=g) * 0.05 * torch.rand((), generator=g)
@@ -70,13 +70,13 @@ def weathered(frames: Tensor, g: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def held_out_accuracy(judge: VideoJudge, clips: int = 300, seed: int = HELD_OUT_SEED) -> dict[str, float]:
-    """Share of right answers on rendered clips of held-out combinations; "order" is asked on both orders."""
+    """Accuracy by label on rendered clips of held-out combinations; "order" is tested on shuffled frames, too."""
     hits: dict[str, list[bool]] = {}
     for k in range(clips):
         clip = sprites.clip(seed, k, held_out=True)
         frames, g = sprites.render(clip, sprites.frame_times(FRAMES)), sample_generator(seed, k)
-        for order, seen in ((ORDERED, frames), (DISORDERED, frames[torch.randperm(FRAMES, generator=g)])):
-            logits = judge(seen.unsqueeze(0))
+        for order, sequence in ((ORDERED, frames), (DISORDERED, frames[torch.randperm(FRAMES, generator=g)])):
+            logits = judge(sequence.unsqueeze(0))
             for name, label in labels_of(clip, order=order).items():
                 if label != IGNORED and (order == ORDERED or name == "order"):
                     hits.setdefault(name, []).append(logits[name].argmax().item() == label)

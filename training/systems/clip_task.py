@@ -51,7 +51,7 @@ class ClipTask(Task, Generic[P]):
         start, end = model.beta_start or BETA_START, model.beta_end or BETA_END
         self.table = alpha_bars(model.beta_schedule or "scaled_linear", start, end).float()
         self.base_hash = base.hash
-        self.order = cache.taken(plan.data.still_weight)
+        self.order = cache.epoch(plan.data.still_weight)
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Cached latents of drawn clips and of video files, and what is refused."""
+"""Cached latents of drawn clips and of video files, and which input is refused."""
 
 import copy
 
@@ -22,7 +22,7 @@ def vae():
 
 
 def write_video(path, frames, fps, size=(48, 32)):
-    """Frame i is a grey of 8 i."""
+    """Write a video whose frame i has the grey level 8 i."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.width, stream.height = size
@@ -61,14 +61,14 @@ def test_a_folder_of_videos_becomes_shards_with_their_captions(tmp_path, vae, ca
     options = {"frames": 4, "fps": 6, "size": 32, "scale": SCALE, "shard": 3}
     assert encode_folder(vae, tmp_path, tmp_path / "latents", **options) == 4
     assert "broken.mp4 cannot be read" in caplog.text
-    assert "short.mp4 is left out: 2 frames at 6 a second, a clip needs 4" in caplog.text
+    assert "short.mp4 is skipped: it has 2 frames at 6 fps, a clip needs 4" in caplog.text
     cache = latents.read(tmp_path / "latents", vae)
     assert len(cache) == 4
-    assert cache.told == ["caption a"] * 3 + ["caption b"]
+    assert cache.captions == ["caption a"] * 3 + ["caption b"]
     assert cache.shape == (4, 8, 8)
     (clip,) = clips(tmp_path / "b.mp4", frames=4, fps=6, size=32)
     torch.testing.assert_close(cache.frames(3, 4), latents.encoded(vae, clip, SCALE).float())
-    torch.testing.assert_close(cache.image(3, 32), clip[0] / 2 + 0.5, rtol=0, atol=0.5 / 255 + 1e-6)  # kept in bytes
+    torch.testing.assert_close(cache.image(3, 32), clip[0] / 2 + 0.5, rtol=0, atol=0.5 / 255 + 1e-6)  # stored as bytes
 
 
 def test_a_video_without_a_caption_is_named(tmp_path, vae):
@@ -102,7 +102,7 @@ def shards_of(vae, folder, counts, times=(0.0, 1.0)):
 
 
 def test_clips_of_many_shards_are_read_one_by_one(tmp_path, vae):
-    """Values of a data set do not lie in memory; each clip is that of its file, and a copy opens the files anew."""
+    """The latents are not loaded into memory; each clip comes from the right file, and a copy reopens the files."""
     shards_of(vae, tmp_path / "one", [5])
     shards_of(vae, tmp_path / "three", [2, 2, 1])
     one, three = (latents.read(tmp_path / name, vae) for name in ("one", "three"))

@@ -1,4 +1,4 @@
-"""Pseudo-videos: smooth below a pixel where FFmpeg's zoompan jumps, and both show the same views."""
+"""Pseudo-videos: `smooth` moves evenly where FFmpeg's zoompan jitters, and both show the same views."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from stillmotion.model_patches.pocket import PocketConfig
 from stillmotion.training.data import latents, pseudo
 from stillmotion.training.data.pseudo import Camera, View, camera, smooth, zoompan
 
-SIZE, FRAMES, SPEED = 64, 32, 0.35  # pixels a frame
+SIZE, FRAMES, SPEED = 64, 32, 0.35  # SPEED in pixels per frame
 
 
 def ramp(side=128):
-    """An image that is brighter from left to right: an edge, wide enough to tell where it is below a pixel."""
+    """An image that gets brighter from left to right: a soft edge, whose position can be measured to below a pixel."""
     across = (torch.arange(side) + 0.5) / side
     return ((across - 0.5) * 4).clamp(-1, 1).expand(3, side, side).contiguous()
 
@@ -26,7 +26,7 @@ def panned():
 
 
 def places(frames):
-    """Where the middle of the edge is in each frame, in pixels."""
+    """Position of the edge's centre in each frame, in pixels."""
     lines = frames.mean(1)[:, SIZE // 4 : -SIZE // 4].mean(1)  # (f, w)
     found = []
     for line in lines.numpy():
@@ -36,7 +36,7 @@ def places(frames):
 
 
 def jitter(frames):
-    """Deviation from an even motion, in pixels."""
+    """Standard deviation from a uniform motion in pixels, and the speed of that motion."""
     at, time = places(frames), np.arange(FRAMES)
     slope, start = np.polyfit(time, at, 1)
     return float(np.std(at - slope * time - start)), float(slope)
@@ -92,7 +92,7 @@ def test_a_folder_of_images_becomes_latents_with_their_captions(tmp_path):
     assert pseudo.encode_folder(vae, folder, tmp_path / "out", **sizes) == 5
     cache = latents.read(tmp_path / "out", vae)
     assert (len(cache), cache.times, cache.shape) == (5, [0.0, 0.25, 0.5], (4, 4, 4))
-    assert sorted(cache.told[:2]) == ["picture 0", "picture 1"]
+    assert sorted(cache.captions[:2]) == ["picture 0", "picture 1"]
     assert not torch.equal(cache.values[0], cache.values[4])
     with pytest.raises(ValueError, match=r"there is no image; put NAME\.txt beside each image"):
         pseudo.encode_folder(vae, tmp_path / "out", tmp_path / "other", **sizes)

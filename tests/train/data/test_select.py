@@ -1,4 +1,4 @@
-"""Which clips are kept: motion scores of made clips of known motion, CLIP scores by a tiny CLIP, and the lists."""
+"""Selection of clips: motion scores of synthetic clips with known motion, CLIP scores by a tiny CLIP, and the lists."""
 
 import json
 from typing import Any
@@ -33,13 +33,13 @@ def texture():
 
 
 def panned(texture, pixels, frames=5, start=0):
-    """A window that moves by so many pixels a frame over the texture: (f, 3, SIZE, SIZE)."""
+    """A window that moves over the texture by `pixels` per frame: (f, 3, SIZE, SIZE)."""
     places = [start + round(i * pixels) for i in range(frames)]
     return torch.stack([texture[:, :, x : x + SIZE] for x in places])
 
 
 def made_clips(texture):
-    """A still clip, one that moves, a cut between two still halves, one that is too fast; in 0..1."""
+    """A still clip, a moving one, a cut between two still halves, and one that moves too fast; in 0..1."""
     cut = torch.cat([panned(texture, 0, 2), panned(texture, 0, 3, start=500)])
     return {
         "still": panned(texture, 0),
@@ -72,7 +72,7 @@ def test_still_clips_cuts_and_what_is_too_fast_are_dropped(texture):
     scores = {name: score(clip) for name, clip in made_clips(texture).items()}
     assert {name for name, found in scores.items() if chosen.keeps(found)} == {"moving"}
     assert scores["still"] == {"motion": 0.0, "residual": 0.0}
-    # the flow alone would keep these: it finds a calm motion that is not there
+    # the flow alone would keep these two clips: it reports a slow motion that is not there
     assert 1 <= scores["cut"]["motion"] <= 20
     assert 1 <= scores["fast"]["motion"] <= 20
     assert min(scores["cut"]["residual"], scores["fast"]["residual"]) > 2 * chosen.residual
@@ -104,7 +104,7 @@ def test_the_clip_score_is_the_mean_cosine_of_evenly_spread_frames(clip_folder, 
 
 
 def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
-    """transformers' processor on the same picture, up to the eight bits of a pixel."""
+    """The same as transformers' image processor, up to rounding to 8 bits."""
     from transformers import CLIPImageProcessor
 
     picture = (panned(texture, 0, 1) * 255).round().byte()
@@ -172,7 +172,7 @@ def test_stages_follow_each_other_and_say_what_they_did(tmp_path, texture, clip_
 
 
 def write_videos(folder, texture):
-    """Three videos of two clips of 4 frames, 8 frames a second: still, moving, and still again."""
+    """Three videos of two clips of 4 frames each, at 8 fps: still, moving, and still again."""
     for name, pixels in (("a", 0), ("b", 3), ("c", 0)):
         with av.open(str(folder / f"{name}.mp4"), "w") as container:
             stream = container.add_stream("mpeg4", rate=8)
@@ -196,14 +196,14 @@ def test_a_folder_of_videos_is_selected_and_only_that_is_encoded(tmp_path, textu
     vae = new_vae(SMALL).eval().requires_grad_(False)
     cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "kept": kept}
     assert encode_folder(vae, folder, tmp_path / "latents", **cut) == 2
-    assert latents.read(tmp_path / "latents", vae).told == ["caption b"] * 2
+    assert latents.read(tmp_path / "latents", vae).captions == ["caption b"] * 2
     with pytest.raises(ConfigError, match=r"made for videos .*, frames 4, fps 8\.0, these are videos"):
         encode_folder(vae, folder, tmp_path / "other", **cut | {"fps": 4})
 
 
 @pytest.mark.slow
 def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir):
-    """On the bundled pocket model, decoded latents are looked at."""
+    """For drawn clips, the motion score is computed on latents that the bundled pocket model decodes."""
     pytest.importorskip("cv2", reason=NEEDS_OPENCV)
     from stillmotion.training.plans.common import BaseTable
     from stillmotion.training.systems import bases
@@ -217,8 +217,8 @@ def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir
     whole = latents.read(tmp_path, vae)
     resting = {i for i in range(16) if whole.at_rest(i)}
     assert len(resting) == 3
-    assert not resting & set(cache.taken())
-    assert len(cache.taken()) > 10
+    assert not resting & set(cache.epoch())
+    assert len(cache.epoch()) > 10
 
 
 def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
@@ -231,7 +231,7 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
     Selection(source, [{"stage": "motion"}], rows).save(kept)
     table = DataTable(latents=str(tmp_path), kept=str(kept), frames=2)
     cache = latents.for_training(table, vae)
-    assert cache.taken() == [1, 3]
+    assert cache.epoch() == [1, 3]
     assert cache.digest != whole.digest
     assert latents.for_training(DataTable(latents=str(tmp_path), frames=2), vae).digest == whole.digest
     Selection(source, [], [Row(i, "", False) for i in range(4)]).save(kept)
@@ -240,7 +240,12 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
     Selection({"latents": "other"}, [], rows).save(kept)
     with pytest.raises(ConfigError, match="made for latents other, these are latents"):
         latents.for_training(table, vae)
-    for text, told in (("", "is no list"), ("{}\n{", "is no list"), ('{"format": 3', "is broken"), ("[]", "is broken")):
+    for text, told in (
+        ("", "is not a list"),
+        ("{}\n{", "is not a list"),
+        ('{"format": 3', "is broken"),
+        ("[]", "is broken"),
+    ):
         kept.write_text(text)
         with pytest.raises(ConfigError, match=told):
             latents.for_training(table, vae)

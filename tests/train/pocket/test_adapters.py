@@ -1,4 +1,4 @@
-"""LoRA and ControlNet of the pocket: only they learn, a stopped run goes on, others can read their files."""
+"""LoRA and ControlNet of the pocket: only they are trained, a stopped run resumes, other programs read their files."""
 
 import copy
 import shutil
@@ -25,7 +25,7 @@ CONTROL = {"low_threshold": 0.1, "high_threshold": 0.2, "sketch_share": 0.5}
 
 @pytest.fixture
 def base(small, monkeypatch):
-    """The tiny pocket, fresh for a test, in place of a file."""
+    """A fresh copy of the tiny pocket model, used instead of a file."""
     pocket = copy.deepcopy(small)
     for module in (lora, control):
         monkeypatch.setattr(module, "base_of", lambda _path: copy.deepcopy(pocket))
@@ -34,7 +34,7 @@ def base(small, monkeypatch):
 
 @pytest.fixture
 def train(base, shards, comfyui_dir, tmp_path):
-    """train(kind, **of the run) -> the file; the same command in the same folder resumes."""
+    """train(kind, **settings of the run) -> the file; the same command in the same folder resumes."""
 
     def command(kind, table=None, **changes):
         tokenizer, run = comfyui_dir / "comfy" / "sd1_tokenizer", RUN | changes
@@ -64,7 +64,9 @@ def test_it_begins_as_the_base_and_gradients_reach_it_alone(base, vocabulary, sh
     assert torch.equal(task.eps(*inputs, [0, 1]), plain(*inputs).sample)
     task(list(range(8)))["loss"].backward()
     reached = {name for name, p in task.named_parameters() if p.grad is not None and p.grad.any()}
-    mark = ".lora_B." if kind == "lora" else "control.controlnet_"  # what begins at zero is reached first
+    mark = (
+        ".lora_B." if kind == "lora" else "control.controlnet_"
+    )  # only weights that start at zero have a gradient in the first step
     assert reached
     assert all(mark in name for name in reached)
     assert {n for n, p in task.named_parameters() if p.requires_grad} >= reached
@@ -91,7 +93,7 @@ def test_a_base_that_changes_is_noticed(base, vocabulary, shards, tmp_path):
 
 @pytest.mark.parametrize("kind", ["lora", "control"])
 def test_stopped_and_resumed_is_never_stopped(train, tmp_path, kind):
-    """The state after the last steps is lost; the same command makes them again, to the same file."""
+    """When the last state is lost, the same command repeats the last steps and writes the same file."""
     whole = load_file(train(kind, steps=6, save_every=3))
     shutil.rmtree(tmp_path / "state" / "step-00000006")
     assert (tmp_path / "state" / "step-00000003").is_dir()
@@ -140,7 +142,7 @@ def test_the_controlnet_file_is_read_by_diffusers(train, base):
     inputs = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 77, 32)
     down, middle = again(*inputs, controlnet_cond=torch.rand(1, 3, 128, 128), return_dict=False)
     assert len(down) == 4
-    assert middle.abs().max() > 0, "it has learned something"
+    assert middle.abs().max() > 0, "the ControlNet has learned something"
 
 
 def test_hints_are_of_the_very_frame_that_is_noised(base, vocabulary, shards):

@@ -1,4 +1,4 @@
-"""Each stage of the pocket on a few samples: its loss falls, its files load, its promises hold."""
+"""Each stage of the pocket model on a few samples: its loss falls and its files can be loaded."""
 
 from typing import Any
 
@@ -145,9 +145,11 @@ def test_motion_training_learns_and_leaves_the_base_untouched(small, vocabulary,
 
 
 def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path, comfyui_dir, monkeypatch):
-    """`motion.train` from a pocket file to a motion file, and once more: it resumes, and has nothing left to do."""
+    """`motion.train` turns a pocket file into a motion file; run again, it resumes and has nothing left to do."""
     base = tmp_path / "pocket.safetensors"
-    monkeypatch.setattr(motion, "load_pocket", lambda _path: small)  # our own function, for a smaller model
+    monkeypatch.setattr(
+        motion, "load_pocket", lambda _path: small
+    )  # a function of ours, replaced to get a smaller model
     recipe = {
         "model": {"mid_block": True, "heads": 4, "max_frames": 8},
         "train": {"steps": 2, "batch": 1, "lr": 1e-3, "frames": 4},
@@ -165,7 +167,7 @@ def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path,
 
 
 def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_dir):
-    """Export, adopt, and every network is the one that was exported, rounded to half precision once."""
+    """After export and adopt, every network equals the exported one, rounded to half precision once."""
     tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"
     torch.manual_seed(3)
     config, first = PocketConfig(), Stages(tmp_path / "a", {"unet": {"steps": 0}}, tokenizer)

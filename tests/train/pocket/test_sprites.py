@@ -1,4 +1,4 @@
-"""The sprite world: what the captions promise is in the pictures, and the split is honest."""
+"""The sprite data set: images show what their captions say, and held-out combinations are never trained on."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The video judge: what it is taught is true, it learns, and its features tell good clips from broken ones."""
+"""The video judge: its labels are right, it learns, and its features separate good clips from broken ones."""
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def test_broken_clips_are_farther_from_the_truth_and_flicker_more(judges, truth,
         "shuffled": [c[torch.randperm(FRAMES, generator=g)] for c in clips],
         "frozen": [c[:1].expand(FRAMES, -1, -1, -1) for c in clips],
         "collapsed": [clips[k % 5] for k in range(len(clips))],
-        # it was taught to see through noise, as it was through blur: the distance need not see it, flicker does
+        # the judge is trained to ignore noise and blur, so the distance may miss noise, but flicker does not
         "noisy": [(c + 0.1 * torch.randn(c.shape, generator=g)).clamp(0, 1) for c in clips],
     }
     for name, broken in sets.items():
