@@ -284,14 +284,7 @@ class ArtvMasks(io.ComfyNode):
                     advanced=True,
                     tooltip="Time step whose noise is put on references and anchor, as in Autoregressive Video.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFF,
-                    advanced=True,
-                    tooltip="Seed of the added noise.",
-                ),
+                widgets.seed("Seed of the added noise.", advanced=True),
             ],
             outputs=[
                 io.Image.Output("picture", tooltip="A row for each level, a column for each frame, and the curves."),

@@ -24,6 +24,7 @@ from ..evaluation.metrics import continuity
 from ..evaluation.scores.statistics import normality
 from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, watched
 from ..rendering import reader
+from . import widgets
 from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"
@@ -217,14 +218,7 @@ class MappingShift(View):
                     tooltip="Latents of a video without noise: the output of a sampler, or encoded frames. The node "
                     "adds noise of every level to them.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    advanced=True,
-                    tooltip="Seed of the added noise.",
-                ),
+                widgets.seed("Seed of the added noise.", advanced=True),
             ],
             outputs=[
                 io.Image.Output(tooltip="Curves of mean, standard deviation and size of the change over the timestep.")
@@ -259,14 +253,7 @@ class FrameTokenAttention(View):
                     step=0.01,
                     tooltip="Position in the sampling, as a fraction: 0 is pure noise, 1 is the finished video.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    advanced=True,
-                    tooltip="Seed of the added noise.",
-                ),
+                widgets.seed("Seed of the added noise.", advanced=True),
             ],
             outputs=[
                 io.Image.Output(

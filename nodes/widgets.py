@@ -8,9 +8,16 @@ from ..model_patches.comfy_host.video.shared import SCHEDULERS
 from ..rendering.formats import FORMATS
 
 
-def seed() -> Any:
+def seed(tooltip: str = "Seed of all noise. Another seed gives another video.", *, advanced: bool = False) -> Any:
+    """Fixed until the user changes it: the seed is part of a job's identity, so queueing again resumes the job."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of all noise. Another seed is another video."
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=io.ControlAfterGenerate.fixed,
+        advanced=advanced,
+        tooltip=tooltip,
     )
 
 

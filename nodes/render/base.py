@@ -9,8 +9,9 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
-from comfy.cli_args import LatentPreviewMethod, args
+from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
+from PIL import Image
 
 from ...rendering.formats import enlarged
 from ...rendering.job import Job, clean
@@ -32,18 +33,30 @@ class NodeWatch(Watch):
     def __init__(self, clips: int, steps: int, what: str = "long video") -> None:
         self.steps, self.what = clips * steps, what
         self.bar = comfy.utils.ProgressBar(self.steps)
-        self.shows = args.preview_method != LatentPreviewMethod.NoPreviews
 
     def remark(self, text: str) -> None:
         log.info("%s: %s", self.what, text)
 
     def progress(self, progress: Progress) -> None:
-        strip = progress.strip if self.shows else None
-        preview = None if strip is None else ("JPEG", strip, max(strip.size))
-        self.bar.update_absolute(round(progress.share * self.steps), self.steps, preview)
+        self.bar.update_absolute(round(progress.share * self.steps), self.steps)
+        if progress.strip is not None:
+            send_preview(progress.strip)
 
     def check(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def send_preview(picture: Image.Image) -> None:
+    """Send a picture to the client whose prompt runs; web/render_strip.js shows it on the node.
+
+    Not as the preview of the progress bar: the editor would keep that one when the node is done, and take it for the
+    video, so that neither could be seen. It also reaches clients that know no other previews.
+    """
+    from server import BinaryEventTypes, PromptServer  # ComfyUI's own, which needs a running server
+
+    if server := getattr(PromptServer, "instance", None):
+        preview = ("JPEG", picture, max(picture.size))
+        server.send_sync(BinaryEventTypes.UNENCODED_PREVIEW_IMAGE, preview, server.client_id)
 
 
 def rate_of(fps: float) -> Fraction:
@@ -78,11 +91,17 @@ def render_job(
 
 
 def shown(path: Path, pictures: Any) -> io.NodeOutput:
-    """What a node that renders a file gives out: the video, pictures, the job's folder; and the file for the editor."""
+    """What a node that renders a file returns: the video, pictures, the job's folder; and what the editor shows.
+
+    The editor plays MP4 on the node. No browser plays FFV1, so for a Matroska file it shows the last of the pictures.
+    """
     output = Path(folder_paths.get_output_directory())
     saved = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
-    # under "images" the editor would take the strip that it shows for a video, and show neither
-    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), pictures, str(path.parent), ui={"video": [saved]})
+    if path.suffix == ".mp4":
+        preview = ui.PreviewVideo([saved]).as_dict()
+    else:
+        preview = ui.PreviewImage(pictures[-1:]).as_dict() | {"video": [saved]}
+    return io.NodeOutput(InputImpl.VideoFromFile(str(path)), pictures, str(path.parent), ui=preview)
 
 
 class RenderNode(io.ComfyNode):

@@ -82,3 +82,12 @@ def test_every_node_has_a_help_page_that_names_all_its_widgets(schemas):
 def test_no_help_page_is_left_of_a_node_that_is_gone(schemas):
     pages = {page.stem for page in (ROOT / "web" / "docs").glob("*.md")}
     assert pages == {schema.node_id for schema in schemas}
+
+
+def test_seeds_stay_as_they_are_until_the_user_changes_them(schemas):
+    """A seed that changes by itself would begin a new job, so that queueing again could not resume one."""
+    from comfy_api.latest import io
+
+    seeds = [socket for schema in schemas for socket in schema.inputs if socket.id in ("seed", "noise_seed")]
+    assert len(seeds) >= 3
+    assert all(seed.control_after_generate is io.ControlAfterGenerate.fixed for seed in seeds)

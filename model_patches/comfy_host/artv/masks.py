@@ -67,7 +67,7 @@ def masks_of(
     sigmas = torch.tensor([float(sampling.percent_to_sigma(percent)) for percent in percents] + [0.0])
     inwards = model.model.process_latent_in(latents)
     for frame in range(1, len(latents)):
-        noise = torch.randn(4, *latents.shape[1:], generator=torch.Generator().manual_seed(seed + frame))
+        noise = torch.randn(4, *latents.shape[1:], generator=torch.Generator().manual_seed((seed + frame) % 2**64))
         given = Given(
             references=torch.stack([inwards[frame - 1], inwards[max(0, frame - 2)]]),
             anchor=inwards[0],

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -209,3 +210,24 @@ def test_the_graph_is_stored_without_what_is_no_json(comfy):
     json.dumps(stored, allow_nan=False)
     assert stored["prompt"]["9"] == PROMPT["9"]
     assert stored.keys() == {"workflow", "prompt"}
+
+
+@pytest.mark.parametrize("file_format", ["h264-mp4", "ffv1-mkv"])
+def test_the_editor_plays_mp4_and_shows_a_picture_of_what_no_browser_plays(rendered, output, file_format):
+    import folder_paths
+
+    from stillmotion.nodes.render.base import shown
+
+    before = folder_paths.get_temp_directory()
+    folder_paths.set_temp_directory(str(output / "temp"))
+    try:
+        path, pictures = rendered(format=file_format)
+        preview: Any = shown(path, pictures).ui
+    finally:
+        folder_paths.set_temp_directory(before)
+    saved = {"filename": path.name, "subfolder": f"long_video/{path.parent.name}", "type": "output"}
+    if file_format == "h264-mp4":
+        assert preview == {"images": [saved], "animated": (True,)}  # as Save Video does
+    else:
+        assert preview["video"] == [saved]
+        assert [item["type"] for item in preview["images"]] == ["temp"]
