@@ -1,9 +1,9 @@
-"""The training loop: a task gives a loss for sample numbers, the loop does the rest.
+"""The training loop. A task computes the loss of given sample numbers; the loop does everything else.
 
-Sample `k` is a pure function of (seed, k) in every task, step `s` takes samples s*B .. s*B+B-1, and the whole state
-(weights, optimizer, average, counters, what the task adds) is written whole or not at all (`state`). So a run that was
-stopped and resumed with as many processes is bit for bit the run that was not; with another number of processes it
-differs by the order of sums only. Processes are joined by DistributedDataParallel over gloo (CPU) or nccl (GPU).
+In every task, sample `k` is a pure function of (seed, k). Step `s` uses the samples s*B .. s*B+B-1, and the state
+(weights, optimizer, average, counters, the task's extras) is saved atomically (`state`). A run that was stopped and
+resumed with the same number of processes is therefore bit for bit equal to an uninterrupted one; with another number of
+processes only the order of sums differs. Processes use DistributedDataParallel over gloo (CPU) or nccl (GPU).
 """
 
 import contextlib
@@ -27,63 +27,63 @@ from .logs import Logs
 
 log = logging.getLogger(__name__)
 
-ADDED = {"train.beta2": "0.99"}  # settings which older states do not name, and what they were
-FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}  # may change under a resumed run
+ADDED = {"train.beta2": "0.99"}  # settings that older states do not contain, and the values they had
+FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}  # may change when a run resumes
 Average = dict[str, Tensor]
 
 
 class Task(nn.Module):
     """What is trained. `forward(samples)` returns {"loss": scalar, other figures...}; frozen parts need no gradient.
 
-    The loss is a mean over the samples, so that it does not depend on how they are shared out.
+    The loss is a mean over the samples, so that it does not depend on how they are divided among processes.
     """
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def identity(self) -> dict[str, str]:
-        """What the run is made of (hashes of data and base, settings): a resumed run must find it unchanged."""
+        """Hashes of the data and the base, and settings; they must not change when the run resumes."""
         return {}
 
     def extras(self) -> dict[str, Tensor]:
-        """State besides the trained weights, the same on every process. A resume writes into these tensors."""
+        """State besides the trained weights, equal on all processes. Resuming writes into these tensors."""
         return {}
 
     def stepped(self, counted: bool) -> None:
-        """Called by every process after each step: the place to change `extras`. `counted`: it was not passed over."""
+        """Called by every process after each step; update `extras` here. `counted`: the step was not skipped."""
 
 
 class NonFiniteLoss(RuntimeError):
-    pass
+    """The gradient was not finite for more than `bad_steps` steps in a row."""
 
 
 class ChangedRun(ValueError):
-    """A run would go on with other data, another base or other settings than it began with."""
+    """A run would resume with other data, another base or other settings than it started with."""
 
 
 def learning_rate(run: Run, step: int) -> float:
     """Linear warm-up, constant, then linear to lr_end over the last `decay` of the steps."""
-    left = (run.steps - step) / max(1.0, run.decay * run.steps)
-    warm = (step + 1) / max(1, run.warmup)
-    return min(run.lr_end + (run.lr - run.lr_end) * min(1.0, left), run.lr * warm)
+    remaining = (run.steps - step) / max(1.0, run.decay * run.steps)
+    warmup = (step + 1) / max(1, run.warmup)
+    return min(run.lr_end + (run.lr - run.lr_end) * min(1.0, remaining), run.lr * warmup)
 
 
 def sample_generator(seed: int, k: int, purpose: int = 0) -> torch.Generator:
-    """Noise, timesteps and drops of sample `k` come from here, whoever computes it."""
+    """The generator for noise, timesteps and dropout of sample `k`; the same in every process."""
     return torch.Generator().manual_seed((seed * 1_000_003 + k) * 31 + purpose)
 
 
 def gathered(values: Tensor) -> Tensor:
-    """What all processes computed for their samples, in the order of the samples. (n, ...) -> (n * processes, ...)."""
+    """The values of all processes, in the order of the samples: (n, ...) -> (n * processes, ...)."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())
-    return torch.stack(parts, 1).flatten(0, 1)  # sample s * world + r is number s of process r
+    return torch.stack(parts, 1).flatten(0, 1)  # sample s * world + r is value s of process r
 
 
 def first_process() -> bool:
-    """Whether this is the only process of a run, or the one of them that writes."""
+    """Whether this is the process that writes files: the only process of a run, or rank 0."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -95,10 +95,10 @@ def fit(
     on_save: Callable[[Average], None] | None = None,
     on_step: Callable[[int, Average], None] | None = None,
 ) -> Average:
-    """Train `task`, resuming from `run.out` when there is something to resume; returns the average weights by name.
+    """Train `task`, resuming from a state in `run.out` if there is one; returns the averaged weights by name.
 
-    ChangedRun when the state there was written by another model, data, base or setting; `allow` names the settings
-    that may differ. `on_step` and `on_save` are called by the first process.
+    Raises ChangedRun when that state was written with another model, data, base or setting; `allow` names settings that
+    may differ. `on_step` and `on_save` are called by the first process.
     """
     return Loop(task, run, allow).train(on_save, on_step)
 
@@ -118,17 +118,17 @@ class Loop:
                 f"batch {run.batch} does not divide among {self.world} processes; choose a multiple of {self.world}"
             )
         self.task, self.run = task.to(self.accelerator.device), run
-        named = {name: p for name, p in task.named_parameters() if p.requires_grad}
-        self.names, self.params = list(named), list(named.values())
-        decay = {"weight_decay": run.weight_decay, "betas": (0.9, run.beta2)}
-        self.optimizer = torch.optim.AdamW(self.params, lr=run.lr, fused=True, **decay)
+        trainable = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        self.names, self.params = list(trainable), list(trainable.values())
+        options = {"weight_decay": run.weight_decay, "betas": (0.9, run.beta2)}
+        self.optimizer = torch.optim.AdamW(self.params, lr=run.lr, fused=True, **options)
         self.model = self.accelerator.prepare_model(task)
-        # ema = 0: the average is the weights, and takes no memory of its own
+        # with ema = 0 the average is the weights themselves and needs no additional memory
         self.average = [p.detach().clone() if run.ema else p.detach() for p in self.params]
-        # steps, of which averaged, passed over, passed over just now
+        # number of steps in total, averaged steps, skipped steps, skipped steps in a row
         self.counts = torch.zeros(4, dtype=torch.long)
         self.identity = self._identity()
-        self.saved = self._resume(allow)
+        self.saved_step = self._resume(allow)
 
     @property
     def step(self) -> int:
@@ -142,10 +142,10 @@ class Loop:
         run = self.run
         logs = Logs(run.out, self.step, run.steps) if self.rank == 0 else None
         figures: dict[str, list[float]] = {}
-        with _stop_signals() as asked:
+        with _stop_signals() as signals:
             stop = False
             while self.step < run.steps and not stop:
-                stop = self.advance(figures, bool(asked))
+                stop = self.advance(figures, bool(signals))
                 if self.step % run.log_every == 0:
                     self._report(logs, figures)
                 if on_step and self.rank == 0:
@@ -157,14 +157,14 @@ class Loop:
         if logs:
             logs.close()
         if self.step < run.steps:
-            raise SystemExit(f"stopped at step {self.step}; the same command goes on from here")
+            raise SystemExit(f"stopped at step {self.step}; run the same command again to resume")
         return self.averages()
 
     def averages(self) -> Average:
         return dict(zip(self.names, self.average, strict=True))
 
-    def advance(self, figures: dict[str, list[float]] | None = None, asked: bool = False) -> bool:
-        """One step; whether some process was asked to stop."""
+    def advance(self, figures: dict[str, list[float]] | None = None, stop_request: bool = False) -> bool:
+        """Make one step; returns whether any process was asked to stop."""
         figures = {} if figures is None else figures
         first, run = self.step * self.run.batch, self.run
         for group in self.optimizer.param_groups:
@@ -173,16 +173,16 @@ class Loop:
         size = run.micro or len(samples)
         parts = [samples[i : i + size] for i in range(0, len(samples), size)]
         for part in parts:
-            joined = part is parts[-1]
-            with contextlib.nullcontext() if joined else self.accelerator.no_sync(self.model):
-                out = self.model(part)
-                self.accelerator.backward(out["loss"] * (len(part) / len(samples)))
-            for name, value in out.items():
+            synchronise = part is parts[-1]
+            with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.model):
+                losses = self.model(part)
+                self.accelerator.backward(losses["loss"] * (len(part) / len(samples)))
+            for name, value in losses.items():
                 figures.setdefault(name, []).append(float(value.detach()))
         norm = self.accelerator.clip_grad_norm_(self.params, run.clip)
-        bad, stop = self._agree(norm is None or not bool(torch.isfinite(norm)), asked)
+        bad, stop = self._agree(norm is None or not bool(torch.isfinite(norm)), stop_request)
         if bad:
-            self._pass_over()
+            self._skip_step()
         else:
             self._take_step()
         self.task.stepped(not bad)
@@ -198,23 +198,23 @@ class Loop:
         for mean, param in zip(self.average, self.params, strict=True):
             mean.lerp_(param.detach(), 1 - decay)
 
-    def _pass_over(self) -> None:
+    def _skip_step(self) -> None:
         self.counts += torch.tensor([1, 0, 1, 1])
         step, row = self.step - 1, int(self.counts[3])
         if row > self.run.bad_steps:
             raise NonFiniteLoss(
-                f"step {step}: the gradient is not finite, for the {row}. time in a row; the last state in "
-                f"{self.run.out} is intact. Lower the learning rate, or look at the data of these steps"
+                f"step {step}: the gradient is not finite, {row} times in a row; the last state in {self.run.out} is "
+                "intact. Lower the learning rate, or check the data of these steps"
             )
-        log.warning("step %d: the gradient is not finite; the step is passed over (%d in a row)", step, row)
+        log.warning("step %d: the gradient is not finite; the step is skipped (%d in a row)", step, row)
 
     def _agree(self, *flags: bool) -> list[bool]:
-        """Whether each flag is up on any process: all of them skip, or stop, at the same step."""
+        """Whether each flag is set on any process, so that all processes skip, or stop, at the same step."""
         if self.world == 1:
             return list(flags)
-        raised = torch.tensor([float(f) for f in flags], device=self.accelerator.device)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-        return [bool(f) for f in raised]
+        values = torch.tensor([float(f) for f in flags], device=self.accelerator.device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return [bool(f) for f in values]
 
     def _report(self, logs: Logs | None, figures: dict[str, list[float]]) -> None:
         shares = [figures]
@@ -224,20 +224,20 @@ class Loop:
         names = dict.fromkeys(name for share in shares for name in share)
         values = {name: [v for share in shares for v in share.get(name, [])] for name in names}
         means = {name: sum(v) / len(v) for name, v in values.items()}
-        passed = {"passed_over": float(self.counts[2])} if self.counts[2] else {}
+        skipped = {"skipped_steps": float(self.counts[2])} if self.counts[2] else {}
         if logs:
-            logs.write(self.step, {"lr": learning_rate(self.run, self.step - 1), **means, **passed})
+            logs.write(self.step, {"lr": learning_rate(self.run, self.step - 1), **means, **skipped})
         figures.clear()
 
     def save(self) -> None:
-        """Write the state, unless this step has one."""
-        if self.saved == self.step:
+        """Write the state, unless it has been written for this step already."""
+        if self.saved_step == self.step:
             return
         run = self.run
         record = {"identity": self.identity, "run": {k: str(v) for k, v in asdict(run).items()}}
         versions = {"torch": torch.__version__, "processes": str(self.world)}
         state.save(run.out / "state", self.step, self._tensors(), record | {"versions": versions}, keep=run.keep)
-        self.saved = self.step
+        self.saved_step = self.step
 
     def _tensors(self) -> dict[str, Tensor]:
         weights = {f"weights/{n}": p.detach() for n, p in zip(self.names, self.params, strict=True)}
@@ -251,21 +251,21 @@ class Loop:
         return {"counts": self.counts, **weights, **average, **inner, **extras}
 
     def _resume(self, allow: Collection[str]) -> int:
-        """The step of the newest state, loaded; -1 when there is none."""
+        """Load the newest state and return its step; -1 when there is none."""
         self.run.out.mkdir(parents=True, exist_ok=True)
-        whole = state.states(self.run.out / "state")
-        if not whole:
+        states = state.states(self.run.out / "state")
+        if not states:
             return -1
-        newest = whole[-1]
+        newest = states[-1]
         check_identity(state.record(newest)["identity"], self.identity, newest, allow)
-        held = state.names(newest)
+        entries = state.names(newest)
         for name, param in zip(self.names, self.params, strict=True):
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"optimizer/{name}/{key}" in held:
+                if f"optimizer/{name}/{key}" in entries:
                     shape = torch.zeros((), device=param.device) if key == "step" else torch.zeros_like(param)
                     self.optimizer.state[param][key] = shape
         state.load(newest, self._tensors())
-        log.info("resumed %s at step %d", self.run.out, self.step)
+        log.info("resuming %s at step %d", self.run.out, self.step)
         return self.step
 
     def _identity(self) -> dict[str, str]:
@@ -275,30 +275,30 @@ class Loop:
 
 
 def check_identity(
-    before: Mapping[str, str], now: Mapping[str, str], state_folder: Path, allow: Collection[str] = ()
+    old: Mapping[str, str], new: Mapping[str, str], state_folder: Path, allow: Collection[str] = ()
 ) -> None:
-    """ChangedRun naming every entry that differs and is not in `allow`."""
-    before = ADDED | dict(before)
-    changed = [n for n in dict.fromkeys([*before, *now]) if before.get(n) != now.get(n)]
-    refused = [n for n in changed if n not in allow or n == "model"]
-    if not refused:
+    """Raise ChangedRun, naming every entry that differs and is not in `allow`."""
+    old = ADDED | dict(old)
+    differences = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
+    errors = [n for n in differences if n not in allow or n == "model"]
+    if not errors:
         return
-    told = "; ".join(f"{n} was {before.get(n, 'absent')}, is now {now.get(n, 'absent')}" for n in refused)
-    model = " This is the state of another model." if "model" in refused else ""
+    text = "; ".join(f"{n} was {old.get(n, 'absent')}, is now {new.get(n, 'absent')}" for n in errors)
+    model = " It is the state of another model." if "model" in errors else ""
     raise ChangedRun(
-        f"{state_folder} was written by another run: {told}.{model} Use another output folder, or what it was before; "
-        "--allow NAME goes on in spite of a changed setting"
+        f"{state_folder} was written by another run: {text}.{model} Use another output folder, or restore the earlier "
+        "values; --allow NAME resumes with a changed setting"
     )
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The stop signals that came (SIGTERM, and SIGUSR1 which Slurm can send before its limit)."""
-    came: list[int] = []
+    """Collects the stop signals that arrive: SIGTERM, and SIGUSR1, which Slurm can send before its time limit."""
+    signals: list[int] = []
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in numbers}
+    handlers = {number: signal.signal(number, lambda n, _: signals.append(n)) for number in numbers}
     try:
-        yield came
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

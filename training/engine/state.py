@@ -1,14 +1,14 @@
-"""The state of a run on disk: torch.distributed.checkpoint's files, there as a whole or not at all.
+"""The state of a run on disk, in the format of torch.distributed.checkpoint. A state is saved atomically.
 
     RUN/state/step-00000200/    the tensors by name, run.json, COMPLETE
-    RUN/state/partial-...       what a save writes into, before it gets its name
+    RUN/state/partial-...       a save in progress
 
-A save writes and syncs a partial folder, renames it, and only then writes COMPLETE into it; older states go after that.
-So whenever a run is killed, the newest folder with COMPLETE is a whole state. Every process takes part in a save (each
-writes a share of the tensors) and reads all of it in a load, so the number of processes may change in between. Several
-machines need one folder that all of them see.
+A save writes and syncs a partial folder, renames it, and only then writes COMPLETE into it; older states are deleted
+after that. Whenever a run is killed, the newest folder with COMPLETE therefore holds a complete state. Every process
+writes a share of the tensors in a save and reads all of them in a load, so a run may resume with another number of
+processes. Several machines need a shared folder.
 
-torch keeps the index of such a folder as a pickle: resume only runs that are your own.
+torch stores the index of such a folder as a pickle: resume only runs that you trust.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ Tensors = Mapping[str, Tensor]
 def save(folder: Path, step: int, tensors: Tensors, record: Mapping[str, Any], *, keep: int) -> None:
     """Write the state of `step` and keep the newest `keep` states. Every process calls it with the same tensors."""
     target, partial = folder / f"step-{step:08d}", folder / f"partial-step-{step:08d}"
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    if first:
+    is_writer = not dist.is_initialized() or dist.get_rank() == 0
+    if is_writer:
         _clear(folder)
         partial.mkdir(parents=True)
     _wait()
     writer = FileSystemWriter(partial, sync_files=True)
-    with _alone_is_fine():
+    with _no_single_process_warning():
         write_state(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
-    if first:
+    if is_writer:
         _write(partial / RECORD, json.dumps({"step": step, **record}, indent=1))
-        shutil.rmtree(target, ignore_errors=True)  # a state without COMPLETE, or the same one
+        shutil.rmtree(target, ignore_errors=True)  # an incomplete state, or an earlier save of this step
         os.replace(partial, target)
         _sync(folder)
         _write(target / COMPLETE, "")
@@ -57,12 +57,12 @@ def save(folder: Path, step: int, tensors: Tensors, record: Mapping[str, Any], *
 
 
 def states(folder: Path) -> list[Path]:
-    """The whole states of a run, oldest first."""
+    """The complete states of a run, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{COMPLETE}"))
 
 
 def record(state: Path) -> dict[str, Any]:
-    """What `save` was told about the run, and the step."""
+    """The record that was passed to `save`, and the step."""
     return json.loads((state / RECORD).read_text())
 
 
@@ -72,18 +72,18 @@ def names(state: Path) -> set[str]:
 
 
 def load(state: Path, tensors: Tensors) -> None:
-    """Fill `tensors` in place from the entries of the same names."""
-    with torch.no_grad(), _alone_is_fine():
+    """Fill `tensors` in place from the entries with the same names."""
+    with torch.no_grad(), _no_single_process_warning():
         read_state(dict(tensors), storage_reader=FileSystemReader(state), no_dist=True)
 
 
 def _clear(folder: Path) -> None:
-    """Take away what a killed save left."""
+    """Delete the incomplete folders that a killed save left behind."""
     for path in folder.glob("partial-*"):
         shutil.rmtree(path)
-    whole = set(states(folder))
+    complete = set(states(folder))
     for path in folder.glob("step-*"):
-        if path not in whole:
+        if path not in complete:
             shutil.rmtree(path)
 
 
@@ -95,7 +95,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """The folder's own entries on the disk, where the system has such a thing."""
+    """Flush the folder's entries to disk, on systems that support it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -106,8 +106,8 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone_is_fine() -> Iterator[None]:
-    """torch warns of every save or load by one process."""
+def _no_single_process_warning() -> Iterator[None]:
+    """Suppress the warning that torch emits for every save or load by a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
         yield

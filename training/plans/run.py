@@ -25,4 +25,4 @@ class Run:
     save_every: int = 200
     log_every: int = 20
     keep: int = 2  # states kept
-    bad_steps: int = 3  # steps in a row without a finite gradient that are passed over; one more ends the run
+    bad_steps: int = 3  # this many steps in a row without a finite gradient are skipped; one more ends the run

@@ -1,7 +1,7 @@
-"""A video frame by frame through a trainer's own forward: DDIM and Eq. 8 (ART-V, arXiv 2311.18834, section 3.4).
+"""Sampling of a video frame by frame with DDIM and Eq. 8 (ART-V, arXiv 2311.18834, section 3.4).
 
-Pictures while training and the ablation are drawn by it. The paper's sampler is DPM++ 2S ancestral with 50 steps; DDIM
-without noise of its own is ours, so that rows of an ablation differ by what is asked and nothing else.
+Used for previews during training and for the ablation. The paper's sampler is DPM++ 2S ancestral with 50 steps. We use
+deterministic DDIM instead, so that the rows of an ablation differ only in the setting that is compared.
 
 Shapes: n videos, c, h, w of the latents.
 """
@@ -19,23 +19,23 @@ from ..engine.loop import sample_generator
 from ..plans.artv import ArtvSamplesTable
 from .ddim import descend
 
-SeeMask = Callable[[int, int, Tensor], None]  # frame, time step, m (n, 1, h, w) of the prediction with all conditions
+SeeMask = Callable[[int, int, Tensor], None]  # frame, timestep, m (n, 1, h, w) of the prediction with all conditions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a video is drawn. level: t_test, of the noise on references and anchor."""
+    """Sampling settings. level: t_test, the timestep of the noise on references and anchor."""
 
     steps: int = 12
     weights: Weights = field(default_factory=Weights)
     level: int = LEVEL
-    mask: bool = True  # False: m = 0
-    anchor: bool = True  # False: no frame has one
+    mask: bool = True  # False sets m = 0
+    anchor: bool = True  # False: no frame is conditioned on an anchor
     masks: str = MASKS[0]
 
     @staticmethod
     def of(table: ArtvSamplesTable) -> "Settings":
-        """Those of a config's pictures."""
+        """The settings of a config's previews."""
         weights = Weights(reference=table.reference, anchor=table.anchor, text=table.guidance - 1)
         return Settings(steps=table.steps, weights=weights, level=table.level)
 
@@ -61,15 +61,15 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Roller:
-    """What draws: a host, and abar_t of every time step."""
+    """The model that samples frames: a host, and abar_t of every timestep."""
 
     host: Host
     table: Tensor
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a frame is made from, clean; None: there is none."""
+class FrameConditions:
+    """The conditions of a frame, without noise; None where a condition is absent."""
 
     references: Tensor | None  # (n, 2, c, h, w)
     anchor: Tensor | None  # (n, c, h, w)
@@ -80,32 +80,32 @@ class Given:
 def roll(
     model: Roller,
     context: Tensor,  # (n, L, d)
-    empty: Tensor,  # like context, of the empty prompt
+    empty: Tensor,  # like context, embedding of the empty prompt
     *,
     shape: tuple[int, ...],  # (n, c, h, w)
     frames: int,
     settings: Settings,
-    first: Tensor | None = None,  # (n, c, h, w), frame 0; None: the model draws it without references and anchor
-    numbers: list[int] | None = None,  # what the noise of each video is keyed by; None: 0 of all
+    first: Tensor | None = None,  # (n, c, h, w), frame 0; None: it is sampled without references and anchor
+    numbers: list[int] | None = None,  # key of each video's noise; None means 0 for all
     seed: int = 0,
     see: SeeMask | None = None,
 ) -> Tensor:
-    """A video (n, frames, c, h, w). Noise is keyed by (seed, video, frame): frame i is the same whatever follows."""
+    """A video (n, frames, c, h, w). Noise is keyed by (seed, video, frame): frame i does not depend on later frames."""
     keys = numbers or [0] * shape[0]
-    made = [] if first is None else [first]
-    while len(made) < frames:
-        i = len(made)
+    latents = [] if first is None else [first]
+    while len(latents) < frames:
+        i = len(latents)
         noise = torch.stack([noise_of(seed, key, i, shape[1:]) for key in keys]).to(context.device)
-        given = Given(None, None, noise[:, 1:])
-        if made:
-            references = torch.stack([made[-1], made[max(-2, -len(made))]], dim=1)
-            given = Given(references, made[0] if settings.anchor else None, noise[:, 1:])
-        made.append(draw(model, context, empty, noise[:, 0], given, settings, _frame(see, i)))
-    return torch.stack(made[:frames], dim=1)
+        conditions = FrameConditions(None, None, noise[:, 1:])
+        if latents:
+            references = torch.stack([latents[-1], latents[max(-2, -len(latents))]], dim=1)
+            conditions = FrameConditions(references, latents[0] if settings.anchor else None, noise[:, 1:])
+        latents.append(draw(model, context, empty, noise[:, 0], conditions, settings, _frame(see, i)))
+    return torch.stack(latents[:frames], dim=1)
 
 
 def noise_of(seed: int, number: int, frame: int, shape: tuple[int, ...]) -> Tensor:
-    """(4, c, h, w): the frame's, and that of its references and anchor."""
+    """Noise (4, c, h, w): of the frame, of its two references and of its anchor."""
     return torch.randn(4, *shape, generator=sample_generator(seed * 100_003 + number, frame, 1))
 
 
@@ -114,56 +114,59 @@ def draw(
     context: Tensor,
     empty: Tensor,
     noise: Tensor,  # (n, c, h, w)
-    given: Given,
+    conditions: FrameConditions,
     settings: Settings,
     see: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """One frame (n, c, h, w)."""
+    """Sample one frame (n, c, h, w)."""
 
-    def eps(y_t: Tensor, t: int) -> Tensor:
-        found, m = guided_eps(model.host, y_t, t, context, empty, given, settings)
+    def predict(y_t: Tensor, t: int) -> Tensor:
+        eps, m = guided_eps(model.host, y_t, t, context, empty, conditions, settings)
         if see is not None:
             see(t, m)
-        return found
+        return eps
 
-    return descend(eps, noise, model.table, steps=settings.steps)
+    return descend(predict, noise, model.table, steps=settings.steps)
 
 
 def guided_eps(
-    host: Host, y_t: Tensor, t: int, context: Tensor, empty: Tensor, given: Given, settings: Settings
+    host: Host, y_t: Tensor, t: int, context: Tensor, empty: Tensor, conditions: FrameConditions, settings: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 8, all branches in one batch: eps (n, c, h, w), and the mask (n, 1, h, w) of the one with all conditions."""
-    n, nothing = len(y_t), torch.zeros_like(given.augmentation)
-    there = ["text"]
-    there += [] if given.references is None else ["reference"]
-    there += [] if given.anchor is None else ["anchor"]
-    left_out = needed(settings.weights, there)
-    branches = ["", *left_out]
-    one_for_each = settings.masks == MASKS[1]
-    masked = (None if one_for_each else n) if settings.mask else 0
+    """eps (n, c, h, w) by Eq. 8, all branches in one batch, and the mask (n, 1, h, w) of the fully conditioned branch.
 
-    def without(name: str) -> Tensor:
-        gone = [name == branch or name not in there for branch in branches]
-        return torch.tensor(gone, device=y_t.device).repeat_interleave(n)
+    A branch is named by the condition that it omits; the first branch omits none.
+    """
+    n, zeros = len(y_t), torch.zeros_like(conditions.augmentation)
+    available = ["text"]
+    available += [] if conditions.references is None else ["reference"]
+    available += [] if conditions.anchor is None else ["anchor"]
+    omissions = needed(settings.weights, available)
+    branches = ["", *omissions]
+    mask_per_branch = settings.masks == MASKS[1]
+    mask_rows = (None if mask_per_branch else n) if settings.mask else 0
 
-    def each(value: Tensor | None, blank: Tensor) -> Tensor:
-        return torch.cat([blank if value is None else value] * len(branches))
+    def absent(name: str) -> Tensor:
+        flags = [name == branch or name not in available for branch in branches]
+        return torch.tensor(flags, device=y_t.device).repeat_interleave(n)
+
+    def repeat(value: Tensor | None, default: Tensor) -> Tensor:
+        return torch.cat([default if value is None else value] * len(branches))
 
     eps, m, moving = host(
-        each(y_t, y_t),
+        repeat(y_t, y_t),
         torch.full((n * len(branches),), t, device=y_t.device),
         torch.cat([empty if branch == "text" else context for branch in branches]),
-        each(given.references, nothing[:, :2]),
-        each(given.anchor, nothing[:, 2]),
-        each(given.augmentation, nothing),
+        repeat(conditions.references, zeros[:, :2]),
+        repeat(conditions.anchor, zeros[:, 2]),
+        repeat(conditions.augmentation, zeros),
         torch.full((n * len(branches),), settings.level, device=y_t.device),
-        no_references=without("reference"),
-        no_anchor=without("anchor"),
-        masked=masked,
+        no_references=absent("reference"),
+        no_anchor=absent("anchor"),
+        masked=mask_rows,
     )
-    full, *others = (eps if one_for_each else moving).split(n)
-    found = guided(full, dict(zip(left_out, others, strict=True)), settings.weights)
-    return found if one_for_each else eps[:n] + (1 - m[:n]) * (found - full), m[:n]
+    eps_all, *eps_without = (eps if mask_per_branch else moving).split(n)
+    eps_guided = guided(eps_all, dict(zip(omissions, eps_without, strict=True)), settings.weights)
+    return eps_guided if mask_per_branch else eps[:n] + (1 - m[:n]) * (eps_guided - eps_all), m[:n]
 
 
 def _frame(see: SeeMask | None, frame: int) -> Callable[[int, Tensor], None] | None:

@@ -1,4 +1,4 @@
-"""DDIM through a host, with classifier-free or any guidance: pictures while training, and the clips of an ablation."""
+"""DDIM sampling with classifier-free or other guidance, for previews during training and the clips of an ablation."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> eps
-Noise = Callable[[Tensor, int], Tensor]  # x_t, t -> eps, guided
-Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> x_0
-Begin = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> what the step starts from
+Noise = Callable[[Tensor, int], Tensor]  # x_t, t -> guided eps
+Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> new x_0
+Begin = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> the x_t that the step uses
 
 
 def timesteps(count: int, steps: int) -> list[int]:
-    """Of `count` timesteps, those at which DDIM calls the model: evenly from the last one down, 0 left out."""
+    """The timesteps (out of `count`) at which DDIM calls the model: evenly spaced, in descending order, without 0."""
     return torch.linspace(count - 1, 0, steps + 1).round().long()[:-1].tolist()
 
 
@@ -20,24 +20,24 @@ def timesteps(count: int, steps: int) -> list[int]:
 def ddim(
     predict: Predict,
     noise: Tensor,  # (b, f, 4, h, w)
-    context: Tensor,  # (b, 77, d), of the prompts
-    empty: Tensor,  # like context, of the empty prompt
+    context: Tensor,  # (b, 77, d), embeddings of the prompts
+    empty: Tensor,  # like context, embedding of the empty prompt
     alpha_bar: Tensor,  # (T,)
     *,
     steps: int,
     guidance: float,
-    guide: Guide | None = None,  # moves the predicted x_0 of every step; eps follows
+    guide: Guide | None = None,  # changes the predicted x_0 of every step; eps is recomputed from it
     begin: Begin | None = None,
 ) -> Tensor:
-    """x_0 (b, f, 4, h, w) by `descend`, eps = eps_0 + guidance (eps_y - eps_0)."""
-    both = torch.cat([empty, context])
+    """x_0 (b, f, 4, h, w) by `descend`, with eps = eps_0 + guidance (eps_y - eps_0)."""
+    contexts = torch.cat([empty, context])
 
-    def guided(x: Tensor, t: int) -> Tensor:
-        at = torch.full((len(both),), t, device=x.device)
-        plain, told = predict(torch.cat([x, x]), at, both).chunk(2)
-        return plain + guidance * (told - plain)
+    def guided_eps(x: Tensor, t: int) -> Tensor:
+        times = torch.full((len(contexts),), t, device=x.device)
+        eps_uncond, eps_cond = predict(torch.cat([x, x]), times, contexts).chunk(2)
+        return eps_uncond + guidance * (eps_cond - eps_uncond)
 
-    return descend(guided, noise, alpha_bar, steps=steps, guide=guide, begin=begin)
+    return descend(guided_eps, noise, alpha_bar, steps=steps, guide=guide, begin=begin)
 
 
 @torch.no_grad()
@@ -51,12 +51,12 @@ def descend(
     begin: Begin | None = None,
     skip: int = 0,
 ) -> Tensor:
-    """x_0, shaped like the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12).
+    """x_0, with the shape of the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12).
 
-    skip: of the steps; `noise` is then x_t of the first that is made.
+    skip: number of steps to leave out at the start; `noise` is then x_t of the first remaining step.
     """
     x, times = noise, timesteps(len(alpha_bar), steps)[skip:]
-    for k, (t, after) in enumerate(zip(times, [*times[1:], None], strict=True)):
+    for k, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         if begin is not None:
             x = begin(k, x)
         eps = predict(x, t)
@@ -65,6 +65,6 @@ def descend(
         if guide is not None:
             x_0 = guide(x_0, eps, ((1 - level) / level) ** 0.5)
             eps = (x - level**0.5 * x_0) / (1 - level) ** 0.5
-        level = 1.0 if after is None else alpha_bar[after].item()
+        level = 1.0 if t_next is None else alpha_bar[t_next].item()
         x = level**0.5 * x_0 + (1 - level) ** 0.5 * eps
     return x

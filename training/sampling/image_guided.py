@@ -1,6 +1,6 @@
-"""A clip of a text and an image through a trainer's own forward: DDIM and Eq. 5 (DreamVideo, arXiv 2312.03018).
+"""Sampling of a clip from a text and an image with DDIM and Eq. 5 (DreamVideo, arXiv 2312.03018).
 
-Pictures while training and the ablation are drawn by it. The paper does not tell its sampler; DDIM is VidRD's.
+Used for previews during training and for the ablation. The paper does not name its sampler; DDIM is that of VidRD.
 
 Shapes: n clips, f frames, c, h, w of the latents, s h x s w pixels of an image.
 """
@@ -19,7 +19,7 @@ Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # x_t, t (n,), con
 
 @dataclass(frozen=True, kw_only=True)
 class Scales:
-    """s_t and s_i of Eq. 5."""
+    """The guidance scales s_t (text) and s_i (image) of Eq. 5."""
 
     text: float = DEFAULT_SCALE
     image: float = DEFAULT_SCALE
@@ -30,9 +30,9 @@ class Scales:
 def clip(
     predict: Predict,
     noise: Tensor,  # (n, f, c, h, w)
-    context: Tensor,  # (n, L, d); that of the empty prompt: image to video
-    empty: Tensor,  # like context, of the empty prompt
-    image: Tensor,  # (n, 3, s h, s w) in 0..1; white: text to video
+    context: Tensor,  # (n, L, d); the embedding of the empty prompt means image to video
+    empty: Tensor,  # like context, embedding of the empty prompt
+    image: Tensor,  # (n, 3, s h, s w) in 0..1; a white image means text to video
     alpha_bar: Tensor,  # (T,)
     *,
     steps: int,
@@ -49,10 +49,10 @@ def clip(
 def guided_eps(
     predict: Predict, x_t: Tensor, t: int, context: Tensor, empty: Tensor, image: Tensor, scales: Scales
 ) -> Tensor:
-    """Eq. 5, the predictions that it needs in one batch: eps, like x_t."""
+    """eps by Eq. 5, with the shape of x_t; all predictions that it needs are made in one batch."""
     names, blank, n = needed(scales.text, scales.image, scales.order), torch.ones_like(image), len(x_t)
     texts = [context if name in ("text", "both") else empty for name in names]
     images = [image if name in ("image", "both") else blank for name in names]
     times = torch.full((n * len(names),), t, device=x_t.device)
-    found = predict(torch.cat([x_t] * len(names)), times, torch.cat(texts), torch.cat(images))
-    return guided(dict(zip(names, found.split(n), strict=True)), scales.text, scales.image, scales.order)
+    predictions = predict(torch.cat([x_t] * len(names)), times, torch.cat(texts), torch.cat(images))
+    return guided(dict(zip(names, predictions.split(n), strict=True)), scales.text, scales.image, scales.order)

@@ -1,4 +1,4 @@
-"""The loop: resumed is the same as never stopped, bit for bit; what is wrong is said."""
+"""The training loop: a resumed run equals an uninterrupted one bit for bit, and errors are reported."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run, tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        fit(Line(), first, on_save=stop)  # falls over right after the state of step 10 is written
+        fit(Line(), first, on_save=stop)  # fails right after the state of step 10 is written
     resumed_task = Line()
     resumed = fit(resumed_task, first)
     assert resumed_task.seen == list(range(80, 320))
@@ -176,18 +176,18 @@ def test_what_a_killed_save_left_is_not_taken_for_a_state(run, left):
     assert len(state.states(run.out / "state")) == len(list((run.out / "state").iterdir())) == 2
 
 
-def test_a_step_without_a_finite_gradient_is_passed_over_and_counted(run, caplog):
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(run, caplog):
     bad = {10 * run.batch, 11 * run.batch, 20 * run.batch}
     average = fit(Line(poison=bad), run)
     assert all(v.isfinite().all() for v in average.values())
-    assert json.loads((run.out / "log.jsonl").read_text().splitlines()[-1])["passed_over"] == 3
-    assert "step 11: the gradient is not finite; the step is passed over (2 in a row)" in caplog.text
+    assert json.loads((run.out / "log.jsonl").read_text().splitlines()[-1])["skipped_steps"] == 3
+    assert "step 11: the gradient is not finite; the step is skipped (2 in a row)" in caplog.text
 
 
-def test_the_passed_over_steps_of_a_row_are_counted_across_a_resume(run):
+def test_skipped_steps_in_a_row_are_counted_across_a_resume(run):
     bad = {k * run.batch for k in range(9, 13)}
     fit(Line(poison=bad), replace(run, steps=10))
-    with pytest.raises(NonFiniteLoss, match=r"step 12: .* for the 4\. time"):
+    with pytest.raises(NonFiniteLoss, match=r"step 12: .* 4 times in a row"):
         fit(Line(poison=bad), run)
 
 

@@ -1,10 +1,11 @@
-"""What a run promises, with real processes that talk over gloo.
+"""The guarantees of a training run, tested with real processes that communicate over gloo.
 
-G1  stopped and resumed is the same as never stopped, bit for bit, with as many processes
-G2  with another number of processes, up to the order of sums
-G3  a save that is killed leaves the state before it
+G1  a stopped and resumed run equals an uninterrupted one bit for bit, with the same number of processes
+G2  with another number of processes, it is equal up to the order of sums
+G3  when a save is killed, the previous state remains
 G5  no sample is lost or repeated, whatever the number of processes
-(G4, changed data, base or settings: test_engine. G6, the file is what was trained: test_harivo_training.)
+(G4, changed data, base or settings are refused: test_engine. G6, the exported file holds the trained weights:
+test_harivo_training.)
 """
 
 import importlib.util
@@ -51,7 +52,7 @@ def results(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The runs: whole and stopped with 2 processes, and the stopped one resumed by 1, 2 and 4."""
+    """The runs: an uninterrupted and a stopped one with 2 processes, and the stopped one resumed by 1, 2 and 4."""
     root = tmp_path_factory.mktemp("runs")
     launch(2, root, "whole", "cut")
     for count in (1, 2, 4):
@@ -107,7 +108,7 @@ def test_g5_an_epoch_takes_each_row_once_and_the_next_in_another_order():
 
 
 def killed_in_a_save(out: Path) -> bool:
-    """Start the run and kill it, by the signal that cannot be caught, when a save has begun and one is done."""
+    """Start the run and kill it with SIGKILL, once one save is complete and another one has started."""
     child = subprocess.Popen([sys.executable, "-P", str(WORKER), str(out.parent), "endless"])
     folder, end = out / "state", time.monotonic() + 300
     while not (state.states(folder) and any(folder.glob("partial-*/*"))):
@@ -120,7 +121,7 @@ def killed_in_a_save(out: Path) -> bool:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_g3_a_killed_save_leaves_the_state_before_it(tmp_path):
-    attempts = (tmp_path / str(i) / "endless" for i in range(5))  # a save may get through before the signal comes
+    attempts = (tmp_path / str(i) / "endless" for i in range(5))  # a save may be complete before the signal arrives
     out = next(folder for folder in attempts if killed_in_a_save(folder))
     step = state.record(state.states(out / "state")[-1])["step"]
 

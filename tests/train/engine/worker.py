@@ -1,4 +1,4 @@
-"""A small task with a queue that all processes share, and a run of it, for tests that need several processes.
+"""A small task with a queue that is equal on all processes, and runs of it, for tests that need several processes.
 
 python -m torch.distributed.run --nproc_per_node=N worker.py ROOT whole cut resumed   (see `main`)
 """
@@ -17,11 +17,11 @@ from stillmotion.training.data.order import row
 from stillmotion.training.engine.loop import Task, fit, gathered, sample_generator
 from stillmotion.training.plans.run import Run
 
-ROWS, BATCH, STEPS, CUT = 30, 8, 12, 5  # an epoch is no whole number of batches, and the cut is inside the second
+ROWS, BATCH, STEPS, CUT = 30, 8, 12, 5  # an epoch is not a whole number of batches; CUT is in the second
 
 
 class Shared(Task):
-    """Its loss depends on the queue, and so on the features of all processes in the steps before."""
+    """Its loss depends on the queue, and therefore on the features of all processes in earlier steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def plan(out: Path, **changes) -> Run:
 
 
 def go(out: Path, stop_at: int | None = None) -> dict:
-    """Run in `out` and write what came out of it; `stop_at`: the first process is told to stop after that step."""
+    """Run in `out` and write the results; `stop_at`: the step after which the first process receives SIGTERM."""
     task = Shared()
 
     def ask(step, _average):
@@ -75,7 +75,7 @@ def go(out: Path, stop_at: int | None = None) -> dict:
 
 
 class Heavy(Task):
-    """4 MB of weights: a save of them takes long enough to be killed in."""
+    """4 MB of weights, so that a save takes long enough to be killed while it is writing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def endless(out: Path) -> Run:
 
 
 def main(root: Path, runs: list[str]) -> None:
-    """Each name is a folder of `root`; "cut" is stopped, "endless" saves until it is killed, others go to their end."""
+    """Each name is a folder of `root`: "cut" is stopped, "endless" saves until it is killed, others run to the end."""
     torch.set_num_threads(1)
     if runs == ["endless"]:
         fit(Heavy(), endless(root / "endless"))

@@ -25,7 +25,7 @@ from stillmotion.training.plans import config
 from stillmotion.training.plans.artv import ArtvDataTable, ArtvModelTable, ArtvPlan, ArtvSamplesTable
 from stillmotion.training.plans.errors import ConfigError
 from stillmotion.training.plans.run import Run
-from stillmotion.training.sampling.autoregressive import Given, Roller, Settings, guided_eps, noise_of, roll
+from stillmotion.training.sampling.autoregressive import FrameConditions, Roller, Settings, guided_eps, noise_of, roll
 from stillmotion.training.systems import artv, bases
 from stillmotion.training.systems.artv import ArtvTask, RollPreview, artv_config
 from stillmotion.training.systems.bases import Base, clip_ids
@@ -339,11 +339,11 @@ def test_guidance_is_equation_8_of_separate_predictions(base, plan, masks):
         full, m = parts["full"], made["full"][1]
         expected = full + 0.3 * (full - parts["reference"]) + 0.7 * (full - parts["anchor"])
         expected = eps(expected + 2.0 * (full - parts["text"]), m)
-        given, settings = Given(references, anchor, noise), Settings(weights=weights, masks=masks)
+        given, settings = FrameConditions(references, anchor, noise), Settings(weights=weights, masks=masks)
         found, seen = guided_eps(task.host, y_t, 600, context, empty, given, settings)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(seen, m)
-        without = Given(references, None, noise)
+        without = FrameConditions(references, None, noise)
         settings = replace(settings, weights=Weights(reference=0, anchor=5, text=0))
         alone, _ = guided_eps(task.host, y_t, 600, context, empty, without, settings)
         torch.testing.assert_close(alone, made["anchor"][0], atol=1e-5, rtol=1e-5)
