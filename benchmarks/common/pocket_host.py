@@ -1,4 +1,4 @@
-"""The bundled pocket model in a ComfyUI inside this process: what a graph would give, without a server."""
+"""The bundled pocket model in a ComfyUI within this process: the same results as a graph, without a server."""
 
 import os
 import sys
@@ -21,11 +21,12 @@ DECODER = ROOT / "pocket" / "temporal_decoder.safetensors"
 
 
 def start_comfyui(*, cpu: bool = False) -> None:
-    """ComfyUI's folder comes first on the path, and it is told to use the CPU where there is nothing better, or if
-    asked to."""
+    """Make ComfyUI importable, and let it use the CPU where there is no CUDA device or `cpu` is set."""
     folder = os.environ.get("COMFYUI_DIR")
     if not folder or not (Path(folder) / "comfy").is_dir():
-        raise SystemExit("set COMFYUI_DIR to a ComfyUI folder, or run this through scripts/dev.py bench")
+        raise SystemExit(
+            "COMFYUI_DIR is not a ComfyUI folder; set it, or run this command through scripts/dev.py bench"
+        )
     if folder not in sys.path:
         sys.path.insert(0, folder)
     import comfy.options
@@ -37,7 +38,7 @@ def start_comfyui(*, cpu: bool = False) -> None:
 
 
 def one_by_one(model: Any) -> Any:
-    """The MODEL where there is no memory for a batch of conditions: ComfyUI's sampler then calls it for each."""
+    """The MODEL, reporting no free memory, so that ComfyUI's sampler calls it once for each condition."""
     from comfy.model_patcher import ModelPatcher
 
     class Small(ModelPatcher):
@@ -48,7 +49,7 @@ def one_by_one(model: Any) -> Any:
 
 
 class PocketHost:
-    """Text to pictures or clips through ComfyUI's own samplers."""
+    """Text to images or clips through ComfyUI's own samplers."""
 
     def __init__(self, pocket: Path = POCKET) -> None:
         start_comfyui()
@@ -57,21 +58,24 @@ class PocketHost:
         self.model, self.clip, self.vae = load_pocket(pocket)
 
     def motion(self, path: Path = MOTION, frames: int = 16, **options):
-        """The model with temporal layers; the plain one stays as it is."""
+        """A copy of the model with temporal layers."""
         from ...model_patches.comfy_host.motion.apply import apply_motion
         from ...model_patches.comfy_host.motion.files import load_motion
 
         return apply_motion(self.model, load_motion(path), frames=frames, **options)
 
     def lora(self, path: Path = LORA, *, model=None, strength: float = 1.0):
-        """The model, or `model`, with a LoRA, as ComfyUI's loader puts it on."""
+        """A copy of the model (or of `model`) with a LoRA, applied by ComfyUI's loader."""
         import comfy.sd
         from safetensors.torch import load_file
 
         return comfy.sd.load_lora_for_models(model or self.model, None, load_file(path), strength, 0.0)[0]
 
     def control(self, hints: Tensor, frames: str = "all", *, path: Path = CONTROL, count: int = 1):
-        """What Apply ControlNet and ControlNet Frames (of `count` frames) do to two conditions: hints (n, 3, h, w)."""
+        """A function that does to two conditions what Apply ControlNet and ControlNet Frames (of `count` frames) do.
+
+        hints: (n, 3, h, w).
+        """
         from ...model_patches.comfy_host.conditions.control import limit_to_frames, parse_frames
         from ...model_patches.comfy_host.pocket import load_pocket_control
 
@@ -79,13 +83,13 @@ class PocketHost:
         options = {"control": net, "control_apply_to_uncond": False}
 
         def apply(*conditions):
-            controlled = tuple([[words, others | options] for words, others in c] for c in conditions)
-            return controlled if frames == "all" else limit_to_frames(controlled, parse_frames(frames, count), count)
+            result = tuple([[context, extras | options] for context, extras in c] for c in conditions)
+            return result if frames == "all" else limit_to_frames(result, parse_frames(frames, count), count)
 
         return apply
 
     def condition(self, texts: list[str], frames: int = 1):
-        """ComfyUI's conditioning with one text per clip, repeated over its frames."""
+        """A CONDITIONING with one text per clip, repeated over its frames."""
         rows = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(t))[0] for t in texts]
         context = torch.cat([row[0] for row in rows]).repeat_interleave(frames, 0)
         return [[context, rows[0][1]]]
@@ -104,7 +108,7 @@ class PocketHost:
         scheduler: str = "normal",
         control=None,
     ) -> Tensor:
-        """Latents (texts * frames, 4, 16, 16): DDIM, 25 steps, CFG 7.5 unless told otherwise. `control`: see there."""
+        """Latents (texts * frames, 4, 16, 16); by default DDIM, 25 steps, CFG 7.5. `control`: result of `control()`."""
         import comfy.sample
 
         empty = torch.zeros(len(texts) * frames, 4, 16, 16)
@@ -118,5 +122,5 @@ class PocketHost:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """(n, 3, 64, 64) in 0..1."""
+        """Decoded images (n, 3, 64, 64) in 0..1."""
         return self.vae.decode(latents).permute(0, 3, 1, 2).float().cpu()

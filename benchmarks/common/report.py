@@ -1,4 +1,4 @@
-"""The one line that ends every benchmark."""
+"""The JSON line that every benchmark prints last."""
 
 import json
 import sys
@@ -9,6 +9,6 @@ __all__ = ["ROOT", "finish"]
 
 
 def finish(name: str, figures: dict) -> None:
-    """Print the figures as one JSON object, last on stdout. Fractions, not percent; times in seconds."""
+    """Print the figures as one JSON object, as the last line on stdout. Shares are fractions; times are in seconds."""
     command = " ".join(["scripts/dev.py bench", name, *sys.argv[1:]])
     print(json.dumps({"bench": name, **figures, "commit": commit(), "command": f"python3 {command}"}))

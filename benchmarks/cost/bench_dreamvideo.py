@@ -1,16 +1,16 @@
-"""What the image-retention branch costs at Stable Diffusion 2.1's sizes: random weights, fp32, one thread of a CPU.
+"""The cost of the image-retention branch at Stable Diffusion 2.1's sizes: random weights, fp32, one thread of a CPU.
 
-The branch (without temporal layers) and a stock ControlNet are made of the very same tensors, in diffusers' names, and
-take turns on the same U-Net, frames and picture. What each adds is what the sampler's call takes beyond the U-Net's. It
-is told for the first step of a run, in which the branch encodes the picture, which a ControlNet does at every step.
-Times are the least of the rounds, the process' own.
+The branch (without temporal layers) and a stock ControlNet have the same tensors, in diffusers' names, and run in turn
+with the same U-Net, frames and image. The cost of either is the time of the sampler's call minus that of the U-Net. It
+is reported separately for the first step of a run: the branch encodes the image only in that step, a ControlNet in
+every step. Times are the least of the rounds, in CPU time of the process.
 
 Keys: `over_controlnet` (seconds that the branch adds over those that the ControlNet adds, first step) and
 `over_controlnet_later` (a later step); `over_controlnet_frozen` (first step, with frozen temporal layers in the branch,
-which a ControlNet has not; only with --temporal); `over_plain` (a later step with the branch over one without);
+which a ControlNet does not have; only with --temporal); `over_plain` (a later step with the branch over one without);
 `batched_over_separate` (a step of double-condition guidance, three conditions, in one batch over one in three calls);
-`memory_mb` and `memory_controlnet_mb` (weights and the tensors that are alive at once while it works, 10^6 bytes);
-`max_abs_error` (largest difference of the latents that the two make, which should be none). Needs 12 GB.
+`memory_mb` and `memory_controlnet_mb` (weights and the peak of the network's own tensors, in 10^6 bytes);
+`max_abs_error` (largest difference between the latents of the two, which should be 0). Needs 12 GB.
 """
 
 import argparse
@@ -28,45 +28,45 @@ from ..common.report import finish
 from .bench_artv import clock
 from .bench_harivo import peak_of, weights_of
 from .bench_temporal import random_weight
-from .sd21 import CONTEXT, named, sd21_model
+from .sd21 import CONTEXT, sd21_model, weight_shapes
 
 PREFIX = "branch."
 
 
 class Timed:
-    """A MODEL of whose calls by the sampler is known what they take, and what of it the U-Net takes."""
+    """A MODEL that records the seconds of the sampler's calls, and the share of the U-Net in them."""
 
     def __init__(self, model: Any) -> None:
         from comfy.patcher_extension import WrappersMP
 
-        self.calls: list[float] = []
-        self.networks: list[float] = []
+        self.call_seconds: list[float] = []
+        self.network_seconds: list[float] = []
         self.rows: list[int] = []
         self.model = model.clone()
         self.model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "bench", self.call)
         self.model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", self.network)
 
     def call(self, executor: Any, *args: Any) -> Any:
-        self.networks.append(0.0)
-        begun = clock()
-        found = executor(*args)
-        self.calls.append(clock() - begun)
-        return found
+        self.network_seconds.append(0.0)
+        start_time = clock()
+        result = executor(*args)
+        self.call_seconds.append(clock() - start_time)
+        return result
 
     def network(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        begun = clock()
-        found = executor(x, *args, **kwargs)
-        self.networks[-1] += clock() - begun
+        start_time = clock()
+        result = executor(x, *args, **kwargs)
+        self.network_seconds[-1] += clock() - start_time
         self.rows.append(len(x))
-        return found
+        return result
 
-    def added(self, step: int) -> float:
-        """Seconds of a call beyond the U-Net's."""
-        return self.calls[step] - self.networks[step]
+    def extra_seconds(self, step: int) -> float:
+        """Seconds of a call that are not spent in the U-Net."""
+        return self.call_seconds[step] - self.network_seconds[step]
 
 
 def branch_file(temporal: bool) -> Any:
-    """A DreamVideo file of the paper's sizes with random weights."""
+    """A DreamVideo checkpoint with the paper's sizes and random weights."""
     from ...model_patches import checkpoint
 
     sizes: dict[str, Any] = {"block_channels": (320, 640, 1280, 1280), "attention": (True, True, True, False)}
@@ -74,13 +74,13 @@ def branch_file(temporal: bool) -> Any:
     branch = RetentionConfig(temporal="frozen" if temporal else "none")
     config = DreamVideoConfig(branch=branch, layers=layers)
     generator = torch.Generator().manual_seed(0)
-    shapes = named(dreamvideo_model, config)
+    shapes = weight_shapes(dreamvideo_model, config)
     weights = {name: random_weight(name, shape, generator) for name, shape in shapes.items()}
     return checkpoint.Checkpoint(checkpoint.DREAMVIDEO, config.to_dict(), weights, {}, "random")
 
 
 def stock(file: Any, image: Tensor) -> Any:
-    """ComfyUI's own ControlNet of a branch's weights, with its picture."""
+    """ComfyUI's own ControlNet with the weights of a branch, and with its image."""
     import comfy.controlnet
 
     weights = {name.removeprefix(PREFIX): w for name, w in file.weights.items()}
@@ -88,7 +88,7 @@ def stock(file: Any, image: Tensor) -> Any:
 
 
 class Bench:
-    """The U-Net, its inputs, and the picture."""
+    """The U-Net, its inputs, and the image."""
 
     def __init__(self, frames: int, size: int) -> None:
         draw = torch.Generator().manual_seed(4)
@@ -96,27 +96,27 @@ class Bench:
         self.single = one_by_one(self.model)
         self.noise = torch.randn(frames, 4, size, size, generator=draw)
         self.image = torch.rand(1, 8 * size, 8 * size, 3, generator=draw)
-        self.words, self.empty = ([[torch.randn(1, 77, CONTEXT, generator=draw), {}]] for _ in range(2))
+        self.conditioning, self.empty = ([[torch.randn(1, 77, CONTEXT, generator=draw), {}]] for _ in range(2))
 
-    def run(self, words: list, steps: int = 1) -> tuple[Timed, Tensor]:
-        """So many steps of Euler without guidance."""
+    def run(self, conditioning: list, steps: int = 1) -> tuple[Timed, Tensor]:
+        """Run `steps` steps of Euler without guidance."""
         from comfy import sample
 
         timed, latent = Timed(self.model), torch.zeros_like(self.noise)
-        euler = (1.0, "euler", "normal", words, words, latent)
-        found = sample.sample(timed.model, self.noise, steps, *euler, disable_pbar=True)
-        return timed, found
+        euler = (1.0, "euler", "normal", conditioning, conditioning, latent)
+        latents = sample.sample(timed.model, self.noise, steps, *euler, disable_pbar=True)
+        return timed, latents
 
-    def retained(self, held: Any) -> list:
+    def with_branch(self, branch: Any) -> list:
         from ...model_patches.comfy_host.dreamvideo.retention import apply_retention
 
-        return apply_retention((self.words,), held, self.image)[0]
+        return apply_retention((self.conditioning,), branch, self.image)[0]
 
-    def controlled(self, net: Any) -> list:
+    def with_controlnet(self, net: Any) -> list:
         options = {"control": net, "control_apply_to_uncond": False}
-        return [[words, given | options] for words, given in self.words]
+        return [[context, extras | options] for context, extras in self.conditioning]
 
-    def guided(self, positive: list, *, separate: bool) -> float:
+    def guided_seconds(self, positive: list, *, separate: bool) -> float:
         """Seconds of a step of double-condition guidance, its three conditions in one batch or in three calls."""
         from comfy.samplers import sampler_object
 
@@ -127,44 +127,54 @@ class Bench:
         sigmas, n = torch.tensor([10.0, 0.0]), len(self.noise)
         guider.sample(self.noise, 0 * self.noise, sampler_object("euler"), sigmas, disable_pbar=True, seed=0)
         if timed.rows != ([n] * 3 if separate else [3 * n]):
-            raise SystemExit(f"the conditions went through the MODEL in batches of {timed.rows}: too little memory")
-        return timed.calls[0]
+            raise SystemExit(f"the MODEL was called with batches of {timed.rows}: there is too little free memory")
+        return timed.call_seconds[0]
 
-    def memory(self, held: Any, net: Any) -> dict[str, float]:
-        """Megabytes of either network: its weights, and its own tensors while it works."""
-        n, module, stocked = len(self.noise), held.patcher.model, net.control_model
-        t, context, image = torch.full((n,), 500.0), self.words[0][0].expand(n, -1, -1), self.image.movedim(-1, 1)
+    def memory(self, branch: Any, net: Any) -> dict[str, float]:
+        """Megabytes of either network: its weights, and the peak of its own tensors in a forward."""
+        n, module, controlnet = len(self.noise), branch.patcher.model, net.control_model
+        t, context, image = (
+            torch.full((n,), 500.0),
+            self.conditioning[0][0].expand(n, -1, -1),
+            self.image.movedim(-1, 1),
+        )
         hint = image.expand(n, -1, -1, -1)
         works: dict[str, tuple[Any, Callable[[], Any]]] = {
             "memory_mb": (module, lambda: module(self.noise, t, context, module.encode(image))),
-            "memory_controlnet_mb": (stocked, lambda: stocked(x=self.noise, hint=hint, timesteps=t, context=context)),
+            "memory_controlnet_mb": (
+                controlnet,
+                lambda: controlnet(x=self.noise, hint=hint, timesteps=t, context=context),
+            ),
         }
         return {name: (weights_of(network) + peak_of(work)) / 1e6 for name, (network, work) in works.items()}
 
 
-def compared(bench: Bench, conditions: dict[str, list], rounds: int) -> tuple[dict[str, float], float]:
-    """Least seconds that each adds to the first step of a run and to a later one, and of the U-Net's part of a step;
-    and the largest difference of what the first two make of the noise."""
+def compare(bench: Bench, conditions: dict[str, list], rounds: int) -> tuple[dict[str, float], float]:
+    """Times of the conditions, and the largest difference between the latents of the first two.
+
+    The times are the least seconds that each adds to the first step of a run and to a later step, and the least seconds
+    of the U-Net in a step.
+    """
     first: dict[str, list[float]] = {name: [] for name in conditions}
     later, networks = {name: [] for name in conditions}, {name: [] for name in conditions}
-    made: list[Tensor] = []
+    outputs: list[Tensor] = []
     for i in range(rounds):
-        for name, words in conditions.items():
-            timed, found = bench.run(words, 2)
-            first[name].append(timed.added(0))
-            later[name].append(timed.added(1))
-            networks[name] += timed.networks
-            made += [found] if i == 0 else []
-            print(f"{name}: adds {timed.added(0):.2f} s, then {timed.added(1):.2f} s", flush=True)
+        for name, conditioning in conditions.items():
+            timed, latents = bench.run(conditioning, 2)
+            first[name].append(timed.extra_seconds(0))
+            later[name].append(timed.extra_seconds(1))
+            networks[name] += timed.network_seconds
+            outputs += [latents] if i == 0 else []
+            print(f"{name}: adds {timed.extra_seconds(0):.2f} s, then {timed.extra_seconds(1):.2f} s", flush=True)
     figures = {f"first_{name}": min(values) for name, values in first.items()}
     figures |= {f"later_{name}": min(values) for name, values in later.items()}
     figures |= {f"unet_{name}": min(values) for name, values in networks.items()}
-    return figures, (made[0] - made[1]).abs().max().item()
+    return figures, (outputs[0] - outputs[1]).abs().max().item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the least time counts")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each network; the shortest time counts")
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--size", type=int, default=32, help="height and width of the latent, a multiple of 8")
     parser.add_argument("--temporal", action="store_true", help="also a branch with frozen temporal layers")
@@ -175,18 +185,22 @@ def main() -> None:
 
     bench, file = Bench(options.frames, options.size), branch_file(temporal=False)
     with torch.inference_mode():
-        net, held = stock(file, bench.image), hold_branch(file)
-        conditions = {"branch": bench.retained(held), "controlnet": bench.controlled(net), "plain": bench.words}
+        net, branch = stock(file, bench.image), hold_branch(file)
+        conditions = {
+            "branch": bench.with_branch(branch),
+            "controlnet": bench.with_controlnet(net),
+            "plain": bench.conditioning,
+        }
         if options.temporal:
-            conditions["frozen"] = bench.retained(hold_branch(branch_file(temporal=True)))
-        bench.run(bench.words)  # warms up
-        seconds, error = compared(bench, conditions, options.rounds)
+            conditions["frozen"] = bench.with_branch(hold_branch(branch_file(temporal=True)))
+        bench.run(bench.conditioning)  # warm-up
+        seconds, error = compare(bench, conditions, options.rounds)
         kinds = {separate: [] for separate in (False, True)}
         for _ in range(max(1, options.rounds - 1)):
             for separate, values in kinds.items():
-                values.append(bench.guided(conditions["branch"], separate=separate))
+                values.append(bench.guided_seconds(conditions["branch"], separate=separate))
                 print(f"guidance, {'three calls' if separate else 'one batch'}: {values[-1]:.2f} s", flush=True)
-        megabytes = bench.memory(held, net)
+        megabytes = bench.memory(branch, net)
     figures = {
         "over_controlnet": seconds["first_branch"] / seconds["first_controlnet"],
         "over_controlnet_later": seconds["later_branch"] / seconds["later_controlnet"],

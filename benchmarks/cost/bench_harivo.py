@@ -1,13 +1,14 @@
-"""What each part of HARIVO costs in a forward of SD 1.5's U-Net: random weights, 16 frames, one thread, fp32, ComfyUI.
+"""The cost of each part of HARIVO in a forward of SD 1.5's U-Net: random weights, 16 frames, one thread, fp32, ComfyUI.
 
-The plain U-Net, the one with temporal layers, and the one with all parts take turns. The mapping network and the token
-generator are timed alone on that U-Net's very inputs, and the cross-attentions within it with and without the longer
-context: they are too small for a difference of whole forwards. The generator counts in full, though it runs once a
-prompt and not at each forward. All times are the least of the rounds, the process' own.
+The plain U-Net, the one with temporal layers, and the one with all parts run in turn. The mapping network and the token
+generator are timed separately on that U-Net's inputs, and the cross-attentions within the U-Net with and without the
+longer context, because these costs are too small to appear as a difference of whole forwards. The generator counts in
+full, although it runs once per prompt and not in each forward. All times are the least of the rounds, in CPU time of
+the process.
 
-Keys: `overhead_mapping_tokens` (seconds that both add over those of the U-Net with temporal layers), `overhead_each`
-(the same for each; of the temporal layers over the plain U-Net), `memory_each_mb` (weights and the tensors that are
-alive at once while the part works, 10^6 bytes), `all_over_temporal` (whole forwards). Needs 10 GB.
+Keys: `overhead_mapping_tokens` (seconds that both add, over the seconds of the U-Net with temporal layers),
+`overhead_each` (the same for each part; for the temporal layers, over the plain U-Net), `memory_each_mb` (weights and
+the peak of the part's own tensors, in 10^6 bytes), `all_over_temporal` (ratio of whole forwards). Needs 10 GB.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from ...model_patches.harivo.config import HarivoConfig, MappingConfig, TokenCon
 from ...model_patches.harivo.model import HarivoModel
 from ..common.pocket_host import start_comfyui
 from ..common.report import finish
-from .bench_temporal import CHANNELS, CONTEXT, HEADS, Watched, comfyui_model, randomise
+from .bench_temporal import CHANNELS, CONTEXT, HEADS, TimedModel, comfyui_model, randomise
 
 MOTION = MotionConfig(block_channels=CHANNELS, mid_block=True, heads=HEADS)
 CONFIG = HarivoConfig(motion=MOTION, mapping=MappingConfig(), tokens=TokenConfig(context_dim=CONTEXT))
@@ -36,7 +37,7 @@ ONLY_TEMPORAL: dict[str, Any] = {"mapping": 0.0, "tokens": 0.0}
 
 
 class Alive(TorchDispatchMode):
-    """The most bytes that tensors made inside were alive at once."""
+    """Measures the peak size in bytes of the tensors that are created inside the context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,9 +46,9 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in inputs:
                 storage = leaf.untyped_storage()
                 self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self._storages = {key: value for key, value in self._storages.items() if not value[0].expired()}
@@ -64,17 +65,17 @@ def peak_of(work: Callable[[], Any]) -> int:
 def least_seconds(work: Callable[[], Any], rounds: int) -> float:
     seconds = []
     for _ in range(rounds):
-        begun = time.process_time()
+        start_time = time.process_time()
         work()
-        seconds.append(time.process_time() - begun)
+        seconds.append(time.process_time() - start_time)
     return min(seconds)
 
 
 class CrossAttentions:
-    """Seconds in the cross-attentions of a U-Net, one figure for each forward."""
+    """Measures the seconds that a U-Net spends in its cross-attentions."""
 
     def __init__(self, unet: nn.Module) -> None:
-        self.begun = self.seconds = 0.0
+        self.start_time = self.seconds = 0.0
         module: Any
         for module in unet.modules():
             if hasattr(module, "attn2"):
@@ -82,10 +83,10 @@ class CrossAttentions:
                 module.attn2.register_forward_hook(self._stop)
 
     def _start(self, *_: Any) -> None:
-        self.begun = time.process_time()
+        self.start_time = time.process_time()
 
     def _stop(self, *_: Any) -> None:
-        self.seconds += time.process_time() - self.begun
+        self.seconds += time.process_time() - self.start_time
 
     def of(self, work: Callable[[], Any]) -> float:
         self.seconds = 0.0
@@ -98,7 +99,7 @@ def weights_of(module: nn.Module) -> int:
 
 
 def memory(model: Any, frames: int, size: int, context: Tensor) -> dict[str, float]:
-    """Megabytes of each part: its weights, and its own tensors while it works."""
+    """Megabytes of each part: its weights, and the peak of its own tensors in a forward."""
     depth = len(CHANNELS) - 1
 
     def temporal() -> int:
@@ -120,7 +121,7 @@ def memory(model: Any, frames: int, size: int, context: Tensor) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network; the least time counts")
+    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network; the shortest time counts")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=16, help="height and width of the latent, a multiple of 8")
     options = parser.parse_args()
@@ -131,48 +132,53 @@ def main() -> None:
 
     base, frames = comfyui_model(), options.frames
     weights = randomise(HarivoModel(CONFIG)).state_dict()
-    held = hold(Checkpoint(HARIVO, CONFIG.to_dict(), weights, {}, "random"))
+    motion_model = hold(Checkpoint(HARIVO, CONFIG.to_dict(), weights, {}, "random"))
     noise = torch.randn(frames, 4, options.size, options.size)
-    words = [[torch.randn(1, 77, CONTEXT), {}]]
-    plain = Watched(base)
-    temporal = Watched(base, lambda model: apply_motion(model, held, frames=frames, **ONLY_TEMPORAL))
-    whole = Watched(base, lambda model: apply_motion(model, held, frames=frames))
+    conditioning = [[torch.randn(1, 77, CONTEXT), {}]]
+    plain = TimedModel(base)
+    temporal = TimedModel(base, lambda model: apply_motion(model, motion_model, frames=frames, **ONLY_TEMPORAL))
+    all_parts = TimedModel(base, lambda model: apply_motion(model, motion_model, frames=frames))
     attentions = CrossAttentions(base.model.diffusion_model)
     short, long = [], []
     with torch.inference_mode():
-        temporal.run(noise, words)  # warms up
+        temporal.run(noise, conditioning)  # warm-up
         temporal.seconds.clear()
         for _ in range(options.rounds):
-            plain.run(noise, words)
-            short.append(attentions.of(lambda: temporal.run(noise, words)))
-            long.append(attentions.of(lambda: whole.run(noise, words)))
-            print(
-                f"plain {plain.seconds[-1]:.2f} s, temporal {temporal.seconds[-1]:.2f} s, all {whole.seconds[-1]:.2f} s"
-            )
+            plain.run(noise, conditioning)
+            short.append(attentions.of(lambda: temporal.run(noise, conditioning)))
+            long.append(attentions.of(lambda: all_parts.run(noise, conditioning)))
+            latest = [network.seconds[-1] for network in (plain, temporal, all_parts)]
+            print("plain {:.2f} s, temporal {:.2f} s, all {:.2f} s".format(*latest))
         x, _, context = temporal.input
-        model: Any = held.patcher.model
+        model: Any = motion_model.patcher.model
         repeats = 3 * options.rounds
         mapping = least_seconds(lambda: model.mapping(x, frames), repeats)
         generator = least_seconds(lambda: model.tokens(context[:1], frames), repeats)
         megabytes = memory(model, frames, options.size, context[:1])
-    one, all_parts = min(temporal.seconds), min(whole.seconds)
+    seconds_temporal, seconds_all = min(temporal.seconds), min(all_parts.seconds)
     longer = max(0.0, min(long) - min(short))
-    each = {
-        "temporal": one / min(plain.seconds) - 1,
-        "mapping": mapping / one,
-        "tokens": (generator + longer) / one,
+    overheads = {
+        "temporal": seconds_temporal / min(plain.seconds) - 1,
+        "mapping": mapping / seconds_temporal,
+        "tokens": (generator + longer) / seconds_temporal,
     }
     print(f"{'part':<10}{'overhead':>10}{'MB':>9}")
-    for name, share in each.items():
+    for name, share in overheads.items():
         print(f"{name:<10}{share:>10.2%}{megabytes[name]:>9.1f}")
-    print(f"mapping {mapping:.3f} s, tokens {generator:.3f} s, longer context {longer:.3f} s of {one:.2f} s")
+    print(
+        f"mapping {mapping:.3f} s, tokens {generator:.3f} s, longer context {longer:.3f} s of {seconds_temporal:.2f} s"
+    )
     figures = {
-        "overhead_mapping_tokens": each["mapping"] + each["tokens"],
-        "overhead_each": each,
+        "overhead_mapping_tokens": overheads["mapping"] + overheads["tokens"],
+        "overhead_each": overheads,
         "memory_each_mb": megabytes,
-        "all_over_temporal": all_parts / one,
+        "all_over_temporal": seconds_all / seconds_temporal,
     }
-    finish("harivo", figures | {"seconds_plain": min(plain.seconds), "seconds_temporal": one, "seconds_all": all_parts})
+    finish(
+        "harivo",
+        figures
+        | {"seconds_plain": min(plain.seconds), "seconds_temporal": seconds_temporal, "seconds_all": seconds_all},
+    )
 
 
 if __name__ == "__main__":

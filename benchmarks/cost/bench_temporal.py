@@ -1,9 +1,9 @@
-"""What a motion model costs: a forward of SD 1.5's U-Net, random weights, 16 frames of latent 16x16, one thread, fp32.
+"""The cost of a motion model: a forward of SD 1.5's U-Net, random weights, 16 frames of latent 16x16, one thread, fp32.
 
-Three networks on the same weights take turns: the plain U-Net in ComfyUI, the same with our motion model (v2: with the
-middle module), and diffusers' UNetMotionModel. Keys: `ours_over_plain`, `ours_over_diffusers` (seconds over seconds,
-the least of all rounds; the process' own time, as other processes share the cores), `max_abs_error` (largest
-difference of our output to diffusers', with diffusers' rule for the GroupNorm), and the three times. Needs 10 GB.
+Three networks with the same weights run in turn: the plain U-Net in ComfyUI, the same with our motion model (v2, which
+has a middle module), and diffusers' UNetMotionModel. Keys: `ours_over_plain`, `ours_over_diffusers` (ratios of seconds,
+the least of all rounds; CPU time of the process, as other processes share the cores), `max_abs_error` (largest
+difference of our output from diffusers', with diffusers' rule for the GroupNorm), and the three times. Needs 10 GB.
 """
 
 import argparse
@@ -43,7 +43,7 @@ UNET = {
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """A module with the weights of `random_weight`."""
+    """Set the weights of a module to those of `random_weight`."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in module.named_parameters():
         weight.data = random_weight(name, weight.shape, generator)
@@ -51,14 +51,14 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    """1 for norms, 0 for biases, otherwise normal with a variance that keeps activations near 1."""
     if len(shape) < 2:
         return torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
     return torch.randn(shape, generator=generator) * (0.6 / shape[1:].numel() ** 0.5)
 
 
 def comfyui_model():
-    """A MODEL of SD 1.5's sizes."""
+    """A MODEL with the sizes of SD 1.5."""
     from comfy import model_patcher, supported_models
 
     family = supported_models.SD15(dict(UNET))
@@ -75,7 +75,7 @@ def motion_file(group_norm: str, weights: dict[str, Tensor]) -> Checkpoint:
 
 
 def diffusers_unet(base: dict[str, Tensor], motion: dict[str, Tensor]):
-    """diffusers' own motion U-Net on the very same tensors."""
+    """diffusers' own motion U-Net with the same tensors."""
     from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
     with torch.device("meta"):
@@ -91,8 +91,8 @@ def diffusers_unet(base: dict[str, Tensor], motion: dict[str, Tensor]):
     return unet.eval()
 
 
-class Watched:
-    """A MODEL whose calls of the network are timed, and whose last input and output are kept."""
+class TimedModel:
+    """A MODEL that times the calls of its network and stores the last input and output."""
 
     def __init__(self, model, patch: Callable = lambda model: model) -> None:
         from comfy.patcher_extension import WrappersMP
@@ -100,16 +100,16 @@ class Watched:
         self.seconds: list[float] = []
         self.input: tuple[Tensor, ...] = ()
         self.output = torch.empty(0)
-        watched = model.clone()
-        # wrappers run in the order they were added: this one is around all that the patch adds
-        watched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", self.time)
-        self.model = patch(watched)
+        clone = model.clone()
+        # wrappers run in the order in which they were added: this one encloses everything that the patch adds
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench", self.time)
+        self.model = patch(clone)
         self.model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "bench", self.keep)
 
     def time(self, executor, *args, **kwargs) -> Tensor:
-        begun = time.process_time()
+        start_time = time.process_time()
         result = executor(*args, **kwargs)
-        self.seconds.append(time.process_time() - begun)
+        self.seconds.append(time.process_time() - start_time)
         return result
 
     def keep(self, executor, x: Tensor, timesteps: Tensor, context: Tensor, *args, **kwargs) -> Tensor:
@@ -117,17 +117,19 @@ class Watched:
         self.output = executor(x, timesteps, context, *args, **kwargs)
         return self.output
 
-    def run(self, noise: Tensor, words: list) -> None:
-        """One step of ComfyUI's sampler without guidance: one call of the network."""
+    def run(self, noise: Tensor, conditioning: list) -> None:
+        """Run one step of ComfyUI's sampler without guidance, that is, one call of the network."""
         from comfy import sample
 
         latent = torch.zeros_like(noise)
-        sample.sample(self.model, noise, 1, 1.0, "euler", "normal", words, words, latent, disable_pbar=True)
+        sample.sample(
+            self.model, noise, 1, 1.0, "euler", "normal", conditioning, conditioning, latent, disable_pbar=True
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network; the least time counts")
+    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network; the shortest time counts")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=16, help="height and width of the latent")
     options = parser.parse_args()
@@ -140,26 +142,26 @@ def main() -> None:
     motion = MotionModel(MotionConfig(block_channels=CHANNELS, mid_block=True, heads=HEADS))
     weights = randomise(motion).state_dict()
     frames, noise = options.frames, torch.randn(options.frames, 4, options.size, options.size)
-    words = [[torch.randn(1, 77, CONTEXT), {}]]
+    conditioning = [[torch.randn(1, 77, CONTEXT), {}]]
 
-    def moving(group_norm: str) -> Watched:
-        held = hold(motion_file(group_norm, weights))
-        return Watched(base, lambda model: apply_motion(model, held, frames=frames))
+    def moving(group_norm: str) -> TimedModel:
+        motion_model = hold(motion_file(group_norm, weights))
+        return TimedModel(base, lambda model: apply_motion(model, motion_model, frames=frames))
 
-    plain, ours, same_rule = Watched(base), moving("per_frame"), moving("per_clip")
+    plain, ours, same_rule = TimedModel(base), moving("per_frame"), moving("per_clip")
     theirs = diffusers_unet(base.model.diffusion_model.state_dict(), weights)
     seconds: list[float] = []
     output = torch.empty(0)
     with torch.inference_mode():
-        same_rule.run(noise, words)  # also warms up
+        same_rule.run(noise, conditioning)  # also warms up
         x, timesteps, context = same_rule.input
         clip = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
         for _ in range(options.rounds):
-            plain.run(noise, words)
-            ours.run(noise, words)
-            begun = time.process_time()
+            plain.run(noise, conditioning)
+            ours.run(noise, conditioning)
+            start_time = time.process_time()
             output = theirs(clip, timesteps[0], context, return_dict=False)[0]
-            seconds.append(time.process_time() - begun)
+            seconds.append(time.process_time() - start_time)
             print(f"plain {plain.seconds[-1]:.2f} s, ours {ours.seconds[-1]:.2f} s, diffusers {seconds[-1]:.2f} s")
     error = (same_rule.output - output.transpose(1, 2).flatten(0, 1)).abs().max().item()
     fastest = {"plain": min(plain.seconds), "ours": min(ours.seconds), "diffusers": min(seconds)}

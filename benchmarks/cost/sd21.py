@@ -1,4 +1,4 @@
-"""A MODEL of Stable Diffusion 2.1's sizes with random weights, in ComfyUI."""
+"""A ComfyUI MODEL with the sizes of Stable Diffusion 2.1 and random weights."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ UNET = SD15 | {"context_dim": CONTEXT, "use_linear_in_transformer": True}
 
 
 def sd21_model(dtype: torch.dtype = torch.float32):
-    """Predicts eps; on the device that ComfyUI samples on."""
+    """The MODEL, with eps-prediction, on the device on which ComfyUI samples."""
     from comfy import model_management, model_patcher, supported_models
 
     family = supported_models.SD20(dict(UNET))
@@ -25,7 +25,7 @@ def sd21_model(dtype: torch.dtype = torch.float32):
     return model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
-def named(kind: Callable[..., nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
-    """The weights that such a network has."""
+def weight_shapes(kind: Callable[..., nn.Module], *args, **kwargs) -> dict[str, torch.Size]:
+    """Names and shapes of the weights of a network, which is built without memory for them."""
     with torch.device("meta"):
         return {k: v.shape for k, v in kind(*args, **kwargs).state_dict().items()}

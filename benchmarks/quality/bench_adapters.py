@@ -1,12 +1,13 @@
-"""Do LoRA and ControlNet of the pocket do what they are for? Held-out prompts, DDIM 25 steps, CFG 7.5, same seeds.
+"""Do the pocket's LoRA and ControlNet work? Held-out prompts, DDIM 25 steps, CFG 7.5, same seeds.
 
-Pictures: `glow` (share with the LoRA's style; `glow_without`), `lora_colour`, `lora_shape`, `lora_background` (shares
-that the judge finds as the prompt says). `iou_sketch`, `iou_frame`, `iou_linear`: overlap of the drawn sprite (by the
-judge's mask) with the one whose edges were the hint, for the sprite's outline, for the edges of a whole frame, and for
-the outline under linear betas; `iou_without`, `iou_ceiling` (the frame itself through the autoencoder).
+Single images: `glow` (share of images with the LoRA's style) and `glow_without` (the same without the LoRA);
+`lora_colour`, `lora_shape`, `lora_background` (shares of images with the LoRA that match the prompt, by the judge).
+`iou_sketch`, `iou_frame`, `iou_linear`: overlap (IoU) of the generated sprite, by the judge's mask, with the sprite
+that the hint shows; the hint is the sprite's outline, the edges of a whole frame, or the outline with linear betas.
+`iou_without` is the overlap without a hint, `iou_ceiling` that of the rendered frame after the autoencoder.
 Clips of 16 frames, with the motion model: `clip_glow` (share of frames), `clip_all` (IoU, hints on all frames),
-`ends` and `between` (IoU of the first and last frame, and of the others, hints on these two), `ends_without`,
-`between_without`, `both_glow` and `both_ends` (LoRA and hints on the two).
+`ends` and `between` (IoU of the first and last frame, and of the other frames, with hints on the first and last),
+`ends_without` and `between_without` (the same without hints), `both_glow` and `both_ends` (with LoRA and those hints).
 """
 
 import argparse
@@ -28,19 +29,19 @@ ENDS = "0, -1"
 
 
 def overlap(judge, pictures: Tensor, truth: Tensor) -> Tensor:
-    """IoU (n,) of the judge's masks of pictures with the coverage of sprites (n, 1, 64, 64)."""
-    drawn, asked = judge(pictures).mask > 0, F.avg_pool2d(truth, 2) > 0.5
-    return (drawn & asked).sum((1, 2, 3)) / (drawn | asked).sum((1, 2, 3))
+    """IoU (n,) of the judge's masks of images with the coverage of sprites (n, 1, 64, 64)."""
+    mask, target = judge(pictures).mask > 0, F.avg_pool2d(truth, 2) > 0.5
+    return (mask & target).sum((1, 2, 3)) / (mask | target).sum((1, 2, 3))
 
 
 def glows(pictures: Tensor, clips: list[sprites.Clip], frames: int = 1) -> float:
-    """Share of the pictures that show the style."""
+    """Share of the images that show the style."""
     colours = [clip.sprite.colour for clip in clips for _ in range(frames)]
     return (styles.glow(pictures, colours) > styles.GLOWS).float().mean().item()
 
 
 class Pictures:
-    """Single pictures of held-out prompts."""
+    """Single images of held-out prompts."""
 
     def __init__(self, host: PocketHost, judge, clips: list[sprites.Clip]) -> None:
         self.host, self.judge, self.clips = host, judge, clips
@@ -61,42 +62,42 @@ class Pictures:
 
         plain, styled = self.draw(), self.draw(self.host.lora())
         linear = apply_betas(self.host.model, "linear", 0.00085, 0.012)
-        sketch, whole = edges(self.truth), edges(self.rendered)
+        sketch, frame_edges = edges(self.truth), edges(self.rendered)
         with torch.inference_mode():
-            through = self.host.decode(self.host.vae.encode(self.rendered.permute(0, 2, 3, 1)))
+            reconstruction = self.host.decode(self.host.vae.encode(self.rendered.permute(0, 2, 3, 1)))
         shares = {f"lora_{k}": v for k, v in accuracy(self.judge, styled, self.clips).items()}
         ious = {
             "iou_sketch": self.draw(hints=sketch),
-            "iou_frame": self.draw(hints=whole),
+            "iou_frame": self.draw(hints=frame_edges),
             "iou_linear": self.draw(linear, sketch),
             "iou_without": plain,
-            "iou_ceiling": through,
+            "iou_ceiling": reconstruction,
         }
         glow = {"glow": glows(styled, self.clips), "glow_without": glows(plain, self.clips)}
         return glow | shares | {name: self.iou(pictures) for name, pictures in ious.items()}
 
 
 class Clips:
-    """Clips of held-out prompts that move."""
+    """Clips of held-out prompts with a moving sprite."""
 
     def __init__(self, host: PocketHost, judge, clips: list[sprites.Clip]) -> None:
         self.host, self.judge, self.clips = host, judge, clips
         self.truth = [sprites.sprite_mask(c, sprites.frame_times(FRAMES)) for c in clips]
 
     def draw(self, model, frames: str = "") -> Tensor:
-        """(clips * 16, 3, 64, 64), one clip after the other; `frames`: those with a hint."""
-        drawn = []
+        """The frames of all clips in order, (clips * 16, 3, 64, 64); `frames`: the frames that get a hint."""
+        clips = []
         for i, clip in enumerate(self.clips):
             hints = edges(self.truth[i] if frames == "all" else self.truth[i][[0, -1]])
             control = self.host.control(hints, frames, count=FRAMES) if frames else None
             texts = [sprites.caption(clip)]
             latents = self.host.sample(model, texts, frames=FRAMES, seed=i, control=control)
-            drawn.append(self.host.decode(latents))
-        return torch.cat(drawn)
+            clips.append(self.host.decode(latents))
+        return torch.cat(clips)
 
     def iou(self, pictures: Tensor) -> dict[str, float]:
-        found = overlap(self.judge, pictures, torch.cat(self.truth)).view(-1, FRAMES)
-        return {"ends": found[:, [0, -1]].mean().item(), "between": found[:, 1:-1].mean().item()}
+        ious = overlap(self.judge, pictures, torch.cat(self.truth)).view(-1, FRAMES)
+        return {"ends": ious[:, [0, -1]].mean().item(), "between": ious[:, 1:-1].mean().item()}
 
     def figures(self) -> dict[str, float]:
         moving = self.host.motion()
@@ -114,10 +115,10 @@ class Clips:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=48, help="single pictures")
-    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=48, help="number of single images")
+    parser.add_argument("--clips", type=int, default=4, help="number of clips")
     args = parser.parse_args()
-    host, judge, begun = PocketHost(), load_judge(JUDGE), time.monotonic()
+    host, judge, start_time = PocketHost(), load_judge(JUDGE), time.monotonic()
     moving = sprites.held_out(args.clips, motions=("right", "left", "up", "down"))
     figures: dict[str, float] = {"prompts": args.prompts, "clips": args.clips}
     for name, part in (
@@ -125,7 +126,7 @@ def main() -> None:
         ("clips", Clips(host, judge, moving)),
     ):
         figures |= part.figures()
-        print(f"{name}, {time.monotonic() - begun:.0f} s: {figures}", flush=True)
+        print(f"{name}, {time.monotonic() - start_time:.0f} s: {figures}", flush=True)
     finish("adapters", {k: round(v, 4) for k, v in figures.items()})
 
 

@@ -1,10 +1,12 @@
-"""Does a long video stay flat? One job of Long Video's parts on the pocket, extended from length to length.
+"""Do memory use and speed stay constant in a long video? One job on the pocket, extended from length to length.
 
-It is made as `vidrd_long_video` makes it: by the bundled VidRD model, decoded by its temporal-aware decoder.
+The job uses the parts of Long Video as in the graph `vidrd_long_video`: the bundled VidRD model and its temporal-aware
+decoder.
 
-Keys: `rss_slope_mb_per_frame` (least squares over the clips, from the third on), `fps_last_over_first` (last quarter of
-the clips against the first, without the two that warm up), `unet_frames_per_kept_frame`, `disk_mb_per_frame`. The table
-before has resident memory and time at every length.
+Keys: `rss_slope_mb_per_frame` (slope of resident memory, least squares over the clips from the third on),
+`fps_last_over_first` (speed in the last quarter of the clips over that in the first, without two warm-up clips),
+`unet_frames_per_kept_frame`, `disk_mb_per_frame`. The table printed before them shows resident memory and time at each
+length.
 """
 
 import argparse
@@ -28,13 +30,13 @@ KEY = "stillmotion.bench_long"
 
 
 def resident() -> float:
-    """Megabytes of this process in memory."""
+    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class Meter(Watch):
-    """Time and memory at the end of every clip."""
+    """Records time and memory at the end of every clip."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[float, float]] = []  # seconds, MB
@@ -44,7 +46,7 @@ class Meter(Watch):
 
 
 class Counter:
-    """Rows that went through the U-Net, as a wrapper around it."""
+    """A wrapper around the U-Net that counts the rows of its batches."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -55,7 +57,7 @@ class Counter:
 
 
 def slope(x: Tensor, y: Tensor) -> float:
-    """Of the line through (x, y) with the least squares."""
+    """Slope of the least-squares line through the points (x, y)."""
     x, y = x - x.mean(), y - y.mean()
     return ((x * y).sum() / (x * x).sum()).item()
 
@@ -78,7 +80,7 @@ def long_video(args: argparse.Namespace, counter: Counter):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096], help="frames, rising")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096], help="frames, in rising order")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -93,10 +95,10 @@ def main() -> None:
     output = Output(check_format("h264-mp4", SIZE, SIZE), Fraction(8), FRAMES, {})
     print("frames  seconds  resident MB", flush=True)
     with tempfile.TemporaryDirectory() as root, open_job(Path(root), "bench", long.identity()) as (job, _):
-        began = time.monotonic()
+        start_time = time.monotonic()
         for length in args.lengths:
             render(job, length // FRAMES, Work(long.sample, decode), output, watch=meter)
-            print(f"{length:6} {time.monotonic() - began:8.1f} {resident():10.1f}", flush=True)
+            print(f"{length:6} {time.monotonic() - start_time:8.1f} {resident():10.1f}", flush=True)
         size = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
     finish("long", figures(meter, counter, args.steps) | {"disk_mb_per_frame": round(size / 1e6 / args.lengths[-1], 4)})
 
@@ -105,11 +107,11 @@ def figures(meter: Meter, counter: Counter, steps: int) -> dict[str, float]:
     clips = len(meter.ends)
     times, memory = torch.tensor(meter.ends, dtype=torch.float64).unbind(1)
     quarter = max(1, (clips - WARM) // 4)
-    spent = times.diff()[WARM - 1 :]
+    seconds = times.diff()[WARM - 1 :]
     frames = torch.arange(clips, dtype=torch.float64)[WARM:] * FRAMES
     return {
         "rss_slope_mb_per_frame": round(slope(frames, memory[WARM:]), 5),
-        "fps_last_over_first": round((spent[:quarter].median() / spent[-quarter:].median()).item(), 3),
+        "fps_last_over_first": round((seconds[:quarter].median() / seconds[-quarter:].median()).item(), 3),
         "unet_frames_per_kept_frame": counter.rows / 2 / steps / (clips * FRAMES),  # 2: with and without the prompt
         "frames": clips * FRAMES,
     }

@@ -1,13 +1,14 @@
-"""What the mitigating gradient costs and does, on the pocket model with motion; DDIM 25 steps, CFG 7.5, 16 frames.
+"""Cost and effect of the mitigating gradient, on the pocket model with motion; DDIM 25 steps, CFG 7.5, 16 frames.
 
-Keys: `overhead` (time of the guidance over that of a sampling step, medians; the process' own time on a CPU),
-`difference` (alpha -> mean absolute difference of adjacent frames, pixels in 0..1). A large alpha freezes the clip,
-`travel` (alpha -> mean displacement of the sprite in image widths), or breaks it, `legible` (alpha -> share of frames
-that show the prompt's colour and shape) and `jump` (alpha -> mean over the clips of the largest adjacent-frame
-difference over the median one). `eps_ratio` (alpha -> mean relative change of the noise prediction) tells how near.
+Keys: `overhead` (time of the guidance over that of a sampling step, medians; CPU time of the process, unless a GPU is
+used). The others are given for each alpha: `difference` (mean absolute difference of adjacent frames, pixels in 0..1);
+`travel` (mean displacement of the sprite in image widths: a large alpha freezes the clip); `legible` (share of frames
+that show the prompt's colour and shape) and `jump` (largest adjacent-frame difference over the median one, mean over
+the clips: a large alpha breaks the clip); `eps_ratio` (mean relative change of the noise prediction).
 
-The keys that begin with `bare_` are the same for the bare formula: no compensation of size and frame count, no cap. The
-pocket's latents are a quarter of the paper's, so a bare alpha is five times the default's.
+Keys with the prefix `bare_` are the same figures for the formula without our additions: no compensation of size and
+frame count, no limit. The pocket's latents are a quarter of the paper's, so that a bare alpha acts like five times the
+default alpha.
 """
 
 import argparse
@@ -31,8 +32,8 @@ FRAMES = 16
 BARE = {"compensate_size": False, "compensate_frames": False, "max_eps_ratio": 0.0}
 
 
-def now() -> float:
-    """Seconds of this process on the CPU, where other processes share the cores; wall time where a GPU works."""
+def clock() -> float:
+    """CPU seconds of this process, since other processes share the cores; wall time where a GPU is used."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -40,31 +41,31 @@ def now() -> float:
 
 
 def overhead(host: PocketHost, model, config: Config, *, repeats: int, steps: int = 25) -> dict[str, float]:
-    """Median seconds of one guidance call and of one whole step (both halves of CFG, guidance included)."""
+    """Median seconds of one guidance call and of one whole step (both predictions of CFG, guidance included)."""
     from ...model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
-    begins: list[float] = []
+    starts: list[float] = []
     ends: list[float] = []
 
     def stopwatch(times: list[float]):
         def note(args: dict) -> Tensor:
-            times.append(now())
+            times.append(clock())
             return args["denoised"]
 
         return note
 
-    timed = model.clone()
-    timed.set_model_sampler_post_cfg_function(stopwatch(begins))
-    timed, _ = apply_mitigating_gradient(timed, config, frames=FRAMES)
-    timed.set_model_sampler_post_cfg_function(stopwatch(ends))
-    guidance, whole = [], []
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(stopwatch(starts))
+    model, _ = apply_mitigating_gradient(model, config, frames=FRAMES)
+    model.set_model_sampler_post_cfg_function(stopwatch(ends))
+    guidance_times, step_times = [], []
     for seed in range(repeats):
-        begins.clear()
+        starts.clear()
         ends.clear()
-        host.sample(timed, ["a red circle moving right on a black background"], frames=FRAMES, seed=seed, steps=steps)
-        guidance += [end - begin for begin, end in zip(begins, ends, strict=True)]
-        whole += [later - begin for begin, later in pairwise(begins)]
-    seconds = {"guidance_seconds": median(guidance), "step_seconds": median(whole)}
+        host.sample(model, ["a red circle moving right on a black background"], frames=FRAMES, seed=seed, steps=steps)
+        guidance_times += [end - start for start, end in zip(starts, ends, strict=True)]
+        step_times += [end - start for start, end in pairwise(starts)]
+    seconds = {"guidance_seconds": median(guidance_times), "step_seconds": median(step_times)}
     return {"overhead": seconds["guidance_seconds"] / seconds["step_seconds"], **seconds}
 
 
@@ -76,19 +77,19 @@ def jump(frames: Tensor) -> float:
 
 def legible(reading: ClipReading, clip: sprites.Clip) -> float:
     """Share of the frames that show the colour and the shape of the prompt."""
-    wanted = list(sprites.COLOURS).index(clip.sprite.colour), sprites.SHAPES.index(clip.sprite.shape)
-    return mean(pair == wanted for pair in zip(reading.colours, reading.shapes, strict=True))
+    target = list(sprites.COLOURS).index(clip.sprite.colour), sprites.SHAPES.index(clip.sprite.shape)
+    return mean(pair == target for pair in zip(reading.colours, reading.shapes, strict=True))
 
 
 def effect(host: PocketHost, model, judge, config: Config, clips: list[sprites.Clip], seeds: int) -> dict[str, float]:
-    """The figures of one alpha, means over prompts and seeds."""
+    """The figures of one alpha, as means over prompts and seeds."""
     from ...model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
-    guided, readout = apply_mitigating_gradient(model, config, frames=FRAMES)
+    guided_model, readout = apply_mitigating_gradient(model, config, frames=FRAMES)
     rows = []
     for number, clip in enumerate(clips):
         for seed in range(seeds):
-            latent = host.sample(guided, [sprites.caption(clip)], frames=FRAMES, seed=1000 * seed + number)
+            latent = host.sample(guided_model, [sprites.caption(clip)], frames=FRAMES, seed=1000 * seed + number)
             frames = host.decode(latent)
             reading = read_clip(judge, frames)
             rows.append(
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4, help="held-out prompts with a direction")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=4, help="runs of 25 steps that are timed")
+    parser.add_argument("--repeats", type=int, default=4, help="number of timed runs of 25 steps")
     parser.add_argument("--alphas", type=float, nargs="+", default=list(ALPHAS))
     parser.add_argument("--kernel", default=Config().kernel)
     for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE)):

@@ -1,11 +1,12 @@
-"""Do the temporal layers move the sprite as the prompt says, and hold everything else? 16 frames, held-out prompts.
+"""Do the temporal layers move the sprite as prompted and keep everything else constant? 16 frames, held-out prompts.
 
-Keys: `direction` (share of moving prompts whose sprite goes there; chance 0.25), `still_ratio` (displacement under
-"still" prompts over that under moving ones), `difference_ratio` (frame difference with the layers over that of the same
-model without them, same noise), `constancy` (share of clips that show one colour and one shape in all frames),
-`agreement` (mean share of frames like the clip's majority), `difference` and `flicker` (mean absolute first and second
-difference over time), `pocket_fvd` (Frechet distance of the pocket's own video judge), and what the frames obey.
-`truth_...` are the same scores of rendered clips, `intervals` the 95 % bootstrap intervals over the clips.
+Keys: `direction` (share of moving prompts whose sprite moves in the right direction; chance 0.25), `still_ratio`
+(displacement for "still" prompts over that for moving ones), `difference_ratio` (frame difference with the layers over
+that of the same model without them, same noise), `constancy` (share of clips with one colour and one shape in all
+frames), `agreement` (mean share of frames that agree with the clip's majority), `difference` and `flicker` (mean
+absolute first and second difference over time), `pocket_fvd` (Frechet distance in features of the pocket's own video
+judge), and the shares of frames that match the prompt. `truth_...` are the same scores for rendered clips, `intervals`
+the 95 % bootstrap intervals over the clips.
 """
 
 import argparse
@@ -31,14 +32,14 @@ from ..common.report import finish
 def measure(
     files: dict[str, Path], count: int, first: int, seed: int, without: int
 ) -> tuple[Sample, list[float], Sample]:
-    """The clips as the judges see them, frame differences of the first `without` on the plain model, and the truth."""
+    """Judged clips, frame differences of the first `without` clips without temporal layers, and judged ground truth."""
     torch.set_num_threads(1)
     host, judge, (video_judge, _) = (
         PocketHost(files["pocket"]),
         load_judge(files["judge"]),
         load_video_judge(VIDEO_JUDGE),
     )
-    model, plain, begun = host.motion(files["motion"], frames=FRAMES), [], time.monotonic()
+    model, plain, start_time = host.motion(files["motion"], frames=FRAMES), [], time.monotonic()
     prompts = sprites.held_out(count, motions=MOTIONS, first=first)
 
     def clips():
@@ -48,16 +49,18 @@ def measure(
             if i < without:
                 still = host.decode(host.sample(host.model, text, frames=FRAMES, seed=seed + first + i))
                 plain.append(frame_difference(still))
-            print(f"clip {first + i + 1}: {time.monotonic() - begun:.0f} s", flush=True)
+            print(f"clip {first + i + 1}: {time.monotonic() - start_time:.0f} s", flush=True)
 
-    made = judging.sample(clips(), prompts, judge, video_judge)
-    return made, plain, judging.sample(judging.rendered(prompts), prompts, judge, video_judge)
+    sample = judging.sample(clips(), prompts, judge, video_judge)
+    return sample, plain, judging.sample(judging.rendered(prompts), prompts, judge, video_judge)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--without", type=int, default=40, help="clips also made without temporal layers")
+    parser.add_argument(
+        "--without", type=int, default=40, help="number of clips that are also made without temporal layers"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE)):
@@ -68,28 +71,28 @@ def main() -> None:
     parts = [(min(share, args.prompts - i), i) for i in range(0, args.prompts, share)]
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(measure, files, n, i, args.seed, -(-args.without // len(parts))) for n, i in parts]
-        done = [job.result() for job in jobs]
-    made, truth = joined([part for part, _, _ in done]), joined([part for _, _, part in done])
-    plain = [d for _, part, _ in done for d in part]
-    paired = [r.difference for part, without, _ in done for r in part.readings[: len(without)]]
+        results = [job.result() for job in jobs]
+    sample, truth = joined([part for part, _, _ in results]), joined([part for _, _, part in results])
+    plain = [d for _, part, _ in results for d in part]
+    pairs = [r.difference for part, without, _ in results for r in part.readings[: len(without)]]
     real = judging.reference(load_video_judge(VIDEO_JUDGE)[0], motions=MOTIONS, after=args.prompts)
-    print_directions(made)
-    figures = report(score(made, real), score(truth, real))
-    ratio = sum(paired) / len(paired) / (sum(plain) / len(plain)) if plain else float("nan")
+    print_directions(sample)
+    figures = report(score(sample, real), score(truth, real))
+    ratio = sum(pairs) / len(pairs) / (sum(plain) / len(plain)) if plain else float("nan")
     finish("motion", {**figures, "difference_ratio": round(ratio, 4), "prompts": args.prompts})
 
 
-def print_directions(made: Sample) -> None:
+def print_directions(sample: Sample) -> None:
     for motion in MOVING:
-        went = [str(r.direction) for r, w in zip(made.readings, made.wanted, strict=True) if w.motion == motion]
-        print(f"{motion:>6}: went " + ", ".join(f"{d} {went.count(d)}" for d in sorted(set(went))))
+        moves = [str(r.direction) for r, w in zip(sample.readings, sample.wanted, strict=True) if w.motion == motion]
+        print(f"{motion:>6}: moved " + ", ".join(f"{d} {moves.count(d)}" for d in sorted(set(moves))))
 
 
-def report(made: dict[str, Interval], truth: dict[str, Interval]) -> dict:
+def report(scores: dict[str, Interval], truth: dict[str, Interval]) -> dict:
     return {
-        **{name: round(found.value, 4) for name, found in made.items()},
-        "intervals": {name: [round(found.low, 4), round(found.high, 4)] for name, found in made.items()},
-        **{f"truth_{name}": round(found.value, 4) for name, found in truth.items()},
+        **{name: round(interval.value, 4) for name, interval in scores.items()},
+        "intervals": {name: [round(interval.low, 4), round(interval.high, 4)] for name, interval in scores.items()},
+        **{f"truth_{name}": round(interval.value, 4) for name, interval in truth.items()},
     }
 
 

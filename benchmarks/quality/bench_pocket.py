@@ -1,7 +1,7 @@
-"""Does the pocket Stable Diffusion obey? Held-out prompts, DDIM 25 steps, CFG 7.5, judged by the separate classifier.
+"""Does the pocket model follow its prompts? Held-out prompts, DDIM 25 steps, CFG 7.5, judged by a separate classifier.
 
-Keys: `colour`, `background`, `shape` (shares of pictures that show what the prompt says), `judge` (the classifier's own
-worst accuracy on held-out rendered frames), `ceiling_shape` (its shape accuracy on these through the autoencoder).
+Keys: `colour`, `background`, `shape` (shares of images that match the prompt), `judge` (the classifier's own lowest
+accuracy on held-out rendered frames), `ceiling_shape` (its shape accuracy on these frames after the autoencoder).
 """
 
 import argparse
@@ -34,17 +34,17 @@ def main() -> None:
     host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), sprites.held_out(args.prompts)
     real = torch.cat([sprites.render(c, [i % 16 / 15]) for i, c in enumerate(clips)])
     with torch.inference_mode():
-        through = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))
-    truth, ceiling = accuracy(judge, real, clips), accuracy(judge, through, clips)
-    begun, pictures = time.monotonic(), []
+        reconstruction = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))
+    truth, ceiling = accuracy(judge, real, clips), accuracy(judge, reconstruction, clips)
+    start_time, pictures = time.monotonic(), []
     for first in range(0, len(clips), args.batch):
         part = clips[first : first + args.batch]
         texts = [sprites.caption(c) for c in part]
         pictures.append(host.decode(host.sample(host.model, texts, seed=args.seed + first)))
-        print(f"{first + len(part)} of {len(clips)} pictures, {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{first + len(part)} of {len(clips)} images, {time.monotonic() - start_time:.0f} s", flush=True)
     scores = accuracy(judge, torch.cat(pictures), clips)
     print("judge on rendered frames  ", truth)
-    print("judge through autoencoder ", ceiling)
+    print("judge after autoencoder   ", ceiling)
     print("judge on generated        ", scores)
     figures = {**scores, "judge": min(truth.values()), "ceiling_shape": ceiling["shape"], "prompts": len(clips)}
     finish("pocket", {k: round(v, 4) for k, v in figures.items()})

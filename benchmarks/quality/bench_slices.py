@@ -1,10 +1,10 @@
-"""x-t slices with and without each part of the bundled HARIVO model, switched in sampling; same prompts and noise.
+"""x-t slices with and without each part of the bundled HARIVO model, switched at sampling; same prompts and noise.
 
     python3 scripts/dev.py bench slices --output docs/harivo_slices.jpg
 
-A row of pictures for each set of parts, each a line of pixels through the sprite, along its motion, over time. No
-picking: the first prompts of the evaluation set. One model with all parts was trained; what each part does to the
-training is another question, which `ablate harivo` answers.
+One row of images for each set of parts. Each image shows a line of pixels through the sprite, along its motion, over
+time. The prompts are the first ones of the evaluation set, not selected. The model was trained once, with all parts;
+the effect of each part on training is measured by `ablate harivo`.
 """
 
 import argparse
@@ -47,17 +47,17 @@ def main() -> None:
         model: Any = host.motion(HARIVO, frames=FRAMES, **parts)
         if name == "+ MG":
             model, _ = apply_mitigating_gradient(model, Config(), frames=FRAMES)
-        made = [
+        videos = [
             host.decode(host.sample(model, [sprites.caption(clip)], frames=FRAMES, seed=seed))
             for seed, clip in enumerate(clips)
         ]
-        figures[name] = round(sum(map(frame_difference, made)) / len(made), 5)
+        figures[name] = round(sum(map(frame_difference, videos)) / len(videos), 5)
         print(f"{name}: mean difference of adjacent frames {figures[name]}", flush=True)
-        tiles.append([through_sprite(m, clip.motion, judge) for m, clip in zip(made, clips, strict=True)])
+        tiles.append([through_sprite(video, clip.motion, judge) for video, clip in zip(videos, clips, strict=True)])
     heads = ["", *(f"{clip.sprite.shape}, {clip.motion}" for clip in clips)]
     text = "a line of pixels through the sprite (across), over time (downwards)"
     sheet = contact_sheet(tiles, list(ROWS), heads, title="Parts of HARIVO, x-t slices", text=text)
-    target = ROOT / args.output  # a path of its own root stays as it is
+    target = ROOT / args.output  # an absolute path stays as it is
     sheet.save(target, quality=88)
     print(target)
     finish("slices", {"difference": figures, "prompts": len(clips)})

@@ -42,8 +42,8 @@ def test_timed_tells_the_network_s_share(tiny_sd, run_sampler):
     timed = bench_dreamvideo.Timed(tiny_sd)
     run_sampler(timed.model, frames=3, steps=2, cfg=1.0)
     assert timed.rows == [3, 3]
-    assert len(timed.calls) == len(timed.networks) == 2
-    assert all(0 < network <= call for call, network in zip(timed.calls, timed.networks, strict=True))
+    assert len(timed.call_seconds) == len(timed.network_seconds) == 2
+    assert all(0 < network <= call for call, network in zip(timed.call_seconds, timed.network_seconds, strict=True))
 
 
 KILLED = {
