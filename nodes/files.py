@@ -34,6 +34,16 @@ def path_of(name: str, folders: Sequence[str], bundled: Mapping[str, Path], what
     raise ValueError(f"{what}: there is no file {name}; put it in one of {', '.join(places)}")
 
 
+def bundled(path: Path) -> Path:
+    """A file of the pack. ValueError when it is missing, as after a copy or a clone that was cut short."""
+    if path.is_file():
+        return path
+    raise ValueError(
+        f"{path.name} is missing: it belongs into the folder {path.parent}. Copy it from the repository, or install "
+        "StillMotion again."
+    )
+
+
 def fingerprint(path: Path) -> tuple[int, int]:
     """ComfyUI writes this into the metadata of every video: nothing in it may tell of the user's folders."""
     status = path.stat()

@@ -1,20 +1,16 @@
-"""The bundled pocket model, its ControlNet, and its LoRAs in the lists of ComfyUI's own LoRA nodes."""
+"""StillMotion/loaders: the bundled pocket model, its ControlNet and its LoRA."""
 
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
-from pathlib import Path
-
-import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control
+from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control, with_pocket_lora
+from . import files
 from .sockets import CATEGORY
 
-BUNDLE = Path(__file__).resolve().parents[1] / "pocket"
-POCKET, CONTROL = BUNDLE / "pocket.safetensors", BUNDLE / "control_edges.safetensors"
-
-folder_paths.add_model_folder_path("loras", str(BUNDLE / "loras"))
+POCKET, CONTROL = files.POCKET / "pocket.safetensors", files.POCKET / "control_edges.safetensors"
+LORA = files.POCKET / "loras" / "pocket_glow.safetensors"
 
 
 class LoadPocket(io.ComfyNode):
@@ -37,11 +33,11 @@ class LoadPocket(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> tuple[int, int]:
-        return _fingerprint(POCKET)
+        return files.fingerprint(files.bundled(POCKET))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_pocket(POCKET))
+        return io.NodeOutput(*load_pocket(files.bundled(POCKET)))
 
 
 class LoadPocketControlNet(io.ComfyNode):
@@ -60,16 +56,44 @@ class LoadPocketControlNet(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> tuple[int, int]:
-        return _fingerprint(CONTROL)
+        return files.fingerprint(files.bundled(CONTROL))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(load_pocket_control(CONTROL))
+        return io.NodeOutput(load_pocket_control(files.bundled(CONTROL)))
 
 
-def _fingerprint(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+class LoadPocketLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_LoadPocketLora",
+            display_name="Load Pocket LoRA",
+            category=f"{CATEGORY}/loaders",
+            description="Puts the LoRA of the pocket Stable Diffusion on its model: its shapes glow. It is a LoRA like "
+            "any other, but it fits no other model, so it is not in the list of ComfyUI's Load LoRA.",
+            search_aliases=["LoRA", "glow", "style", "pocket_glow"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model of Load Pocket Stable Diffusion."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Factor on what the LoRA adds to the weights, no unit. 1 is as trained, 0 is off.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the LoRA, for Apply Motion Model or a sampler.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model=None, strength: float = 1.0) -> tuple[int, int]:  # noqa: ARG003
+        return files.fingerprint(files.bundled(LORA))
+
+    @classmethod
+    def execute(cls, model, strength: float = 1.0) -> io.NodeOutput:
+        return io.NodeOutput(with_pocket_lora(model, files.bundled(LORA), strength))
 
 
-NODES = [LoadPocket, LoadPocketControlNet]
+NODES = [LoadPocket, LoadPocketControlNet, LoadPocketLora]

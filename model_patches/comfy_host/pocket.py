@@ -1,4 +1,4 @@
-"""The pocket Stable Diffusion as ComfyUI's own MODEL, CLIP and VAE, and its ControlNet.
+"""The pocket Stable Diffusion as ComfyUI's own MODEL, CLIP and VAE, its ControlNet and its LoRA.
 
 ComfyUI tells a checkpoint by the sizes of SD1.5 and its kin, and has no public way to add a family; so the pocket is
 put together here from the classes that its own loader uses, with the sizes which the file's header gives.
@@ -15,6 +15,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import comfy.supported_models
+import comfy.utils
 from comfy import sd1_clip
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor
@@ -62,6 +63,23 @@ def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
     net = comfy.cldm.cldm.ControlNet(**sizes, **place, hint_channels=3, operations=operations)
     net.load_state_dict(weights)
     return comfy.controlnet.ControlNet(net, load_device=device, manual_cast_dtype=cast)
+
+
+def with_pocket_lora(
+    model: comfy.model_patcher.ModelPatcher, path: Path | str, strength: float
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the pocket's MODEL with a LoRA of it, as ComfyUI's own loader puts one on: W + strength * (alpha/r) B A.
+
+    ValueError for the MODEL of another Stable Diffusion, none of whose layers have the sizes of the LoRA.
+    """
+    if not isinstance(model.model.latent_format, PocketLatents):
+        family = type(model.model.model_config).__name__
+        raise ValueError(
+            "Load Pocket LoRA needs the model of Load Pocket Stable Diffusion and was given a model of the family "
+            f"{family}. For other models use ComfyUI's own Load LoRA."
+        )
+    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    return comfy.sd.load_lora_for_models(model, None, weights, strength, 0.0)[0]
 
 
 def _reload_model(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,18 +77,50 @@ def glows(frames):
     return styles.glow(frames, [CLIP.sprite.colour] * len(frames)) > styles.GLOWS
 
 
-def test_the_stock_node_offers_the_lora_and_finds_every_key(comfy, host, caplog):
-    import nodes as stock
+def test_the_lora_of_the_pocket_is_in_no_list_of_loras(comfy):
+    """A user with a thousand LoRAs of their own must not meet one that fits no model of theirs."""
+    import folder_paths
+    from stillmotion.nodes import StillMotionExtension  # noqa: F401  all that loading the pack registers
 
-    assert LORA.name in stock.LoraLoaderModelOnly.INPUT_TYPES()["required"]["lora_name"][0]
-    model: Any
-    (model,) = stock.LoraLoaderModelOnly().load_lora_model_only(host.model, LORA.name, 1.0)
+    assert LORA.name not in folder_paths.get_filename_list("loras")
+    assert LORA.parent.resolve() not in [Path(place).resolve() for place in folder_paths.get_folder_paths("loras")]
+
+
+def test_the_node_puts_it_on_as_the_stock_node_does(comfy, host, caplog):
+    from stillmotion.nodes.pocket import LoadPocketLora
+
+    ours: Any = LoadPocketLora.execute(host.model, 0.5).args[0]
+    theirs = host.lora(strength=0.5)
     keys = [key for key in host.model.model.state_dict() if key.startswith("diffusion_model.")]
-    assert len(model.patches) > 20
-    assert set(model.patches) <= set(keys)
+    assert len(ours.patches) > 20
+    assert set(ours.patches) <= set(keys)
     assert "lora key not loaded" not in caplog.text
+    assert ours.patches.keys() == theirs.patches.keys()
+    assert {patch[0] for patches in ours.patches.values() for patch in patches} == {0.5}
+    assert host.model.patches == {}, "the input model is changed"
     assert LORA.stat().st_size < 1_000_000
     assert CONTROL.stat().st_size < 7_000_000
+
+
+def test_the_node_refuses_another_model_and_names_it(tiny_sd):
+    from stillmotion.nodes.pocket import LoadPocketLora
+
+    with pytest.raises(ValueError, match=r"Pocket Stable Diffusion.*was given a model of the family SD15.*Load LoRA"):
+        LoadPocketLora.execute(tiny_sd, 1.0)
+
+
+def test_a_bundled_file_that_is_gone_is_named_with_what_to_do(comfy, host, monkeypatch, tmp_path):
+    from stillmotion.nodes import pocket
+
+    calls = {
+        "POCKET": pocket.LoadPocket.execute,
+        "CONTROL": pocket.LoadPocketControlNet.execute,
+        "LORA": lambda: pocket.LoadPocketLora.execute(host.model, 1.0),
+    }
+    for name, load in calls.items():
+        monkeypatch.setattr(pocket, name, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors is missing.*install StillMotion again"):
+            load()
 
 
 def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
