@@ -1,6 +1,7 @@
 """Writes the editor form and the picture of every bundled workflow, and its API form as the editor exports it.
 
     python3 scripts/dev.py workflows [NAME ...]
+    python3 scripts/dev.py workflows --metadata     writes packs, versions and model addresses alone, without a browser
 
 The API forms are the source: change a value there (or save from the editor as API), then run this; those of DreamVideo
 come from devkit/dreamvideo.py. Nodes are put into columns, a node without a column is an error. Runs in the environment
@@ -8,14 +9,13 @@ of dev.py, which names ComfyUI by COMFYUI_DIR.
 """
 
 import io
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 import av
-from devkit import chromium, dreamvideo, workflow
+from devkit import chromium, dreamvideo, metadata, workflow
 from devkit.client import Client
 from devkit.editor import Editor
 from devkit.files import Failed
@@ -30,7 +30,7 @@ COLUMNS = {
         "StillMotion_LoadRetentionBranch",
         "StillMotion_LoadArtvModel",
         "StillMotion_TemporalDecoder",
-        "LoraLoaderModelOnly",
+        "StillMotion_LoadPocketLora",
         "PrimitiveInt",
         "Note",
     ),
@@ -118,11 +118,6 @@ models/animatediff_models/
 Any SD1.5 checkpoint and any AnimateDiff motion
 module for SD1.5 will do: choose yours in the
 two loaders."""
-SD15_FILES = (
-    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
-    "animatediff_models/mm_sd_v15_v2.ckpt",
-)
-
 # the editor lays the nodes out as loadApiJson leaves them; this puts them into our columns, one group around each
 ARRANGE = """([columns, sizes, room, note]) => {
   const graph = window.app.rootGraph, gap = 40, title = 30, pad = 20;
@@ -168,13 +163,12 @@ def arrange(editor: Editor, name: str) -> Image.Image:
     editor.show_all()
     exported, saved = editor.prompt(), editor.serialized()
     saved["extra"].pop("ds", None)  # where this canvas happened to look
-    write(workflow.API_FOLDER / f"{name}{workflow.API}", {key: exported[key] for key in sorted(exported, key=int)})
-    write(workflow.FOLDER / f"{name}.json", saved)
+    metadata.describe(saved)
+    metadata.write(
+        workflow.API_FOLDER / f"{name}{workflow.API}", {key: exported[key] for key in sorted(exported, key=int)}
+    )
+    metadata.write(workflow.FOLDER / f"{name}.json", saved)
     return graph_picture(editor)
-
-
-def write(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def graph_picture(editor: Editor) -> Image.Image:
@@ -197,6 +191,9 @@ def result_picture(client: Client, name: str, folder: Path) -> Image.Image:
 
 
 def main() -> int:
+    if sys.argv[1:] == ["--metadata"]:
+        print("\n".join(path.name for path in metadata.describe_all()) or "nothing to change")
+        return 0
     names = sys.argv[1:] or sorted({*workflow.names(), *(dreamvideo.GRAPHS if dreamvideo.bundled() else ())})
     program = chromium.find()
     if program is None:
@@ -204,8 +201,8 @@ def main() -> int:
     comfyui = Path(os.environ["COMFYUI_DIR"])
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = Path(folder)
-        for file in SD15_FILES:  # empty: the loaders' lists must show them, nobody loads them
-            path = base / "models" / file
+        for model in metadata.MODELS.values():  # empty: the loaders' lists must show them, nobody loads them
+            path = base / "models" / model["directory"] / model["name"]
             path.parent.mkdir(parents=True)
             path.touch()
         with (

@@ -68,7 +68,7 @@ def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
 def with_pocket_lora(
     model: comfy.model_patcher.ModelPatcher, path: Path | str, strength: float
 ) -> comfy.model_patcher.ModelPatcher:
-    """A clone of the pocket's MODEL with a LoRA of it, as ComfyUI's own loader puts one on: W + strength * (alpha/r) B A.
+    """A clone of the pocket's MODEL with a LoRA of it, as ComfyUI puts one on: W + strength * (alpha / r) B A.
 
     ValueError for the MODEL of another Stable Diffusion, none of whose layers have the sizes of the LoRA.
     """
@@ -79,7 +79,8 @@ def with_pocket_lora(
             f"{family}. For other models use ComfyUI's own Load LoRA."
         )
     weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-    return comfy.sd.load_lora_for_models(model, None, weights, strength, 0.0)[0]
+    patched: Any = comfy.sd.load_lora_for_models(model, None, weights, strength, 0.0)[0]
+    return patched
 
 
 def _reload_model(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

@@ -80,6 +80,7 @@ def glows(frames):
 def test_the_lora_of_the_pocket_is_in_no_list_of_loras(comfy):
     """A user with a thousand LoRAs of their own must not meet one that fits no model of theirs."""
     import folder_paths
+
     from stillmotion.nodes import StillMotionExtension  # noqa: F401  all that loading the pack registers
 
     assert LORA.name not in folder_paths.get_filename_list("loras")
