@@ -1,7 +1,7 @@
 """What a shared graph tells its receiver: the pack and the version of every node, and where the model files are.
 
-ComfyUI's editor reads the properties of a node: `cnr_id` and `ver`, to offer the pack of a missing node, and `models`, to
-offer the download of a missing file. The names of the fields are those of its workflow format.
+ComfyUI's editor reads the properties of a node: `cnr_id` and `ver`, to offer the pack of a missing node, and `models`,
+to offer the download of a missing file. The names of the fields are those of its workflow format.
 """
 
 import json
