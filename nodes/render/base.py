@@ -11,7 +11,6 @@ import comfy.utils
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
-from PIL import Image
 
 from ...rendering.formats import enlarged
 from ...rendering.job import Job, clean
@@ -46,8 +45,8 @@ class NodeWatch(Watch):
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def send_preview(picture: Image.Image) -> None:
-    """Send a picture to the client whose prompt runs; web/render_strip.js shows it on the node.
+def send_preview(picture: Any) -> None:
+    """Send a PIL picture to the client whose prompt runs; web/render_strip.js shows it on the node.
 
     Not as the preview of the progress bar: the editor would keep that one when the node is done, and take it for the
     video, so that neither could be seen. It also reaches clients that know no other previews.
