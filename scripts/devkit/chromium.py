@@ -1,4 +1,4 @@
-"""A Chromium for the tests that drive the editor: found, or installed where the system's package manager may."""
+"""A Chromium for the tests that drive the editor: finds one, or installs it with the system's package manager."""
 
 import os
 import shutil
@@ -26,25 +26,26 @@ HINTS = {"darwin": "brew install --cask chromium", "win32": "choco install chrom
 
 
 def find() -> Path | None:
-    """STILLMOTION_CHROMIUM, else a Chromium, Chrome or Edge of the system."""
-    if chosen := os.environ.get("STILLMOTION_CHROMIUM"):
-        return Path(chosen)
+    """The browser that STILLMOTION_CHROMIUM names, else a Chromium, Chrome or Edge of the system."""
+    if path := os.environ.get("STILLMOTION_CHROMIUM"):
+        return Path(path)
     on_path = (shutil.which(program) for program in PROGRAMS)
-    known = (place for place in PLACES if Path(place).exists())
-    return next((Path(found) for found in (*on_path, *known) if found), None)
+    elsewhere = (place for place in PLACES if Path(place).exists())
+    return next((Path(path) for path in (*on_path, *elsewhere) if path), None)
 
 
 def install() -> str | None:
-    """Install Chromium if it is missing; None when there is one now, else the reason why not."""
+    """Install Chromium if it is missing. Returns None on success, else the reason for the failure."""
     if find():
         return None
     if hint := HINTS.get(sys.platform):
-        return f"no Chromium, Chrome or Edge was found; install one, for instance with: {hint}"
+        return f"no Chromium, Chrome or Edge was found; install one, for example with: {hint}"
     manager = next((name for name in INSTALL if shutil.which(name)), None)
     if manager is None:
-        return "no Chromium was found and no package manager that could install it"
+        return "no Chromium was found, and no package manager that could install it; install one yourself"
     if (rights := _rights()) is None:
-        return f"no Chromium was found and installing it needs root: sudo {manager} {' '.join(INSTALL[manager][-1])}"
+        command = " ".join(INSTALL[manager][-1])
+        return f"no Chromium was found, and its installation needs root; install it with: sudo {manager} {command}"
     return _install(manager, rights)
 
 
@@ -53,15 +54,15 @@ def _install(manager: str, rights: list[str]) -> str | None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in INSTALL[manager]:
         command = [*rights, manager, *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if ended.returncode:
-            said = " ".join((ended.stderr or ended.stdout).split())[-300:]
-            return f"Chromium could not be installed: `{' '.join(command)}` ended with code {ended.returncode}: {said}"
-    return None if find() else f"{manager} installed Chromium under a name that is not known here"
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if result.returncode:
+            message = " ".join((result.stderr or result.stdout).split())[-300:]
+            return f"Chromium could not be installed: `{' '.join(command)}` failed ({result.returncode}): {message}"
+    return None if find() else f"{manager} installed Chromium under an unknown name; set STILLMOTION_CHROMIUM to it"
 
 
 def _rights() -> list[str] | None:
-    """What to put before a command that needs root; None if we have no such right."""
+    """The prefix for a command that needs root; None if this user cannot get root rights."""
     if os.geteuid() == 0:
         return []
     if (

@@ -1,4 +1,4 @@
-"""A client of a ComfyUI server: submit an API prompt, follow it, fetch its files."""
+"""A client of a ComfyUI server: it queues an API prompt, follows the execution and downloads the files."""
 
 import json
 import os
@@ -18,28 +18,30 @@ ENDS = {"execution_success": "success", "execution_error": "error", "execution_i
 
 
 class Rejected(Failed):
-    """The server refused the prompt. `error`: the whole; `node_errors`: {node id: {"class_type", "errors": [...]}}."""
+    """The server refused the prompt. `node_errors`: {node id: {"class_type", "errors": [...]}}."""
 
     def __init__(self, body: dict):
         self.error, self.node_errors = body.get("error") or {}, body.get("node_errors") or {}
-        # a refusal is repeated for each argument and for each output: one sentence is enough
-        told = dict.fromkeys(
+        # the server repeats an error for each argument and each output
+        messages = dict.fromkeys(
             f"{node['class_type']} (node {number}): {error['details'] or error['message']}"
             for number, node in self.node_errors.items()
             for error in node["errors"]
         )
-        super().__init__("ComfyUI refused the workflow. " + ("; ".join(told) or str(self.error.get("message", body))))
+        super().__init__(
+            "ComfyUI refused the workflow. " + ("; ".join(messages) or str(self.error.get("message", body)))
+        )
 
 
 @dataclass
 class Run:
-    """What became of one prompt. `status`: success, error, interrupted, timeout or disconnected."""
+    """The result of one prompt. `status`: success, error, interrupted, timeout or disconnected."""
 
     prompt_id: str
     status: str = "timeout"
     seconds: float = 0.0
     error: dict | None = None
-    dropped: dict = field(default_factory=dict)  # output nodes that were refused while others ran
+    dropped: dict = field(default_factory=dict)  # output nodes that the server refused, while others were executed
     events: list[dict] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
     outputs: dict = field(default_factory=dict)
@@ -51,23 +53,23 @@ class Run:
         return [event["data"] for event in self.events if event["type"] == kind]
 
     def files(self) -> list[dict]:
-        """Every {filename, subfolder, type} of the outputs, under whatever key a node put it."""
+        """Every {filename, subfolder, type} in the outputs, under any key."""
         lists = [items for output in self.outputs.values() for items in output.values() if isinstance(items, list)]
         return [item for items in lists for item in items if isinstance(item, dict) and "filename" in item]
 
     def results(self) -> list[dict]:
-        """The files that were saved; pictures that nodes show on themselves are temporary ones."""
+        """The saved files, without the temporary images that nodes display."""
         return [item for item in self.files() if item.get("type") == "output"]
 
     def check(self) -> "Run":
-        """Raise one clear sentence unless everything went well."""
+        """Raise Failed with a clear message unless the run was successful."""
         if self.dropped:
             raise Rejected({"node_errors": self.dropped})
         if self.status == "error" and self.error:
             message = str(self.error.get("exception_message", "")).strip()
             raise Failed(f"{self.error.get('node_type')} (node {self.error.get('node_id')}) failed: {message}")
         if self.status != "success":
-            raise Failed(f"the run ended with: {self.status}")
+            raise Failed(f"the run was not successful: {self.status}")
         return self
 
 
@@ -84,7 +86,7 @@ class Client:
         return json.loads(raw) if raw else {}
 
     def submit(self, prompt: dict, extra_data: dict | None = None) -> tuple[str, dict]:
-        """Queue a prompt: its id, and the errors of output nodes that were left out."""
+        """Queue a prompt. Returns its id, and the errors of output nodes that are not executed."""
         payload = {"prompt": prompt, "client_id": self.client_id, "extra_data": extra_data or {}}
         try:
             answer = self.request("/prompt", payload)
@@ -93,7 +95,7 @@ class Client:
             try:
                 body = json.loads(text)
             except json.JSONDecodeError:
-                raise Failed(f"ComfyUI answered {error.code} to the prompt: {text[:300]}") from None
+                raise Failed(f"ComfyUI refused the prompt with HTTP status {error.code}: {text[:300]}") from None
             raise Rejected(body) from None
         return answer["prompt_id"], answer.get("node_errors") or {}
 
@@ -111,23 +113,23 @@ class Client:
         on_event: Callable[[dict], None] | None = None,
         extra_data: dict | None = None,
     ) -> Run:
-        """Queue a prompt and follow it to its end."""
+        """Queue a prompt and follow it until it ends."""
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={self.client_id}"
-        stream, began = WebSocket(address, timeout), time.monotonic()
+        stream, start_time = WebSocket(address, timeout), time.monotonic()
         try:
-            prompt_id, dropped = self.submit(prompt, extra_data)
-            run = Run(prompt_id, dropped=dropped)
-            self._follow(stream, run, began + timeout, on_event)
+            prompt_id, node_errors = self.submit(prompt, extra_data)
+            run = Run(prompt_id, dropped=node_errors)
+            self._follow(stream, run, start_time + timeout, on_event)
         finally:
             stream.close()
         if run.status in ENDS.values():
             run.outputs = self._outputs(prompt_id)
-        run.seconds = time.monotonic() - began
+        run.seconds = time.monotonic() - start_time
         return run
 
     def _follow(self, stream: WebSocket, run: Run, deadline: float, on_event: Callable[[dict], None] | None) -> None:
-        while (left := deadline - time.monotonic()) > 0:
-            stream.settimeout(left)
+        while (remaining := deadline - time.monotonic()) > 0:
+            stream.settimeout(remaining)
             try:
                 message = stream.receive()
             except TimeoutError:
@@ -150,14 +152,14 @@ class Client:
                 return
 
     def _outputs(self, prompt_id: str) -> dict:
-        for _ in range(100):  # the history is written just after the last event
+        for _ in range(100):  # the server writes the history shortly after the last event
             if record := self.history(prompt_id):
                 return record["outputs"]
             time.sleep(0.05)
         return {}
 
     def fetch(self, item: dict, target: Path) -> Path:
-        """Save one file of a run as `target`; it gets that name only when it is whole."""
+        """Save one file of a run as `target`, which appears only when it is complete."""
         query = urllib.parse.urlencode({key: item.get(key, "") for key in ("filename", "subfolder", "type")})
         part = target.with_name(f".{target.name}.part")
         try:

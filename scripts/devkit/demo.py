@@ -1,4 +1,4 @@
-"""A prompt becomes a video file: a real server, a bundled workflow, progress, and the file under its final name."""
+"""Makes a video file from a prompt: starts a real server, runs a bundled workflow, shows progress, saves the file."""
 
 import sys
 import tempfile
@@ -13,12 +13,12 @@ from .server import Server, spare_threads
 
 
 class Progress:
-    """Follows a run on one line of a terminal; elsewhere on lines of their own, at most one per second."""
+    """Shows the progress of a run: in a terminal on one line, otherwise on separate lines, at most one per second."""
 
     def __init__(self, prompt: dict):
         self.prompt = prompt
         self.terminal = sys.stdout.isatty()
-        self.node, self.began, self.told, self.shown = "", 0.0, 0.0, ""
+        self.node, self.start_time, self.last_update, self.text = "", 0.0, 0.0, ""
 
     def __call__(self, event: dict) -> None:
         data = event.get("data", {})
@@ -28,29 +28,29 @@ class Progress:
             self.step(int(data["value"]), int(data["max"]))
 
     def start(self, node: str) -> None:
-        self.node, self.began = node, time.monotonic()
+        self.node, self.start_time = node, time.monotonic()
         if self.terminal:
             self.show(workflow.title(self.prompt, self.node))
 
     def step(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if done < total and now - self.told < (0.1 if self.terminal else 1.0):
+        if done < total and now - self.last_update < (0.1 if self.terminal else 1.0):
             return
-        self.told = now
-        left = (now - self.began) / max(1, done) * (total - done)
-        self.show(f"{workflow.title(self.prompt, self.node)}: step {done} of {total}, {left:.0f} s left")
+        self.last_update = now
+        remaining = (now - self.start_time) / max(1, done) * (total - done)
+        self.show(f"{workflow.title(self.prompt, self.node)}: step {done} of {total}, {remaining:.0f} s left")
 
     def show(self, text: str) -> None:
-        if text == self.shown:  # the last step is told for every picture that is shown after it
+        if text == self.text:  # the server repeats the last step for every preview that follows it
             return
         if self.terminal:
-            print("\r" + text.ljust(len(self.shown)), end="", flush=True)
+            print("\r" + text.ljust(len(self.text)), end="", flush=True)
         else:
             print(text, flush=True)
-        self.shown = text
+        self.text = text
 
     def end(self) -> None:
-        if self.terminal and self.shown:
+        if self.terminal and self.text:
             print()
 
 
@@ -64,7 +64,7 @@ def make(
     cpu: bool,
     options: tuple[str, ...] = (),
 ) -> Path:
-    """Start a server in a throw-away base directory, run the prompt, save its file, stop the server."""
+    """Start a server in a temporary base directory, run the prompt, save its file and stop the server."""
     with tempfile.TemporaryDirectory(prefix="stillmotion-", ignore_cleanup_errors=True) as base:
         threads = spare_threads() if cpu else {}
         server = Server(
@@ -73,29 +73,29 @@ def make(
         print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}) at {server.url}", flush=True)
         with server:
             server.check_pack()
-            print(f"ComfyUI answered after {server.seconds:.1f} s", flush=True)
+            print(f"ComfyUI started in {server.seconds:.1f} s", flush=True)
             return _generate(server, name, prompt, output)
 
 
 def _generate(server: Server, name: str, prompt: dict, output: Path) -> Path:
-    client, progress, began = Client(server.url), Progress(prompt), time.monotonic()
+    client, progress, start_time = Client(server.url), Progress(prompt), time.monotonic()
     try:
         run = client.run(prompt, timeout=24 * 3600, on_event=progress)
     finally:
         progress.end()
     if run.status == "disconnected":
-        raise Failed(f"ComfyUI ended in the middle of the run:\n{server.tail()}")
+        raise Failed(f"ComfyUI ended during the run; the last lines of its log:\n{server.tail()}")
     files = run.check().results()
     if not files:
-        raise Failed("The workflow ended without an output file. Does it have a node such as Save Video?")
+        raise Failed("The workflow produced no output file. Add an output node, such as Save Video.")
     seed = "".join(f"_seed{seed}" for seed in workflow.seeds(prompt)[:1])
-    saved = [client.fetch(item, unused(output, name + seed, Path(item["filename"]).suffix)) for item in files]
-    print(f"generated in {time.monotonic() - began:.1f} s, from queue to file", flush=True)
-    return saved[-1]
+    paths = [client.fetch(item, new_path(output, name + seed, Path(item["filename"]).suffix)) for item in files]
+    print(f"generated in {time.monotonic() - start_time:.1f} s, from queue to file", flush=True)
+    return paths[-1]
 
 
-def unused(folder: Path, stem: str, suffix: str) -> Path:
-    """A name that no file has yet: nothing is ever overwritten."""
+def new_path(folder: Path, stem: str, suffix: str) -> Path:
+    """A path that does not exist yet, so that no file is overwritten."""
     number, path = 1, folder / f"{stem}{suffix}"
     while path.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Folders, links and locks that mean the same on Linux, macOS and Windows."""
+"""Folders, links and locks that behave alike on Linux, macOS and Windows."""
 
 import contextlib
 import hashlib
@@ -15,13 +15,13 @@ WINDOWS = sys.platform == "win32"
 
 
 class Failed(Exception):
-    """Ends a command: one paragraph that says what was wanted, what is the matter and what to do."""
+    """Ends a command. The message says what was requested, what is wrong and what to do."""
 
 
 def cache_folder() -> Path:
-    """Where installs are kept for all checkouts; STILLMOTION_CACHE names another place."""
-    if chosen := os.environ.get("STILLMOTION_CACHE"):
-        return Path(chosen).expanduser().resolve()
+    """The folder of the installations that all checkouts share; STILLMOTION_CACHE names another one."""
+    if path := os.environ.get("STILLMOTION_CACHE"):
+        return Path(path).expanduser().resolve()
     if WINDOWS:
         base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -36,7 +36,7 @@ def digest(*parts: str) -> str:
 
 
 def link_folder(link: Path, target: Path) -> None:
-    """Make `link` lead to the folder `target`: a symlink, on Windows a junction, which needs no rights."""
+    """Make `link` point to the folder `target`: a symlink, on Windows a junction, which needs no special rights."""
     if link.exists() and link.resolve() == target.resolve():
         return
     unlink_folder(link)
@@ -46,27 +46,27 @@ def link_folder(link: Path, target: Path) -> None:
 
         _winapi.CreateJunction(str(target), str(link))
     else:
-        with contextlib.suppress(FileExistsError):  # another command made it between the two lines
+        with contextlib.suppress(FileExistsError):  # another command has created it in the meantime
             link.symlink_to(target, target_is_directory=True)
 
 
 def unlink_folder(link: Path) -> None:
-    """Remove a link and never what it leads to."""
+    """Remove a link, but never its target."""
     if link.is_symlink():
         link.unlink()
     elif WINDOWS and link.exists():
-        link.rmdir()  # of a junction; refuses a folder with files in it
+        link.rmdir()  # removes a junction, but not a folder that contains files
 
 
 def package_link() -> Path:
-    """A folder for PYTHONPATH in which this checkout is called `stillmotion`, whatever its own name."""
+    """A folder for PYTHONPATH in which this checkout is named `stillmotion`, whatever its own folder is named."""
     folder = cache_folder() / "links" / digest(str(ROOT))
     link_folder(folder / "stillmotion", ROOT)
     return folder
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder for good, moved aside first: an interruption leaves no half folder under its name."""
+    """Delete a folder. It is renamed first, so that an interruption leaves no incomplete folder under its name."""
     if not folder.exists():
         return
     aside = folder.with_name(f"{folder.name}.old-{os.getpid()}")
@@ -79,22 +79,22 @@ def need_space(folder: Path, gigabytes: float, purpose: str) -> None:
     if free < gigabytes:
         raise Failed(
             f"{purpose} needs about {gigabytes:g} GB in {folder}, where {free:.1f} GB are free. "
-            "Make room, or name another place with STILLMOTION_CACHE."
+            "Free some space, or set STILLMOTION_CACHE to another folder."
         )
 
 
 @contextlib.contextmanager
 def lock(path: Path, purpose: str, *, wait: bool = True) -> Iterator[None]:
-    """One process at a time. The operating system holds the lock, so it ends with its process and is never stale."""
+    """A lock for one process at a time. It is never stale, since the operating system releases it with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        told = False
+        reported = False
         while not _try_lock(file.fileno()):
             if not wait:
-                raise Failed(f"Another run has {path.with_suffix('')}: {purpose}")
-            if not told:
+                raise Failed(f"Another run has locked {path.with_suffix('')}: {purpose}")
+            if not reported:
                 print(f"waiting for another run: {purpose}", flush=True)
-                told = True
+                reported = True
             time.sleep(0.5)
         yield  # closing the file releases it
 

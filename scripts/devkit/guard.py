@@ -1,8 +1,9 @@
-"""Runs a command, and ends it when whoever asked for it is gone, killed or not: then our standard input ends.
+"""Runs a command, and ends it when the parent process has ended, even by a kill: our standard input is closed then.
 
     python guard.py COMMAND [ARGUMENT ...]
 
-A program of its own, not imported: ComfyUI would go on without us, holding its port and its memory.
+This is a separate program, because without it ComfyUI would keep running, with its port and its memory, when the parent
+process is killed.
 """
 
 import os
@@ -11,11 +12,11 @@ import subprocess
 import sys
 import threading
 
-PATIENCE = 3  # seconds between asking and forcing
+PATIENCE = 3  # seconds between terminate and kill
 
 
 def main() -> int:
-    for name in ("SIGINT", "SIGBREAK"):  # the command gets them too, and we wait for what it makes of them
+    for name in ("SIGINT", "SIGBREAK"):  # the command receives them as well, and we wait for it to end
         if number := getattr(signal, name, None):
             signal.signal(number, lambda *_: None)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
@@ -24,7 +25,7 @@ def main() -> int:
 
 
 def end_with_input(child: subprocess.Popen[bytes]) -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # nobody writes; a buffered read would disturb our own end
+    while os.read(sys.stdin.fileno(), 1024):  # nothing is ever written; a buffered read would block our own exit
         pass
     child.terminate()
     try:

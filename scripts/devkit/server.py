@@ -1,5 +1,6 @@
-"""A real ComfyUI server with this pack, in a base directory of its own."""
+"""A real ComfyUI server with this pack, in a separate base directory."""
 
+import contextlib
 import json
 import os
 import re
@@ -25,16 +26,16 @@ def free_port() -> int:
 
 
 def check_port(port: int) -> int:
-    """The port, or an error that names it when somebody listens there already."""
+    """The port. Raises Failed when another program uses it already."""
     with socket.socket() as probe:
-        if not WINDOWS:  # there the option would let two servers share one port
+        if not WINDOWS:  # on Windows this option would let two servers share one port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise Failed(
-                f"port {port} cannot be used ({error.strerror}): another program, perhaps another ComfyUI, has it. "
-                "Stop that program, choose another with --port, or leave --port away to get a free one."
+                f"port {port} cannot be used ({error.strerror}): another program, perhaps another ComfyUI, uses it. "
+                "Stop that program, choose another port with --port, or omit --port to use a free one."
             ) from None
     return port
 
@@ -42,8 +43,8 @@ def check_port(port: int) -> int:
 def spare_threads() -> dict[str, str]:
     """OMP_NUM_THREADS for a machine that is busy with other work already.
 
-    Threads without a core of their own make all others wait for them, hundreds of times a step: two threads on two busy
-    cores were ten times slower than one. Nothing is set on an idle machine, or where the user has set it.
+    A thread that has to share its core makes all other threads wait, hundreds of times per step: two threads on two
+    busy cores were ten times slower than one. Empty on an idle machine, or where the user has set the variable.
     """
     if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
         return {}
@@ -54,7 +55,7 @@ def spare_threads() -> dict[str, str]:
 
 
 class Server:
-    """`with Server(...) as server:` starts it, waits until it answers, and stops it."""
+    """`with Server(...) as server:` starts the server, waits until it responds, and stops it at the end."""
 
     def __init__(
         self,
@@ -71,11 +72,12 @@ class Server:
         self.comfyui, self.python, self.base = comfyui, python, base
         self.port = free_port() if port is None else check_port(port)
         self.options = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if cpu else []), *options]
-        # ComfyUI finds the pack by its folder alone; what leads tests to the package must not help it
-        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        # torch makes a cache folder in the system's temporary folder otherwise
-        set_here = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_CACHE_DIR": str(base / "torchinductor")}
-        self.environment = {**inherited, **set_here, **(environment or {})}
+        # ComfyUI must find the pack by its folder alone, without the PYTHONPATH of the tests
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        # otherwise torch creates a cache folder in the system's temporary folder
+        variables["TORCHINDUCTOR_CACHE_DIR"] = str(base / "torchinductor")
+        variables |= {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        self.environment = {**variables, **(environment or {})}
         self.timeout = timeout
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -87,18 +89,18 @@ class Server:
 
     def command(self) -> list[str]:
         place = ["--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)]
-        # the default database lies in the ComfyUI folder, which is shared and may be read-only
+        # the default database is in the ComfyUI folder, which is shared and may be read-only
         database = ["--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"]
-        guarded = [sys.executable, str(Path(__file__).with_name("guard.py"))]  # it ends with us, however we end
-        return [*guarded, str(self.python), str(self.comfyui / "main.py"), *place, *database, *self.options]
+        guard = [sys.executable, str(Path(__file__).with_name("guard.py"))]  # ends ComfyUI whenever this process ends
+        return [*guard, str(self.python), str(self.comfyui / "main.py"), *place, *database, *self.options]
 
     def start(self) -> "Server":
         for name in FOLDERS:
             (self.base / name).mkdir(parents=True, exist_ok=True)
         link_folder(self.base / "custom_nodes" / PACK, ROOT)
-        began = time.monotonic()
+        start_time = time.monotonic()
         with self.log.open("wb") as log:
-            # a group of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order
+            # a separate process group: Ctrl-C in the terminal reaches only us, and we shut the server down properly
             self.process = subprocess.Popen(
                 self.command(),
                 cwd=self.base,
@@ -110,16 +112,16 @@ class Server:
                 process_group=None if WINDOWS else 0,
             )
         try:
-            self._wait(began)
+            self._wait(start_time)
         except BaseException:
             self.stop(gentle=False)
             raise
-        self.seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - start_time
         return self
 
-    def _wait(self, began: float) -> None:
+    def _wait(self, start_time: float) -> None:
         assert self.process is not None
-        while time.monotonic() - began < self.timeout:
+        while time.monotonic() - start_time < self.timeout:
             if self.process.poll() is not None:
                 raise Failed(f"ComfyUI ended with code {self.process.returncode} while starting:\n{self.tail()}")
             try:
@@ -127,22 +129,22 @@ class Server:
                 return
             except OSError:
                 time.sleep(0.1)
-        raise Failed(f"ComfyUI did not answer within {self.timeout:g} s:\n{self.tail()}")
+        raise Failed(f"ComfyUI did not respond within {self.timeout:g} s; the last lines of its log:\n{self.tail()}")
 
     def get(self, path: str) -> dict:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
     def lines(self) -> list[str]:
-        """The log, without the colours."""
+        """The lines of the log, without colour codes."""
         return [COLOURS.sub("", line).rstrip() for line in self.log.read_text(errors="replace").splitlines()]
 
     def tail(self, count: int = 20) -> str:
         return "\n".join(self.lines()[-count:])
 
     def import_failures(self) -> list[str]:
-        """Log lines about packs that did not load: ComfyUI starts all the same and says it nowhere else."""
-        return [line for line in self.lines() if any(words in line for words in IMPORT_FAILURES)]
+        """Log lines about packs that could not be loaded; ComfyUI starts nevertheless and reports it nowhere else."""
+        return [line for line in self.lines() if any(text in line for text in IMPORT_FAILURES)]
 
     def check_pack(self) -> None:
         if failures := self.import_failures():
@@ -151,12 +153,12 @@ class Server:
             raise Failed("ComfyUI could not load this pack:\n" + "\n".join(lines[max(0, last - 12) : last + 1]))
 
     def wait(self) -> int:
-        """Until the server ends by itself."""
+        """Wait until the server ends by itself."""
         assert self.process is not None
         return self.process.wait()
 
     def stop(self, *, gentle: bool = True) -> None:
-        """Ctrl-C first if `gentle`, so that ComfyUI closes its database; then whatever ends it."""
+        """Stop the server: with Ctrl-C first if `gentle`, so that ComfyUI closes its database, then by force."""
         if self.process is not None:
             if gentle and self.process.poll() is None:
                 self._interrupt()
@@ -171,15 +173,8 @@ class Server:
             self.process.send_signal(signal.CTRL_BREAK_EVENT)
         else:
             os.killpg(self.process.pid, signal.SIGINT)
-        self._ended(8)
-
-    def _ended(self, seconds: float) -> bool:
-        assert self.process is not None
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(8)
 
     def __enter__(self) -> "Server":
         return self.start()

@@ -1,4 +1,4 @@
-"""The part of RFC 6455 that a client of ComfyUI needs: connect, receive, close."""
+"""The part of the WebSocket protocol (RFC 6455) that a client of ComfyUI needs: connect, receive, close."""
 
 import base64
 import os
@@ -10,7 +10,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 class Closed(ConnectionError):
-    """The server ended the connection."""
+    """The server closed the connection."""
 
 
 class WebSocket:
@@ -26,13 +26,13 @@ class WebSocket:
         )
         head = self._until(b"\r\n\r\n")
         if b" 101 " not in head.split(b"\r\n", 1)[0]:
-            raise ConnectionError(f"no websocket at {url}: {head.splitlines()[0].decode(errors='replace')}")
+            raise ConnectionError(f"{url} is not a websocket: {head.splitlines()[0].decode(errors='replace')}")
 
     def settimeout(self, seconds: float | None) -> None:
         self._socket.settimeout(seconds)
 
     def receive(self) -> str | bytes:
-        """The next whole message: text as str, anything else as bytes. TimeoutError leaves the stream usable."""
+        """The next complete message: text as str, anything else as bytes. After a TimeoutError the stream is usable."""
         message, kind = b"", TEXT
         while True:
             final, code, payload = self._frame()
@@ -41,7 +41,7 @@ class WebSocket:
             if code == PING:
                 self._send(PONG, payload)
             elif code != PONG:
-                kind = code or kind  # 0 continues the message
+                kind = code or kind  # code 0 continues the message
                 message += payload
                 if final:
                     return message.decode() if kind == TEXT else message
@@ -50,12 +50,12 @@ class WebSocket:
         try:
             self._send(CLOSE, b"")
         except OSError:
-            pass  # it is closed already
+            pass  # the connection is closed already
         finally:
             self._socket.close()
 
     def _frame(self) -> tuple[bool, int, bytes]:
-        """One frame; nothing is taken from the buffer before the frame is whole."""
+        """One frame. Nothing is removed from the buffer before the frame is complete."""
         self._fill(2)
         length, start = self._buffer[1] & 127, 2
         if length >= 126:
@@ -69,8 +69,8 @@ class WebSocket:
 
     def _send(self, code: int, payload: bytes) -> None:
         mask = os.urandom(4)  # a client must mask; control frames are shorter than 126 bytes
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        self._socket.sendall(bytes([128 | code, 128 | len(payload)]) + mask + masked)
+        data = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        self._socket.sendall(bytes([128 | code, 128 | len(payload)]) + mask + data)
 
     def _fill(self, size: int) -> None:
         while len(self._buffer) < size:

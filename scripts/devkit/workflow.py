@@ -1,7 +1,7 @@
-"""The bundled workflows, and how the demo puts a prompt, a seed and a number of frames into one.
+"""The bundled workflows, and how the demo sets the prompt, the seed and the number of frames in one.
 
-A workflow says by its node titles what may be set from outside: a CLIPTextEncode called "Prompt", one called
-"Negative prompt", a PrimitiveInt called "Frames". The seed is every input `seed` or `noise_seed` that is a number.
+The titles of nodes mark the inputs that can be set: a CLIPTextEncode titled "Prompt", one titled "Negative prompt", a
+PrimitiveInt titled "Frames". The seed is every input `seed` or `noise_seed` that is a number.
 """
 
 import json
@@ -11,7 +11,7 @@ from .files import ROOT, Failed
 
 FOLDER = ROOT / "workflows"
 API = ".api.json"
-# below it, not in it: ComfyUI offers every .json in `workflows` as a template, and an API file would open as nothing
+# a subfolder, because ComfyUI offers every .json file in `workflows` as a template, and an API file would open empty
 API_FOLDER = FOLDER / "api"
 
 
@@ -20,13 +20,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> dict:
-    """The API form of a bundled workflow, or of a file of the user's."""
+    """The API form of a bundled workflow, or of the user's own file."""
     path = API_FOLDER / f"{name}{API}"
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
         raise Failed(
-            f"There is no workflow {name!r}. Bundled are: {', '.join(names())}; or give the path of an API file."
+            f"There is no workflow {name!r}. Give one of the bundled ones ({', '.join(names())}), or the path of an "
+            "API file."
         )
     try:
         prompt = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +36,7 @@ def load(name: str) -> dict:
     if not isinstance(prompt, dict) or not all(
         isinstance(node, dict) and "class_type" in node for node in prompt.values()
     ):
-        raise Failed(f"{path} is not in API form. In the editor choose Workflow, then Export (API).")
+        raise Failed(f"{path} is not in API form. Export it from the editor with Workflow, Export (API).")
     return prompt
 
 
@@ -47,33 +48,33 @@ def adapt(
     seed: int | None = None,
     frames: int | None = None,
 ) -> dict:
-    """A copy of the workflow in which what was given replaces what was there."""
+    """A copy of the workflow with the values that are not None."""
     prompt = json.loads(json.dumps(prompt))
-    titled = [("Prompt", "text", text), ("Negative prompt", "text", negative), ("Frames", "value", frames)]
-    for title, key, value in titled:
+    settings = [("Prompt", "text", text), ("Negative prompt", "text", negative), ("Frames", "value", frames)]
+    for title, key, value in settings:
         if value is not None:
-            _titled(prompt, title)["inputs"][key] = value
+            _node_titled(prompt, title)["inputs"][key] = value
     if seed is not None:
-        found = [(node, key) for node in prompt.values() for key in ("seed", "noise_seed") if _number(node, key)]
-        if not found:
+        seed_inputs = [(node, key) for node in prompt.values() for key in ("seed", "noise_seed") if _number(node, key)]
+        if not seed_inputs:
             raise Failed(
                 "This workflow has no seed to set: no node has an input `seed` or `noise_seed` that is a number."
             )
-        for node, key in found:
+        for node, key in seed_inputs:
             node["inputs"][key] = seed
     return prompt
 
 
 def up_to(prompt: dict, class_type: str) -> dict:
-    """The nodes of that class and all that they are made from."""
-    left = [number for number, node in prompt.items() if node["class_type"] == class_type]
-    kept: dict = {}
-    while left:
-        number = left.pop()
-        kept[number] = prompt[number]
+    """The nodes of a class, and all nodes that they depend on."""
+    pending = [number for number, node in prompt.items() if node["class_type"] == class_type]
+    nodes: dict = {}
+    while pending:
+        number = pending.pop()
+        nodes[number] = prompt[number]
         links = [value for value in prompt[number]["inputs"].values() if isinstance(value, list)]
-        left += [link[0] for link in links if link[0] not in kept]
-    return kept
+        pending += [link[0] for link in links if link[0] not in nodes]
+    return nodes
 
 
 def title(prompt: dict, number: str) -> str:
@@ -89,10 +90,10 @@ def _number(node: dict, key: str) -> bool:
     return isinstance(node["inputs"].get(key), int)
 
 
-def _titled(prompt: dict, wanted: str) -> dict:
-    found = [node for number, node in prompt.items() if title(prompt, number).lower() == wanted.lower()]
-    if len(found) != 1:
+def _node_titled(prompt: dict, name: str) -> dict:
+    nodes = [node for number, node in prompt.items() if title(prompt, number).lower() == name.lower()]
+    if len(nodes) != 1:
         raise Failed(
-            f"This workflow has {len(found)} nodes titled {wanted!r}; exactly one is needed to set it from here."
+            f"This workflow has {len(nodes)} nodes titled {name!r}; it needs exactly one, so that its value can be set."
         )
-    return found[0]
+    return nodes[0]

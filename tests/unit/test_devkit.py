@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from devkit import chromium, comfyui, environment, files, workflow
-from devkit.demo import Progress, unused
+from devkit.demo import Progress, new_path
 from devkit.server import Server, check_port, spare_threads
 from devkit.websocket import Closed, WebSocket
 
@@ -68,7 +68,7 @@ def test_a_lock_waits_for_its_holder_and_ends_with_it(tmp_path: Path):
         holder.kill()  # without any clean-up of its own
     with (
         files.lock(path, "x"),
-        pytest.raises(files.Failed, match=r"Another run has .*: y"),
+        pytest.raises(files.Failed, match=r"Another run has locked .*: y"),
         files.lock(path, "y", wait=False),
     ):
         pass
@@ -77,11 +77,11 @@ def test_a_lock_waits_for_its_holder_and_ends_with_it(tmp_path: Path):
 def test_an_install_counts_only_when_whole(tmp_path: Path):
     package = tmp_path / "package"
     package.mkdir()
-    assert not environment.whole(tmp_path), "no marker: the install was interrupted"
-    environment.complete(tmp_path, [package])
-    assert environment.whole(tmp_path)
+    assert not environment.is_complete(tmp_path), "no marker: the install was interrupted"
+    environment.mark_complete(tmp_path, [package])
+    assert environment.is_complete(tmp_path)
     package.rmdir()
-    assert not environment.whole(tmp_path), "something was removed later"
+    assert not environment.is_complete(tmp_path), "something was removed later"
 
 
 def test_pip_settings_reach_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -111,7 +111,7 @@ def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made
     cleared = {"UV_FIND_LINKS": "", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "COMFYUI_DIR": ""}
     ended = dev(root, "env", STILLMOTION_CACHE=str(tmp_path / "cache"), **offline, **cleared)
     assert ended.returncode == 1
-    assert "Could not fetch the " in ended.stderr  # packages, or first of all the installer
+    assert "Could not download the " in ended.stderr  # packages, or first of all the installer
     assert "run the same command again" in ended.stderr
     assert "Traceback" not in ended.stderr
     left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir() and path.name != "links"]
@@ -197,8 +197,8 @@ def test_a_busy_machine_gets_fewer_threads(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_folder_without_comfyui_is_named(root: Path, tmp_path: Path):
-    with pytest.raises(files.Failed, match=r"is no ComfyUI: it has no main\.py"):
-        comfyui.checked(str(tmp_path))
+    with pytest.raises(files.Failed, match=r"is not a ComfyUI folder: it has no main\.py"):
+        comfyui.comfyui_folder(str(tmp_path))
 
 
 def test_a_comfyui_without_python_is_asked_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_comfyui_without_python_is_asked_about(monkeypatch: pytest.MonkeyPatch
     assert found.models_options(None) == ()
     (tmp_path / "models").mkdir()
     assert found.models_options(None) == ("--models-directory", str(tmp_path.resolve() / "models"))
-    with pytest.raises(files.Failed, match="nowhere is no folder"):
+    with pytest.raises(files.Failed, match="nowhere is not a folder"):
         found.models_options(str(tmp_path / "nowhere"))
 
 
@@ -265,9 +265,9 @@ def test_progress_tells_the_last_step_once(capsys: pytest.CaptureFixture):
 
 
 def test_no_file_is_overwritten(tmp_path: Path):
-    first = unused(tmp_path, "video", ".mp4")
+    first = new_path(tmp_path, "video", ".mp4")
     first.touch()
-    assert (first.name, unused(tmp_path, "video", ".mp4").name) == ("video.mp4", "video_2.mp4")
+    assert (first.name, new_path(tmp_path, "video", ".mp4").name) == ("video.mp4", "video_2.mp4")
 
 
 LIMITED = """
