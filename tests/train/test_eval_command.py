@@ -245,8 +245,8 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
     i3d, c3d = ["--i3d", networks / "i3d.pt"], ["--c3d", networks / "c3d.pt"]
     cases = [
         ([empty, *out], "VIDEOS .*empty has no video"),
-        ([loose, *out], "pictures of each video belong into a folder of their own"),
-        ([tmp_path / "none", *out], "is no folder"),
+        ([loose, *out], "put the images of each video into a folder of its own"),
+        ([tmp_path / "none", *out], "is not a folder"),
         ([films, *out, "--metrics", "fid"], "--metrics fid: there is none; known: fvd, is,"),
         ([films, *out, "--metrics", ","], "--metrics is empty"),
         ([films, *out, "--metrics", "fvd", *i3d], "fvd: real videos to compare with are missing; give --reference"),
@@ -269,8 +269,8 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
         ([films, *out, "--metrics", "clipsim", "--clip", empty], "config.json is missing"),
         ([films, *out, "--metrics", "pocket_fvd"], "pocket FVD: 5 videos and 1000 of the reference; 65 of each"),
         ([films, *out, "--frames", 0], "--frames 0: give 1 or more"),
-        ([films, *out, "--captions", tmp_path / "no.jsonl"], "there is no such file; lines are"),
-        ([films, *out, "--images", tmp_path / "no"], "--images .* is no folder"),
+        ([films, *out, "--captions", tmp_path / "no.jsonl"], "there is no such file; give a file"),
+        ([films, *out, "--images", tmp_path / "no"], "--images .* is not a folder"),
         ([films, "--out", plain / "a.mkv"], "--out .* is a file; give a folder"),
     ]
     for words, told in cases:
