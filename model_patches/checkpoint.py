@@ -8,7 +8,7 @@ torch's weights-only reader alone.
 
 import json
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from . import control_layouts, layouts
-from .artv.config import ArtvConfig
-from .artv.model import ArtvModel
-from .artv.places import sites
-from .assembly import dreamvideo_model
-from .core.config import MotionConfig
-from .core.temporal import MotionModel
+from . import control_layouts, layouts, systems
 from .dreamvideo.config import DreamVideoConfig
 from .files import packed, replacing
-from .harivo.config import HarivoConfig
-from .harivo.model import HarivoModel
 from .layouts import CheckpointError
-from .vidrd.config import DecoderConfig, VidrdConfig
-from .vidrd.decoder import TemporalDecoder
-from .vidrd.model import VidrdModel
+from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
 FORMAT = "stillmotion/1"
-MOTION = "motion"
-HARIVO = "harivo"
-VIDRD = "vidrd"
-VIDRD_DECODER = "vidrd_decoder"
-ARTV = "artv"
-DREAMVIDEO = "dreamvideo"
 FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems of which other people's files are read
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -135,20 +119,21 @@ def load_controlnet(path: Path | str) -> Checkpoint:
 
 
 def motion_of(checkpoint: Checkpoint) -> Checkpoint:
-    """The temporal layers of a DreamVideo file as the VidRD file that they are; any other checkpoint as it is.
+    """The temporal layers of a file that has more than these, as a file of their own; any other checkpoint as it is.
 
-    CheckpointError when the file holds the branch alone.
+    CheckpointError when a DreamVideo file holds the branch alone.
     """
-    if checkpoint.system != DREAMVIDEO:
+    system = systems.get(checkpoint.system)
+    if system is None or system.temporal is None:
         return checkpoint
-    config = DreamVideoConfig.from_dict(checkpoint.config)
-    if not config.motion or config.layers is None:
+    layers = system.temporal(checkpoint.config, checkpoint.weights)
+    if layers is None:
         raise CheckpointError(
-            "this is a DreamVideo file without a motion model: load it with Load Retention Branch, and the motion "
+            f"this is {system.title} file without a motion model: load it with Load Retention Branch, and the motion "
             "model that it was trained with, or another for the same base, here"
         )
-    weights = {k.removeprefix("motion."): v for k, v in checkpoint.weights.items() if k.startswith("motion.")}
-    return Checkpoint(VIDRD, dict(config.layers), weights, checkpoint.header, f"{checkpoint.layout} DreamVideo:")
+    layout = f"{checkpoint.layout} {system.label}:"
+    return Checkpoint(layers.system, layers.config, layers.weights, checkpoint.header, layout)
 
 
 def header_json(header: Mapping[str, str], name: str) -> Any:
@@ -157,80 +142,11 @@ def header_json(header: Mapping[str, str], name: str) -> Any:
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """One line for the user on what a file with temporal layers was taken for."""
-    dtypes = {str(v.dtype).removeprefix("torch.") for v in checkpoint.weights.values()}
-    what = WORDS[checkpoint.system](checkpoint)
-    return f"{checkpoint.layout}{what}, {'/'.join(sorted(dtypes))}"
-
-
-def _motion_words(checkpoint: Checkpoint) -> str:
-    whole = HarivoConfig.from_dict(checkpoint.config) if checkpoint.system == HARIVO else None
-    config = whole.motion if whole else MotionConfig.from_dict(checkpoint.config)
-    modules = sum(1 for k in checkpoint.weights if k.endswith(".temporal_transformer.norm.weight"))
-    return (
-        f"{f' HARIVO with {_parts(whole)}' if whole else ''}: {modules} modules for block channels "
-        f"{config.block_channels}, {'with' if config.mid_block else 'no'} middle block, up to {config.max_frames} "
-        f"frames, {_betas(config.beta_schedule)}"
-    )
-
-
-def _vidrd_words(checkpoint: Checkpoint) -> str:
-    config = VidrdConfig.from_dict(checkpoint.config)
-    convs, attentions = (
-        sum(1 for k in checkpoint.weights if k.endswith(name)) for name in (".convs.0.weight", ".temp_norm.weight")
-    )
-    spatial = "with" if config.spatial else "without"
-    return (
-        f" VidRD: {convs} Temp-Convs and {attentions} Temp-Attns for block channels "
-        f"{config.block_channels}, {spatial} fine-tuned spatial transformers, trained on {config.frames} frames, "
-        f"{_betas(config.beta_schedule)}"
-    )
-
-
-def _decoder_words(checkpoint: Checkpoint) -> str:
-    config = DecoderConfig.from_dict(checkpoint.config)
-    modules = sum(1 for k in checkpoint.weights if k.endswith(".convs.0.weight"))
-    statistics = "clip by clip" if config.group_norm == "per_clip" else "as a stream"
-    return f" VidRD decoder: {modules} Temp-Convs for block channels {config.block_channels}, decodes {statistics}"
-
-
-def _artv_words(checkpoint: Checkpoint) -> str:
-    config = ArtvConfig.from_dict(checkpoint.config)
-    return (
-        f" ART-V: adapter and {len(sites(config))} anchor blocks for block channels {config.block_channels}, mask "
-        f"network with channels {config.mask_channels} for text {config.context_dim} wide, {config.static} static part"
-    )
-
-
-def _dreamvideo_words(checkpoint: Checkpoint) -> str:
-    config = DreamVideoConfig.from_dict(checkpoint.config)
-    branch = config.branch
-    temporal = "frozen temporal layers" if branch.temporal == "frozen" else "no temporal layers"
-    return (
-        f" DreamVideo: a retention branch for block channels {branch.block_channels} and text {branch.context_dim} "
-        f"wide, {temporal} in it, {'with' if config.motion else 'without'} a motion model"
-    )
-
-
-def _betas(schedule: str | None) -> str:
-    return f"{schedule} betas" if schedule else "betas of the base model"
-
-
-WORDS: dict[str, Callable[[Checkpoint], str]] = {
-    MOTION: _motion_words,
-    HARIVO: _motion_words,
-    VIDRD: _vidrd_words,
-    VIDRD_DECODER: _decoder_words,
-    ARTV: _artv_words,
-    DREAMVIDEO: _dreamvideo_words,
-}
-
-
-def _parts(config: HarivoConfig) -> str:
-    mapping = f"a mapping network {config.mapping.width} wide" if config.mapping else "no mapping network"
-    if config.tokens is None:
-        return f"{mapping} and no frame-wise tokens"
-    return f"{mapping} and {config.tokens.tokens} tokens a frame for text {config.tokens.context_dim} wide"
+    """One line for the user on what a weight file was taken for."""
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in checkpoint.weights.values()}
+    system = systems.get(checkpoint.system)
+    summary = system.summary(checkpoint.config, checkpoint.weights) if system else f" {checkpoint.system}"
+    return f"{checkpoint.layout}{summary}, {'/'.join(sorted(dtypes))}"
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -277,100 +193,56 @@ def _own(path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect:
         raise CheckpointError(
             f"{path.name} has the format {header['format']}, this StillMotion reads {FORMAT}: update it"
         )
-    system = header.get("system", "")
-    if system not in expect:
-        raise CheckpointError(f"{path.name} is a StillMotion {system!r} file: a {_either(expect)} file is needed here")
+    name = header.get("system", "")
+    if name not in expect:
+        raise CheckpointError(f"{path.name} is a StillMotion {name!r} file: a {_either(expect)} file is needed here")
+    system = systems.get(name)
     try:
         config = json.loads(header["config"])
-        model = MODELS[system](config) if system in MODELS else None
+        with torch.device("meta"):  # no memory for its weights
+            model = system.model(config) if system else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name} has a header that cannot be used ({error}); get the file again") from error
-    if model is not None:
-        _check_parts(model, tensors, path.name)
+    if system is not None and model is not None:
+        if system.parts:
+            _check_parts(system, model, tensors, path.name)
         layouts.check_weights(model, tensors, path.name)
-    return Checkpoint(system, config, tensors, header, FORMAT)
+    return Checkpoint(name, config, tensors, header, FORMAT)
 
 
 def _either(systems: tuple[str, ...]) -> str:
     return " or ".join(repr(system) for system in systems)
 
 
-def _motion_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return MotionModel(MotionConfig.from_dict(config))
-
-
-def _harivo_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return HarivoModel(HarivoConfig.from_dict(config))
-
-
-def _vidrd_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return VidrdModel(VidrdConfig.from_dict(config))
-
-
-def _decoder_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return TemporalDecoder(DecoderConfig.from_dict(config))
-
-
-def _artv_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return ArtvModel(ArtvConfig.from_dict(config))
-
-
-def _dreamvideo_model(config: Mapping[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        return dreamvideo_model(DreamVideoConfig.from_dict(config))
-
-
-# What a file of each system must hold, without memory for its weights.
-MODELS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    MOTION: _motion_model,
-    HARIVO: _harivo_model,
-    VIDRD: _vidrd_model,
-    VIDRD_DECODER: _decoder_model,
-    ARTV: _artv_model,
-    DREAMVIDEO: _dreamvideo_model,
-}
-
-
-def _check_parts(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """A component that the config tells of and the file has no weight of is named as a whole."""
-    name = {HarivoModel: "a HARIVO", ArtvModel: "an ART-V"}.get(type(model))
-    if name is None:
-        return
-    given = {key.split(".")[0] for key in weights}
-    lost = [part for part, _ in model.named_children() if part not in given]
-    if lost:
+def _check_parts(system: WeightSystem, model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """CheckpointError that names, as a whole, a component in the config of which the file has no weight."""
+    present = {key.split(".")[0] for key in weights}
+    missing = [part for part, _ in model.named_children() if part not in present]
+    if missing:
         raise CheckpointError(
-            f"{source} is {name} file whose config tells of {', '.join(lost)}, but it has no such weights; it was "
-            "cut down or is of a run that failed, get the file again or export it again"
+            f"{source} is {system.title} file whose config has {', '.join(missing)}, but the file has no such weights; "
+            "it was cut down or comes from a run that failed: get the file again or export it again"
         )
 
 
 def _foreign(path: Path, header: dict[str, str], content: Mapping[str, Any], expect: tuple[str, ...]) -> Checkpoint:
     weights = layouts.unwrap(content)
     layout = layouts.identify(weights, path.name)
-    system = {layouts.VIDRD: VIDRD, layouts.VIDRD_DECODER: VIDRD_DECODER}.get(layout, MOTION)
+    system, read = _FOREIGN_LAYOUTS.get(layout, (MOTION, _foreign_motion))
     if system not in expect:
-        raise CheckpointError(f"{path.name} is {_KINDS[system]}: a {_either(expect)} file is needed here")
-    if system == VIDRD:
-        weights = layouts.from_vidrd(weights)
-        return Checkpoint(VIDRD, layouts.vidrd_config(weights, path.name), weights, header, "as published:")
-    if system == VIDRD_DECODER:
-        weights = layouts.from_vidrd_decoder(weights)
-        config = layouts.vidrd_decoder_config(weights, path.name)
-        return Checkpoint(VIDRD_DECODER, config, weights, header, "as published:")
-    return _foreign_motion(path, header, weights, layout)
+        raise CheckpointError(f"{path.name} is {_FOREIGN_TITLES[system]}: a {_either(expect)} file is needed here")
+    return read(path, header, weights, layout)
 
 
-_KINDS = {
-    MOTION: "a motion model",
-    VIDRD: "a VidRD (Reuse and Diffuse) model, for Load Motion Model",
-    VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Temporal Decoder",
-}
+def _foreign_vidrd(path: Path, header: dict[str, str], weights: dict[str, Tensor], _layout: str) -> Checkpoint:
+    weights = layouts.from_vidrd(weights)
+    return Checkpoint(VIDRD, layouts.vidrd_config(weights, path.name), weights, header, "as published:")
+
+
+def _foreign_decoder(path: Path, header: dict[str, str], weights: dict[str, Tensor], _layout: str) -> Checkpoint:
+    weights = layouts.from_vidrd_decoder(weights)
+    config = layouts.vidrd_decoder_config(weights, path.name)
+    return Checkpoint(VIDRD_DECODER, config, weights, header, "as published:")
 
 
 def _foreign_motion(path: Path, header: dict[str, str], weights: dict[str, Tensor], layout: str) -> Checkpoint:
@@ -379,6 +251,17 @@ def _foreign_motion(path: Path, header: dict[str, str], weights: dict[str, Tenso
     config = layouts.motion_config(weights, path.name)
     name = f"AnimateDiff {layouts.animatediff_version(config)}"
     return Checkpoint(MOTION, config, weights, header, f"{name} (diffusers)" if layout == layouts.DIFFUSERS else name)
+
+
+_FOREIGN_LAYOUTS = {
+    layouts.VIDRD: (VIDRD, _foreign_vidrd),
+    layouts.VIDRD_DECODER: (VIDRD_DECODER, _foreign_decoder),
+}
+_FOREIGN_TITLES = {
+    MOTION: "a motion model",
+    VIDRD: "a VidRD (Reuse and Diffuse) model, for Load Motion Model",
+    VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Temporal Decoder",
+}
 
 
 def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:

@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .ablations import command as ablations
+from . import registry
+from .ablations import command
 from .engine import logs
 from .metrics import options
 
@@ -63,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     ablate = verbs.add_parser(
         "ablate", help="train and score a method's parts, one after the other, on the pocket model"
     )
-    ablations.add_options(ablate)
+    command.add_options(ablate, tuple(registry.ablations()))
     options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
     view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
@@ -191,24 +192,15 @@ def run_control(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    plan = _plan(args)
-    if plan.system == "vidrd":
-        from .systems.vidrd import train
-    elif plan.system == "vidrd_decoder":
-        from .systems.vidrd_decoder import train
-    elif plan.system == "artv":
-        from .systems.artv import train
-    elif plan.system == "dreamvideo":
-        from .systems.dreamvideo import train
-    else:
-        from .systems.harivo import train
-    train(plan, tokenizer_folder(args.tokenizer), allow=args.allow)
+    registry.train(_plan(args), tokenizer_folder(args.tokenizer), allow=args.allow)
 
 
 def run_doctor(args: argparse.Namespace) -> None:
     from .tools.doctor import examine
 
-    examine(_plan(args), tokenizer_folder(args.tokenizer))
+    plan = _plan(args)
+    task, _base = registry.prepare(plan, tokenizer_folder(args.tokenizer))
+    examine(plan, task)
 
 
 def run_latents(args: argparse.Namespace) -> None:
@@ -248,7 +240,7 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_ablate(args: argparse.Namespace) -> None:
-    ablations.run(args, tokenizer_folder(args.tokenizer))
+    command.run(args, registry.ablations()[args.system](), tokenizer_folder(args.tokenizer))
 
 
 def run_eval(args: argparse.Namespace) -> None:
@@ -265,11 +257,9 @@ def run_view(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace):
-    from .plans import config
-
-    named = {"data.latents": getattr(args, "latents", None), "model.start": getattr(args, "start", None)}
-    changes = [*args.set, *(f"{key}='{path}'" for key, path in named.items() if path)]
-    return config.read(config.find(args.config), changes, out=getattr(args, "out", None))
+    files = {"data.latents": getattr(args, "latents", None), "model.start": getattr(args, "start", None)}
+    changes = [*args.set, *(f"{key}='{path}'" for key, path in files.items() if path)]
+    return registry.read(registry.find(args.config), changes, out=getattr(args, "out", None))
 
 
 VERBS = {

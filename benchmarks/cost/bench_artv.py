@@ -200,13 +200,13 @@ def pocket(args: argparse.Namespace) -> dict[str, float]:
 
 def random_artv(config: ArtvConfig, dtype: torch.dtype) -> Any:
     """An ART-V model with random weights that ComfyUI manages, like one that `load_artv` returns for a file."""
-    from ...model_patches import checkpoint
+    from ...model_patches import checkpoint, systems
     from ...model_patches.comfy_host.artv.files import hold_artv
 
     generator = torch.Generator().manual_seed(0)
     shapes = weight_shapes(ArtvModel, config)
     weights = {name: random_weight(name, shape, generator).to(dtype) for name, shape in shapes.items()}
-    return hold_artv(checkpoint.Checkpoint(checkpoint.ARTV, config.to_dict(), weights, {}, "random"), Path("random"))
+    return hold_artv(checkpoint.Checkpoint(systems.ARTV, config.to_dict(), weights, {}, "random"), Path("random"))
 
 
 def sd21_subject(dtype: torch.dtype, pixels: int) -> Subject:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...model_patches.assembly import dreamvideo_model
 from ...model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
+from ...model_patches.systems import DREAMVIDEO
 from ...model_patches.vidrd.config import VidrdConfig
 from ..common.pocket_host import one_by_one, start_comfyui
 from ..common.report import finish
@@ -76,7 +77,7 @@ def branch_file(temporal: bool) -> Any:
     generator = torch.Generator().manual_seed(0)
     shapes = weight_shapes(dreamvideo_model, config)
     weights = {name: random_weight(name, shape, generator) for name, shape in shapes.items()}
-    return checkpoint.Checkpoint(checkpoint.DREAMVIDEO, config.to_dict(), weights, {}, "random")
+    return checkpoint.Checkpoint(DREAMVIDEO, config.to_dict(), weights, {}, "random")
 
 
 def stock(file: Any, image: Tensor) -> Any:

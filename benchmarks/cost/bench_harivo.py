@@ -22,11 +22,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ...model_patches.checkpoint import HARIVO, Checkpoint
+from ...model_patches.checkpoint import Checkpoint
 from ...model_patches.core.config import MotionConfig
 from ...model_patches.core.slots import slots
 from ...model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from ...model_patches.harivo.model import HarivoModel
+from ...model_patches.systems import HARIVO
 from ..common.pocket_host import start_comfyui
 from ..common.report import finish
 from .bench_temporal import CHANNELS, CONTEXT, HEADS, TimedModel, comfyui_model, randomise

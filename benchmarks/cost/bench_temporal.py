@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ...model_patches import layouts
-from ...model_patches.checkpoint import MOTION, Checkpoint
+from ...model_patches.checkpoint import Checkpoint
 from ...model_patches.core.config import MotionConfig
 from ...model_patches.core.temporal import MotionModel
 from ...model_patches.ldm_names import rename, unet_prefixes
+from ...model_patches.systems import MOTION
 from ..common.pocket_host import start_comfyui
 from ..common.report import finish
 

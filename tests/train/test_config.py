@@ -2,9 +2,10 @@
 
 import pytest
 
-from stillmotion.training.plans import config
-from stillmotion.training.plans.config import CONFIGS, read
+from stillmotion.training import registry
+from stillmotion.training.plans.config import CONFIGS
 from stillmotion.training.plans.errors import ConfigError
+from stillmotion.training.registry import read
 
 GOOD = "[train]\nsteps = 10\nbatch = 2\n"
 
@@ -21,14 +22,14 @@ def written(tmp_path):
 
 @pytest.mark.parametrize("name", ["harivo_pocket", "harivo_sd15"])
 def test_the_bundled_configs_are_read(name):
-    plan = read(config.find(name))
+    plan = read(registry.find(name))
     assert plan.train.out.name == name
     assert plan.data.frames <= plan.model.max_frames
 
 
 def test_the_paper_s_values_are_in_the_sd15_config():
     plan = read(CONFIGS / "harivo_sd15.toml")
-    assert (plan.data.frames, plan.train.lr, plan.train.lr_end, plan.train.decay) == (24, 1e-4, 1e-5, 1.0)
+    assert (plan.data.frames, plan.train.lr, plan.train.lr_end, plan.train.lr_decay_share) == (24, 1e-4, 1e-5, 1.0)
     assert (plan.model.beta_schedule, plan.model.beta_start, plan.model.beta_end) == ("linear", 0.00085, 0.012)
     assert (plan.loss.tau, plan.model.tokens, plan.loss.dsm) == (0.1, 3, "plain")
 
@@ -59,9 +60,9 @@ def test_what_is_wrong_is_named(written, text, told):
 
 def test_a_missing_file_and_an_unknown_name_are_told():
     with pytest.raises(ConfigError, match=r"no config harivo_pokcet; .* harivo_pocket, harivo_sd15"):
-        config.find("harivo_pokcet")
+        registry.find("harivo_pokcet")
     with pytest.raises(ConfigError, match="there is no config file"):
-        read(config.find("nowhere.toml"))
+        read(registry.find("nowhere.toml"))
 
 
 def test_changes_win_over_the_file(written):

@@ -7,9 +7,9 @@ import torch
 
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.training import registry
 from stillmotion.training.data import latents
 from stillmotion.training.data.latents import Latents, weights_hash
-from stillmotion.training.plans import config
 from stillmotion.training.systems import bases
 from stillmotion.training.systems.bases import Base, clip_ids
 from stillmotion.training.tools import doctor
@@ -53,8 +53,8 @@ def tiny(monkeypatch, comfyui_dir):
 def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, monkeypatch):
     monkeypatch.setattr(doctor, "STEPS", 1)
     caplog.set_level("INFO")
-    plan = config.read(config.find(name), SETS[name], out=tmp_path / "run")
-    figures = doctor.examine(plan, comfyui_dir)
+    plan = registry.read(registry.find(name), SETS[name], out=tmp_path / "run")
+    figures = doctor.examine(plan, registry.prepare(plan, comfyui_dir)[0])
     parts = PARTS[name]
     assert {k.removeprefix("parameters_").removesuffix("_m") for k in figures if k.startswith("parameters_")} == {
         *parts,
@@ -69,11 +69,11 @@ def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, mon
 
 
 def test_the_frozen_share_is_what_does_not_learn(tiny, tmp_path, comfyui_dir):
-    plan = config.read(config.find("vidrd_pocket"), SETS["vidrd_pocket"], out=tmp_path)
+    plan = registry.read(registry.find("vidrd_pocket"), SETS["vidrd_pocket"], out=tmp_path)
     for spatial in (True, False):
-        task = doctor.prepare(replace(plan, model=replace(plan.model, spatial=spatial)), comfyui_dir)
+        task, _ = registry.prepare(replace(plan, model=replace(plan.model, spatial=spatial)), comfyui_dir)
         unet = sum(p.numel() for p in new_unet(SMALL).parameters()) / 1e6
-        figures = doctor.sizes(task)
+        figures = doctor.sizes(task, average=True)
         assert figures["parameters_base_frozen_m"] + figures.get("parameters_unet_m", 0) == pytest.approx(unet)
         assert ("parameters_unet_m" in figures) == spatial
 
@@ -82,5 +82,6 @@ def test_the_decoder_is_looked_at_with_its_discriminator(tiny, tmp_path, comfyui
     """Before disc_start its gradient is zero."""
     monkeypatch.setattr(doctor, "STEPS", 1)
     sets = [*SETS["vidrd_decoder_pocket"], "loss.disc_start=7"]
-    figures = doctor.examine(config.read(config.find("vidrd_decoder_pocket"), sets, out=tmp_path), comfyui_dir)
+    plan = registry.read(registry.find("vidrd_decoder_pocket"), sets, out=tmp_path)
+    figures = doctor.examine(plan, registry.prepare(plan, comfyui_dir)[0])
     assert figures["gradient_judge"] > 0

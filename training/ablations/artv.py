@@ -32,6 +32,7 @@ from ...model_patches.artv.model import ArtvModel
 from ...model_patches.core.levels import alpha_bars
 from ...model_patches.diffusers_host.artv import ArtvUNet
 from ...model_patches.pocket import SCALE
+from ...model_patches.systems import ARTV
 from ..data import sprites
 from ..data.latents import encoded
 from ..metrics import judging
@@ -45,6 +46,8 @@ from .common import SPLITS, command, intervals, shares
 from .jobs import MOTIONS, Job, draw_all
 
 log = logging.getLogger(__name__)
+
+OPTIONS = ("model", "length")  # of the verb `ablate`
 
 PAPER = Settings()
 PARTS = {
@@ -139,7 +142,7 @@ class PocketArtv:
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base = bases.load(BaseTable(), tokenizer)
-        file = checkpoint.load(path, expect=checkpoint.ARTV)
+        file = checkpoint.load(path, expect=ARTV)
         model = ArtvModel(ArtvConfig.from_dict(file.config)).eval().requires_grad_(False)
         model.load_state_dict({k: v.float() for k, v in file.weights.items()})
         self.roller = Roller(ArtvUNet(self.base.unet, model), alpha_bars().float())

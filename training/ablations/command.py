@@ -1,21 +1,18 @@
-"""The verb `ablate`: its options, and which ablation takes which. Nothing here needs torch before one is run."""
+"""The verb `ablate`: its options, and how they become those of one ablation."""
 
 import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-OPTIONS = {  # those that not every ablation takes
-    "harivo": ("latents", "rows", "seeds", "steps", "set"),
-    "vidrd": ("model", "decoder", "length"),
-    "pseudo": ("model", "steps", "images", "set"),
-    "artv": ("model", "length"),
-    "dreamvideo": ("model", "motion", "length", "rows"),
-}
+from ..plans.errors import ConfigError
+
+OPTIONAL = ("latents", "rows", "seeds", "steps", "set", "model", "decoder", "length", "images", "motion")
+"""The options that not every ablation takes: an ablation's `OPTIONS` names those that it does."""
 
 
-def add_options(ablate: argparse.ArgumentParser) -> None:
-    ablate.add_argument("system", choices=tuple(OPTIONS), help="pseudo: VidRD's pseudo-videos")
+def add_options(ablate: argparse.ArgumentParser, systems: tuple[str, ...]) -> None:
+    ablate.add_argument("system", choices=systems, help="what is ablated; pseudo: VidRD's pseudo-videos")
     ablate.add_argument("--quick", action="store_true", help="the same, small: some 15 minutes of two cores")
     ablate.add_argument("--split", choices=("test", "validation"), default="test", help="which held-out prompts")
     ablate.add_argument("--prompts", type=int, help="that are scored")
@@ -36,45 +33,31 @@ def add_options(ablate: argparse.ArgumentParser) -> None:
     ablate.add_argument("--length", type=int, help="vidrd: clips of a video; artv: frames; dreamvideo: stages")
 
 
-def run(args: argparse.Namespace, tokenizer: Path) -> None:
-    """The ablation that was asked for. ConfigError for an option of another one."""
-    from ..plans.errors import ConfigError
-
-    for name in {name for names in OPTIONS.values() for name in names} - set(OPTIONS[args.system]):
-        if getattr(args, name):
+def run(args: argparse.Namespace, ablation: Any, tokenizer: Path) -> None:
+    """Run an ablation. ConfigError for an option that it does not take."""
+    for name in OPTIONAL:
+        if getattr(args, name) and name not in ablation.OPTIONS:
             raise ConfigError(f"--{name} is not for `ablate {args.system}`; leave it out")
-    ablate = _module(args.system)
-    options = ablate.Options(
+    options = ablation.Options(
         out=args.out,
         tokenizer=tokenizer,
-        budget=_given(ablate.QUICK if args.quick else ablate.Budget(), args),
+        budget=_budget(ablation.QUICK if args.quick else ablation.Budget(), args),
         split=args.split,
         processes=args.processes,
     )
-    ablate.ablate(replace(options, **_own(args, ablate)))
+    ablation.ablate(replace(options, **_own_options(args, ablation)))
 
 
-def _module(system: str) -> Any:
-    from . import artv as ablate_artv
-    from . import dreamvideo as ablate_dreamvideo
-    from . import harivo as ablate
-    from . import pseudo as ablate_data
-    from . import vidrd as ablate_reuse
-
-    modules = {"harivo": ablate, "vidrd": ablate_reuse, "pseudo": ablate_data, "artv": ablate_artv}
-    return (modules | {"dreamvideo": ablate_dreamvideo})[system]
-
-
-def _own(args: argparse.Namespace, ablate: Any) -> dict[str, Any]:
-    """What the command says that not every ablation takes, as their Options name it."""
+def _own_options(args: argparse.Namespace, ablation: Any) -> dict[str, Any]:
+    """The options that not every ablation takes, as its Options name them."""
     own: dict[str, Any] = {name: getattr(args, name) for name in ("latents", "model", "decoder", "motion")}
     own["changes"] = tuple(args.set)
-    own["rows"] = ablate.chosen(args.rows) if args.rows else None
+    own["rows"] = ablation.chosen(args.rows) if args.rows else None
     own["seeds"] = tuple(range(args.seeds)) if args.seeds else None
     return {name: value for name, value in own.items() if value}
 
 
-def _given(budget: Any, args: argparse.Namespace) -> Any:
+def _budget(budget: Any, args: argparse.Namespace) -> Any:
     """The budget with what the command says of it."""
-    told = {field.name: getattr(args, field.name, None) for field in fields(budget)}
-    return replace(budget, **{name: value for name, value in told.items() if value})
+    values = {field.name: getattr(args, field.name, None) for field in fields(budget)}
+    return replace(budget, **{name: value for name, value in values.items() if value})

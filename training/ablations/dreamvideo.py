@@ -33,6 +33,7 @@ from ...model_patches import checkpoint
 from ...model_patches.dreamvideo.config import DreamVideoConfig
 from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ...model_patches.layouts import CheckpointError
+from ...model_patches.systems import DREAMVIDEO
 from ..data import sprites
 from ..metrics import judging
 from ..plans.common import POCKET
@@ -42,6 +43,8 @@ from .image_jobs import ImageJob, Row, first_frame, told
 from .jobs import GUIDANCE, MOTIONS, draw_all
 
 log = logging.getLogger(__name__)
+
+OPTIONS = ("model", "motion", "length", "rows")  # of the verb `ablate`
 
 OURS = Row()
 WITHOUT = Row(branch=False, text=GUIDANCE)
@@ -180,7 +183,7 @@ def beside_it(options: Options) -> Path | None:
 
 @lru_cache(maxsize=1)
 def _motion(model: Path, given: Path | None) -> Path | None:
-    own = DreamVideoConfig.from_dict(checkpoint.load(model, expect=checkpoint.DREAMVIDEO).config).motion
+    own = DreamVideoConfig.from_dict(checkpoint.load(model, expect=DREAMVIDEO).config).motion
     if own and given:
         raise ConfigError(f"{model.name} has a motion model of its own: leave out --motion")
     return None if own else given or POCKET / "motion.safetensors"

@@ -28,10 +28,13 @@ from ..metrics import judging
 from ..plans import config
 from ..plans.common import BaseTable
 from ..plans.errors import ConfigError
+from ..plans.harivo import HarivoPlan
 from .common import SPLITS, command, once, run_training, shares
 from .jobs import MOTIONS, ClipJob, draw_all, drawn
 
 log = logging.getLogger(__name__)
+
+OPTIONS = ("latents", "rows", "seeds", "steps", "set")  # of the verb `ablate`
 
 CONFIG = "harivo_pocket"
 
@@ -114,7 +117,8 @@ def chosen(keys: str) -> tuple[Row, ...]:
 
 def ablate(options: Options) -> dict:
     """Train, draw, score, write `out/ablation.md`, `.json` and `slices.png`; returns what the JSON holds."""
-    config.read(config.find(options.config), options.changes)  # its errors come before anything is computed
+    plans = {HarivoPlan.system: HarivoPlan}
+    config.read(config.find(options.config), plans, options.changes)  # its errors come before anything is computed
     latents = options.latents or encoded(options)
     models = {row.model for row in options.rows}
     for seed in options.seeds:

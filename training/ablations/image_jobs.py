@@ -20,6 +20,7 @@ from ...model_patches.diffusers_host import dreamvideo
 from ...model_patches.dreamvideo.config import DreamVideoConfig
 from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ...model_patches.pocket import SCALE
+from ...model_patches.systems import DREAMVIDEO
 from ..data import sprites
 from ..data.latents import encoded
 from ..sampling.ddim import descend, timesteps
@@ -57,7 +58,7 @@ class PocketRetention(PocketModel):
 
     def __init__(self, path: Path, motion: Path | None, tokenizer: Path) -> None:
         super().__init__(motion or path, tokenizer)
-        file = checkpoint.load(path, expect=checkpoint.DREAMVIDEO)
+        file = checkpoint.load(path, expect=DREAMVIDEO)
         branch = retention_branch(DreamVideoConfig.from_dict(file.config)).eval().requires_grad_(False)
         prefix = "branch."
         weights = {k.removeprefix(prefix): v.float() for k, v in file.weights.items() if k.startswith(prefix)}

@@ -26,6 +26,7 @@ from ...model_patches.diffusers_host.vidrd_decoder import stages
 from ...model_patches.files import write_tensors
 from ...model_patches.harivo import mitigating
 from ...model_patches.pocket import SCALE
+from ...model_patches.systems import DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER
 from ...model_patches.vidrd.config import DecoderConfig, VidrdConfig
 from ...model_patches.vidrd.decoder import TemporalDecoder, decode
 from ...model_patches.vidrd.model import VidrdModel
@@ -192,9 +193,9 @@ class PocketModel:
 
 def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
     """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
-    kinds = (checkpoint.HARIVO, checkpoint.MOTION, checkpoint.VIDRD, checkpoint.DREAMVIDEO)
+    kinds = (HARIVO, MOTION, VIDRD, DREAMVIDEO)
     file = checkpoint.motion_of(checkpoint.load(path, expect=kinds))
-    if file.system != checkpoint.VIDRD:
+    if file.system != VIDRD:
         model = harivo_of(file)
         return harivo.attach(unet, model), levels_of(model)
     config = VidrdConfig.from_dict(file.config)
@@ -206,7 +207,7 @@ def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vid
 @lru_cache(maxsize=1)
 def temporal_decoder(path: Path) -> TemporalDecoder:
     """The Temp-Convs of a file."""
-    file = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    file = checkpoint.load(path, expect=VIDRD_DECODER)
     decoder = TemporalDecoder(DecoderConfig.from_dict(file.config)).eval().requires_grad_(False)
     decoder.load_state_dict({name: value.float() for name, value in file.weights.items()})
     return decoder

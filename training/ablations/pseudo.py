@@ -25,12 +25,15 @@ from ..data import latents, pseudo, sprites
 from ..metrics import judging
 from ..plans import config
 from ..plans.common import POCKET, BaseTable
+from ..plans.vidrd import VidrdPlan
 from ..systems import bases
 from ..tools.latents import SHARD
 from .common import SPLITS, command, once, run_training, shares
 from .jobs import MOTIONS, ClipJob, draw_all, drawn
 
 log = logging.getLogger(__name__)
+
+OPTIONS = ("model", "steps", "images", "set")  # of the verb `ablate`
 
 CONFIG = "vidrd_pocket"
 SIZE = 64
@@ -94,7 +97,8 @@ class Options:
 def ablate(options: Options) -> dict:
     """Encode, train, draw, score, write `out/ablation.md` and `.json`; returns what the JSON holds."""
     sets = changes(options)
-    config.read(config.find(CONFIG), sets)  # its errors come before anything is computed
+    plans = {VidrdPlan.system: VidrdPlan}
+    config.read(config.find(CONFIG), plans, sets)  # its errors come before anything is computed
     for row in ROWS:
         folder = encoded(options, row)
         log.info("row %s: training", row.name)

@@ -39,6 +39,8 @@ from .jobs import MOTIONS, Job, PocketModel, draw_all, drawn, fingerprint, noise
 
 log = logging.getLogger(__name__)
 
+OPTIONS = ("model", "decoder", "length")  # of the verb `ablate`
+
 PAPER = Config()
 PARTS = {
     "independent clips": Config(overlap=0, recycle=0.0, guidance=0.0),

@@ -19,38 +19,18 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..plans.run import Run
+from ..plans.run import TrainTable
 from . import state
 from .logs import Logs
+from .task import Task
 
 log = logging.getLogger(__name__)
 
 ADDED = {"train.beta2": "0.99"}  # settings that older states do not contain, and the values they had
 FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}  # may change when a run resumes
 Average = dict[str, Tensor]
-
-
-class Task(nn.Module):
-    """What is trained. `forward(samples)` returns {"loss": scalar, other figures...}; frozen parts need no gradient.
-
-    The loss is a mean over the samples, so that it does not depend on how they are divided among processes.
-    """
-
-    def forward(self, samples: list[int]) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def identity(self) -> dict[str, str]:
-        """Hashes of the data and the base, and settings; they must not change when the run resumes."""
-        return {}
-
-    def extras(self) -> dict[str, Tensor]:
-        """State besides the trained weights, equal on all processes. Resuming writes into these tensors."""
-        return {}
-
-    def stepped(self, counted: bool) -> None:
-        """Called by every process after each step; update `extras` here. `counted`: the step was not skipped."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -61,9 +41,9 @@ class ChangedRun(ValueError):
     """A run would resume with other data, another base or other settings than it started with."""
 
 
-def learning_rate(run: Run, step: int) -> float:
-    """Linear warm-up, constant, then linear to lr_end over the last `decay` of the steps."""
-    remaining = (run.steps - step) / max(1.0, run.decay * run.steps)
+def learning_rate(run: TrainTable, step: int) -> float:
+    """Linear warm-up, constant, then linear to lr_end over the last `lr_decay_share` of the steps."""
+    remaining = (run.steps - step) / max(1.0, run.lr_decay_share * run.steps)
     warmup = (step + 1) / max(1, run.warmup)
     return min(run.lr_end + (run.lr - run.lr_end) * min(1.0, remaining), run.lr * warmup)
 
@@ -89,7 +69,7 @@ def first_process() -> bool:
 
 def fit(
     task: Task,
-    run: Run,
+    run: TrainTable,
     *,
     allow: Collection[str] = (),
     on_save: Callable[[Average], None] | None = None,
@@ -106,7 +86,7 @@ def fit(
 class Loop:
     """One process's share of a run."""
 
-    def __init__(self, task: Task, run: Run, allow: Collection[str] = ()) -> None:
+    def __init__(self, task: Task, run: TrainTable, allow: Collection[str] = ()) -> None:
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
         precision = None if run.precision == "no" else run.precision
         self.accelerator = Accelerator(
@@ -179,7 +159,7 @@ class Loop:
                 self.accelerator.backward(losses["loss"] * (len(part) / len(samples)))
             for name, value in losses.items():
                 figures.setdefault(name, []).append(float(value.detach()))
-        norm = self.accelerator.clip_grad_norm_(self.params, run.clip)
+        norm = self.accelerator.clip_grad_norm_(self.params, run.grad_clip)
         bad, stop = self._agree(norm is None or not bool(torch.isfinite(norm)), stop_request)
         if bad:
             self._skip_step()

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ...model_patches.artv.config import ANCHORS, LEVELS, STATIC_REFERENCES, STATICS
 from ...model_patches.artv.noise import LEVEL, MAX_LEVEL
 from ...model_patches.core.levels import BETA_END, BETA_START, TIMESTEPS
-from .common import DSM, Basics, DataTable, SamplesTable, VidrdLossTable
+from .common import DSM, BasePlan, DataTable, EpsLossTable, SamplesTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,13 @@ class ArtvSamplesTable(SamplesTable):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtvPlan(Basics):
+class ArtvPlan(BasePlan):
     """A config of ART-V."""
 
     system: ClassVar[str] = "artv"
     data: ArtvDataTable = field(default_factory=ArtvDataTable)
     model: ArtvModelTable = field(default_factory=ArtvModelTable)
-    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    loss: EpsLossTable = field(default_factory=EpsLossTable)
     samples: ArtvSamplesTable = field(default_factory=ArtvSamplesTable)
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:

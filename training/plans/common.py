@@ -6,9 +6,9 @@ A field that a paper leaves open says so.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from .run import Run
+from .run import TrainTable
 
 BUNDLED, RANDOM = "bundled", "random"
 POCKET = Path(__file__).resolve().parents[2] / "pocket"  # the bundled files
@@ -47,7 +47,7 @@ class LayersTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidrdLossTable:
+class EpsLossTable:
     """Which noise levels count how much; the paper has none of this."""
 
     dsm: str = "plain"  # as in LossTable
@@ -77,14 +77,16 @@ STARTS = ("model.start", "model.controlnet", "loss.lpips")  # files: what of the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Basics:
-    """What the configs of all systems have."""
+class BasePlan:
+    """What the configs of all systems have. `model` and `loss` are tables of the system."""
 
     system: ClassVar[str]
-    train: Run
+    train: TrainTable
     base: BaseTable = field(default_factory=BaseTable)
     data: DataTable = field(default_factory=DataTable)
     samples: SamplesTable = field(default_factory=SamplesTable)
+    model: Any
+    loss: Any
 
     def settings(self) -> dict[str, str]:
         """What a resumed run must find unchanged, beside the engine's own; files are known by their hashes."""

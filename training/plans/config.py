@@ -12,45 +12,38 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from .artv import ArtvPlan
-from .common import Basics
-from .dreamvideo import DreamVideoPlan
+from .common import BasePlan
 from .errors import ConfigError
-from .harivo import Plan
-from .vidrd import VidrdPlan
-from .vidrd_decoder import DecoderPlan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+DEFAULT_SYSTEM = "harivo"  # of a file that names none
 T = TypeVar("T")
 
 
-PLANS: dict[str, type[Plan] | type[VidrdPlan] | type[DecoderPlan] | type[ArtvPlan] | type[DreamVideoPlan]] = {
-    plan.system: plan for plan in (Plan, VidrdPlan, DecoderPlan, ArtvPlan, DreamVideoPlan)
-}
+def read(
+    path: Path, plans: Mapping[str, type[BasePlan]], changes: Sequence[str] = (), *, out: Path | None = None
+) -> Any:
+    """The plan of a config file with TABLE.KEY=VALUE changes, an instance of one of `plans`, which are by system.
 
+    out: the run's folder, runs/NAME of the file where it is not given.
 
-def read(path: Path, changes: Sequence[str] = (), *, out: Path | None = None) -> Any:
-    """The plan of a config file with TABLE.KEY=VALUE changes, one of `PLANS`.
-
-    out: the run's folder, runs/NAME of the file where not given.
-
-    ConfigError for a file that is not there or is no TOML, an unknown key, a value of the wrong kind or out of range.
+    ConfigError for a file that does not exist or is no TOML, an unknown key, a value of the wrong kind or out of range.
     """
     tables = _toml(path)
-    system = tables.pop("system", "harivo")
-    if system not in PLANS:
-        raise ConfigError(f"{path.name}: system is {system!r}; use one of {', '.join(PLANS)}")
+    system = tables.pop("system", DEFAULT_SYSTEM)
+    if system not in plans:
+        raise ConfigError(f"{path.name}: system is {system!r}; use one of {', '.join(plans)}")
     for change in changes:
         _change(tables, change)
-    known = {f.name: get_type_hints(PLANS[system])[f.name] for f in fields(PLANS[system])}
+    kinds = {f.name: get_type_hints(plans[system])[f.name] for f in fields(plans[system])}
     for name in tables:
-        if name not in known:
-            raise ConfigError(f"{path.name}: there is no table [{name}]{_nearest(name, list(known))}")
+        if name not in kinds:
+            raise ConfigError(f"{path.name}: there is no table [{name}]{_nearest(name, list(kinds))}")
     if "out" in tables.get("train", {}):
         raise ConfigError(f"{path.name}: train.out is given by --out, not in the file")
     tables["train"] = {"out": out or Path("runs") / path.stem, **tables.get("train", {})}
-    built = {name: build(cls, tables.get(name, {}), f"{path.name}: {name}") for name, cls in known.items()}
-    plan = PLANS[system](**built)
+    values = {name: build(kind, tables.get(name, {}), f"{path.name}: {name}") for name, kind in kinds.items()}
+    plan = plans[system](**values)
     _check(plan, path.name)
     return plan
 
@@ -62,7 +55,7 @@ def find(name: str) -> Path:
         return path
     bundled = CONFIGS / f"{name}.toml"
     if not bundled.exists():
-        known = sorted({p.stem for system in PLANS for p in CONFIGS.glob(f"{system}_*.toml")})
+        known = sorted(path.stem for path in CONFIGS.glob("*_*.toml") if "system" in _toml(path))
         raise ConfigError(f"there is no config {name}; give a .toml file, or one of {', '.join(known)}")
     return bundled
 
@@ -125,7 +118,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _check(plan: Basics, name: str) -> None:
+def _check(plan: BasePlan, name: str) -> None:
     for key, (value, known) in plan.choices().items():
         if value not in known:
             raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(known)}")

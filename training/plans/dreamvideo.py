@@ -8,7 +8,7 @@ from ...model_patches.core.config import GROUP_NORMS
 from ...model_patches.dreamvideo.config import INJECT, RANGES, TEMPORAL
 from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ...model_patches.vidrd.config import EMBEDDINGS
-from .common import DSM, Basics, DataTable, LayersTable, SamplesTable, VidrdLossTable
+from .common import DSM, BasePlan, DataTable, EpsLossTable, LayersTable, SamplesTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class DreamVideoSamplesTable(SamplesTable):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamVideoPlan(Basics):
+class DreamVideoPlan(BasePlan):
     """A config of DreamVideo."""
 
     system: ClassVar[str] = "dreamvideo"
     data: DreamVideoDataTable = field(default_factory=DreamVideoDataTable)
     model: DreamVideoModelTable = field(default_factory=DreamVideoModelTable)
-    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    loss: EpsLossTable = field(default_factory=EpsLossTable)
     samples: DreamVideoSamplesTable = field(default_factory=DreamVideoSamplesTable)
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ...model_patches.harivo.losses import SOFTENINGS, TAU
-from .common import DSM, Basics
+from .common import DSM, BasePlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelTable:
+class HarivoModelTable:
     """What is trained. Betas and tokens are the paper's; the sizes of the mapping network are not told."""
 
     mid_block: bool = True
@@ -29,7 +29,7 @@ class ModelTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossTable:
+class HarivoLossTable:
     """Weights of the terms, all RECONSTRUCTED: the paper does not print them. 0 leaves a term out altogether."""
 
     reg: float = 0.1
@@ -48,12 +48,12 @@ class LossTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Basics):
+class HarivoPlan(BasePlan):
     """A config of HARIVO."""
 
     system: ClassVar[str] = "harivo"
-    model: ModelTable = field(default_factory=ModelTable)
-    loss: LossTable = field(default_factory=LossTable)
+    model: HarivoModelTable = field(default_factory=HarivoModelTable)
+    loss: HarivoLossTable = field(default_factory=HarivoLossTable)
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
         return super().choices() | {

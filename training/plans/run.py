@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainTable:
     """How to train. `batch` is the global batch: results do not depend on how many processes share it."""
 
     out: Path
@@ -15,10 +15,10 @@ class Run:
     lr_end: float = 0.0
     seed: int = 0
     warmup: int = 100
-    decay: float = 0.4  # last share of the run in which the learning rate falls linearly to lr_end
+    lr_decay_share: float = 0.4  # last share of the run in which the learning rate falls linearly to lr_end
     weight_decay: float = 0.01
     beta2: float = 0.99  # AdamW's decay of squared gradients
-    clip: float = 1.0
+    grad_clip: float = 1.0
     ema: float = 0.999
     precision: str = "no"  # "bf16": autocast
     micro: int = 0  # clips that one process puts through the model at once; 0: all of its share

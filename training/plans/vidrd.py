@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...model_patches.core.config import GROUP_NORMS
 from ...model_patches.vidrd.config import EMBEDDINGS
-from .common import DSM, Basics, LayersTable, VidrdLossTable
+from .common import DSM, BasePlan, EpsLossTable, LayersTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,12 @@ class VidrdModelTable(LayersTable):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VidrdPlan(Basics):
+class VidrdPlan(BasePlan):
     """A config of VidRD's U-Net."""
 
     system: ClassVar[str] = "vidrd"
     model: VidrdModelTable = field(default_factory=VidrdModelTable)
-    loss: VidrdLossTable = field(default_factory=VidrdLossTable)
+    loss: EpsLossTable = field(default_factory=EpsLossTable)
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
         return super().choices() | {

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...model_patches.core.config import GROUP_NORMS
 from ...model_patches.vidrd.losses import PERCEPTUAL
-from .common import Basics, DataTable
+from .common import BasePlan, DataTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class DecoderLossTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderPlan(Basics):
+class DecoderPlan(BasePlan):
     """A config of VidRD's temporal-aware decoder."""
 
     system: ClassVar[str] = "vidrd_decoder"

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ...model_patches.diffusers_host.pocket import Pocket, load_pocket
 from ..data.latents import Latents, weights_hash
-from ..engine.loop import Task, fit
-from ..plans.run import Run
+from ..engine.loop import fit
+from ..engine.task import Task
+from ..plans.run import TrainTable
 from ..systems.bases import BUNDLED_POCKET
 from ..systems.weighting import loss_weight
 from .text import Vocabulary
@@ -54,7 +55,10 @@ def base_of(path: Path | None) -> Pocket:
 
 
 def fit_beside(
-    task: AdapterTask, run: Run, base_weights: Callable[[nn.Module], dict[str, Tensor]], allow: Collection[str] = ()
+    task: AdapterTask,
+    run: TrainTable,
+    base_weights: Callable[[nn.Module], dict[str, Tensor]],
+    allow: Collection[str] = (),
 ) -> None:
     """Train; afterwards the task holds the averaged weights. `base_weights(unet)` returns the base's weights by name.
 

@@ -22,7 +22,7 @@ from ...model_patches.pocket import CONTROL_SYSTEM, compact_control
 from ..data import latents, sprites
 from ..data.latents import Latents
 from ..engine.loop import first_process, sample_generator
-from ..plans.run import Run
+from ..plans.run import TrainTable
 from .adapters import AdapterTask, base_of, fit_beside
 from .text import Vocabulary
 from .unet import place
@@ -90,7 +90,7 @@ def train(
 
     An interrupted training resumes (`allow`: see engine.loop.fit).
     """
-    run, base = Run(out=out, **recipe["train"]), base_of(pocket)
+    run, base = TrainTable(out=out, **recipe["train"]), base_of(pocket)
     data = latents.read(shards, base.vae)
     task = ControlTask(base, Vocabulary(tokenizer), data, run.seed, **recipe["control"])
     fit_beside(task, run, lambda unet: unet.state_dict(), allow)

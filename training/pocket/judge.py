@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ...evaluation.judges.judge import LABELS, Judge
 from ..data import sprites
-from ..engine.loop import Task, sample_generator
+from ..engine.loop import sample_generator
+from ..engine.task import Task
 
 SEED = 77_000  # a seed of its own, so that the judge shares no clip with the models that it judges
 

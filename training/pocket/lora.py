@@ -20,7 +20,7 @@ from ...model_patches.pocket import SCALE
 from ..data import latents, sprites
 from ..data.latents import Latents
 from ..engine.loop import first_process
-from ..plans.run import Run
+from ..plans.run import TrainTable
 from .adapters import AdapterTask, base_of, fit_beside
 from .text import Vocabulary
 
@@ -91,7 +91,7 @@ def train(
 
     An interrupted training resumes (`allow`: see engine.loop.fit).
     """
-    table, run = recipe["lora"], Run(out=out, **recipe["train"])
+    table, run = recipe["lora"], TrainTable(out=out, **recipe["train"])
     base = base_of(pocket)
     data = latents.read(shards(out, table), base.vae)
     sizes = {"rank": table["rank"], "alpha": table["alpha"]}

@@ -21,10 +21,12 @@ from ...model_patches.core.levels import alpha_bars
 from ...model_patches.core.temporal import MotionModel
 from ...model_patches.diffusers_host.motion import attach
 from ...model_patches.diffusers_host.pocket import Pocket, load_pocket
+from ...model_patches.systems import MOTION
 from ..data import latents
 from ..data.latents import Latents, weights_hash
-from ..engine.loop import Task, fit, sample_generator
-from ..plans.run import Run
+from ..engine.loop import fit, sample_generator
+from ..engine.task import Task
+from ..plans.run import TrainTable
 from ..systems.bases import BUNDLED_POCKET
 from ..systems.weighting import loss_weight
 from .text import Vocabulary
@@ -131,7 +133,7 @@ def train(
     task = MotionTask(base, Vocabulary(tokenizer), config, data, frames=frames, seed=table.get("seed", 0), **mix)
     if start:
         task.motion.load_state_dict(checkpoint.load(start).weights)
-    run = Run(out=out, **table)
+    run = TrainTable(out=out, **table)
     average = fit(task, run, allow=allow)
     if weights_hash(base.unet) != base_hash:
         raise RuntimeError("the frozen spatial weights changed during training; nothing was exported")
@@ -139,6 +141,6 @@ def train(
     weights = {k: v.half() for k, v in task.motion.state_dict().items()}
     path = out / "motion.safetensors"
     header = {"base": base_hash, "step": str(run.steps), "frames": str(frames), "prediction_type": "epsilon"}
-    checkpoint.save(path, system=checkpoint.MOTION, config=config.to_dict(), weights=weights, header=header)
+    checkpoint.save(path, system=MOTION, config=config.to_dict(), weights=weights, header=header)
     log.info("wrote %s (%.1f MB); the base is unchanged (%s)", path, path.stat().st_size / 1e6, base_hash)
     return path

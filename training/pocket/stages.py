@@ -24,8 +24,9 @@ from ...model_patches.diffusers_host.pocket import load_pocket, new_text_encoder
 from ...model_patches.files import write_tensors
 from ...model_patches.pocket import CLIP_VOCABULARY, SCALE, SYSTEM, PocketConfig, compact
 from ..data import latents, sprites
-from ..engine.loop import Task, first_process, fit
-from ..plans.run import Run
+from ..engine.loop import first_process, fit
+from ..engine.task import Task
+from ..plans.run import TrainTable
 from .judge import JudgeTask, new_judge
 from .text import TextTask, Vocabulary
 from .unet import UnetTask
@@ -159,7 +160,7 @@ class Stages:
         return path
 
     def _train(self, stage: str, task: Task, part: str, finish: Callable[[nn.Module], None] | None = None) -> None:
-        table = Run(out=self.out / stage, **self.recipe[stage])
+        table = TrainTable(out=self.out / stage, **self.recipe[stage])
         average = fit(task, table)
         task.load_state_dict(average, strict=False)
         task.to("cpu").eval()

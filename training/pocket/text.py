@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 from ...model_patches.diffusers_host.pocket import new_text_encoder
 from ...model_patches.pocket import PocketConfig
 from ..data import sprites
-from ..engine.loop import Task
+from ..engine.task import Task
 
 TOKENS, END = 77, 49407
 HEADS_OF = {  # attribute -> its values; an attribute that the caption omits does not enter the loss

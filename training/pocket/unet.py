@@ -12,7 +12,8 @@ from ...model_patches.core.levels import alpha_bars
 from ...model_patches.diffusers_host.pocket import new_unet
 from ...model_patches.pocket import PocketConfig
 from ..data.latents import Latents
-from ..engine.loop import Task, sample_generator
+from ..engine.loop import sample_generator
+from ..engine.task import Task
 from ..systems.weighting import loss_weight
 from .text import Vocabulary
 

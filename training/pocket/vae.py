@@ -14,7 +14,8 @@ from torch import Tensor
 from ...model_patches.diffusers_host.pocket import new_vae
 from ...model_patches.pocket import SCALE, PocketConfig
 from ..data import sprites
-from ..engine.loop import Task, sample_generator
+from ..engine.loop import sample_generator
+from ..engine.task import Task
 
 
 class VaeTask(Task):

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ...evaluation.judges.video_judge import FRAMES, VideoJudge
 from ..data import sprites
-from ..engine.loop import Task, sample_generator
+from ..engine.loop import sample_generator
+from ..engine.task import Task
 
 SEED = 78_000  # a seed of its own, as for the image judge
 HELD_OUT_SEED = 78_500

@@ -9,7 +9,7 @@ With `model.unet` the image U-Net learns, too, as in the paper; it is then writt
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ...model_patches.artv.config import ArtvConfig
 from ...model_patches.artv.model import ArtvModel
 from ...model_patches.diffusers_host.artv import ArtvUNet
 from ...model_patches.files import write_tensors
+from ...model_patches.systems import ARTV
 from ..data import latents
 from ..data.latents import Latents, tensors_hash, weights_hash
 from ..engine.loop import Average, sample_generator
@@ -30,10 +31,11 @@ from ..plans.errors import ConfigError
 from ..sampling.autoregressive import Roller, Settings, roll
 from . import bases
 from .bases import Base
-from .clip_task import ClipTask, learn, misfit
+from .clip_task import ClipTask, misfit
 from .preview import Preview
 
 log = logging.getLogger(__name__)
+FILE = "artv.safetensors"
 HEAD_WIDTH = 32  # of the mask network, channels
 MASK_SHARE = 5  # its channels are so many times fewer than the U-Net's: 64 to 320
 
@@ -87,6 +89,9 @@ class ArtvTask(ClipTask[ArtvPlan]):
     def frozen_hash(self) -> str:
         """Of what must not change: the text encoder, and the U-Net unless it learns."""
         return weights_hash(self.text) + ("" if self.plan.model.unet else weights_hash(self.unet))
+
+    def part_of(self, parameter: str) -> str:
+        return super().part_of(parameter.removeprefix("artv."))
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         frames = self.draw(samples)
@@ -214,7 +219,7 @@ class RollPreview(Preview):
 def start_from(task: ArtvTask, start: str) -> None:
     """Take the weights of an ART-V file of the same sizes. The U-Net stays the base's."""
     path = Path(start)
-    file = checkpoint.load(path, expect=checkpoint.ARTV)
+    file = checkpoint.load(path, expect=ARTV)
     own = task.artv.state_dict()
     odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
     if odd or set(file.weights) - set(own):
@@ -233,10 +238,9 @@ def prepare(plan: ArtvPlan, tokenizer: Path) -> tuple[ArtvTask, Base]:
     return task, base
 
 
-def train(plan: ArtvPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as the config says and write `out/artv.safetensors`; what is frozen is compared bit for bit."""
-    task, base = prepare(plan, tokenizer)
-    return learn(task, "artv.safetensors", RollPreview(task, base.vae, plan), write, allow)
+def preview(task: ArtvTask, base: Base, plan: ArtvPlan) -> RollPreview:
+    """The pictures that are drawn while training."""
+    return RollPreview(task, base.vae, plan)
 
 
 def write(task: ArtvTask, average: Average, path: Path) -> None:
@@ -249,7 +253,7 @@ def write(task: ArtvTask, average: Average, path: Path) -> None:
         write_tensors(unet, path.with_name("unet.safetensors"), {"format": "pt", "base": task.base_hash})
         log.info("%s: the U-Net that belongs to it", path.with_name("unet.safetensors"))
     config = task.artv.config.to_dict()
-    checkpoint.save(path, system=checkpoint.ARTV, config=config, weights=weights, header=header)
+    checkpoint.save(path, system=ARTV, config=config, weights=weights, header=header)
     count, size = sum(v.numel() for v in weights.values()) / 1e6, path.stat().st_size / 1e6
     log.info("%s: %.2f M weights, %.1f MB", path, count, size)
 

@@ -4,27 +4,24 @@ The frames of a clip share timestep and caption, their noise is independent. Eve
 function of (seed, k).
 """
 
-from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...model_patches.core.levels import BETA_END, BETA_START, alpha_bars
 from ..data.latents import Latents
 from ..data.order import row
-from ..engine.loop import Average, Task, first_process, fit, sample_generator
-from ..plans.artv import ArtvPlan
-from ..plans.dreamvideo import DreamVideoPlan
+from ..engine.loop import sample_generator
+from ..engine.task import SystemTask
+from ..plans.common import BasePlan
 from ..plans.errors import ConfigError
-from ..plans.harivo import Plan
-from ..plans.vidrd import VidrdPlan
 from .bases import Base
 from .weighting import loss_weight
 
-P = TypeVar("P", Plan, VidrdPlan, ArtvPlan, DreamVideoPlan)
+P = TypeVar("P", bound=BasePlan)
 T = TypeVar("T", bound="ClipTask[Any]")
 
 
@@ -40,7 +37,7 @@ class Noised:
     rows: Tensor  # (b,), the clips' numbers
 
 
-class ClipTask(Task, Generic[P]):
+class ClipTask(SystemTask, Generic[P]):
     """A task on clips of a cache. `predict(x_t, t, context)` is the whole model's eps."""
 
     def __init__(self, base: Base, plan: P, cache: Latents) -> None:
@@ -71,9 +68,15 @@ class ClipTask(Task, Generic[P]):
             "loss": asdict(plan.loss),
         }
 
-    def frozen_hash(self) -> str:
-        """Of what must not change in the training."""
-        raise NotImplementedError
+    def base_network(self) -> nn.Module:
+        return self.unet
+
+    def data_summary(self) -> str:
+        cache = self.cache
+        return f"{len(cache)} clips of {len(cache.times)} frames, latents {tuple(cache.shape)}"
+
+    def draw(self, samples: list[int]) -> object:
+        return self.noised(samples)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
@@ -133,22 +136,3 @@ def misfit(path: Path, odd: str) -> ConfigError:
         f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a file "
         "of the same base and the same [model] sizes, or from nothing"
     )
-
-
-def learn(
-    task: T,
-    name: str,
-    show: Callable[[int, Average], None],
-    write: Callable[[T, Average, Path], None],
-    allow: Collection[str],
-) -> Path:
-    """Train, compare what must not change bit for bit, and write RUN/name with the average. RuntimeError when it has
-    changed; then nothing is written."""
-    frozen = task.frozen_hash()
-    average = fit(task, task.plan.train, allow=allow, on_step=show)
-    if task.frozen_hash() != frozen:
-        raise RuntimeError("the frozen weights changed during training; nothing was exported")
-    path = task.plan.train.out / name
-    if first_process():
-        write(task, average, path)
-    return path

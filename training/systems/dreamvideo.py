@@ -6,7 +6,6 @@ tenth the text is empty, by draws of their own. What a run begins with: `dreamvi
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ...model_patches import checkpoint
 from ...model_patches.assembly import retention_branch
 from ...model_patches.diffusers_host import dreamvideo, motion, vidrd
 from ...model_patches.dreamvideo.image import white
+from ...model_patches.systems import DREAMVIDEO
 from ...model_patches.vidrd.model import VidrdModel
 from ..data import latents
 from ..data.latents import Latents, tensors_hash
@@ -26,12 +26,13 @@ from ..plans.errors import ConfigError
 from ..sampling.image_guided import Scales, clip
 from . import bases
 from .bases import Base
-from .clip_task import ClipTask, Noised, learn
+from .clip_task import ClipTask, Noised
 from .dreamvideo_start import Start, beginning, put
 from .layers import seed_dropout
 from .preview import Preview, decoded
 
 log = logging.getLogger(__name__)
+FILE = "dreamvideo.safetensors"
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,9 @@ def prepare(plan: DreamVideoPlan, tokenizer: Path) -> tuple[DreamVideoTask, Base
     return DreamVideoTask(base, beginning(plan, base), plan, cache), base
 
 
-def train(plan: DreamVideoPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as the config says and write `out/dreamvideo.safetensors`; what is frozen is compared bit for bit."""
-    task, base = prepare(plan, tokenizer)
-    return learn(task, "dreamvideo.safetensors", ImagePreview(task, base.vae, plan), write, allow)
+def preview(task: DreamVideoTask, base: Base, plan: DreamVideoPlan) -> ImagePreview:
+    """The pictures that are drawn while training."""
+    return ImagePreview(task, base.vae, plan)
 
 
 def write(task: DreamVideoTask, average: Average, path: Path) -> None:
@@ -159,6 +159,6 @@ def write(task: DreamVideoTask, average: Average, path: Path) -> None:
         weights |= {f"motion.{name}": value for name, value in task.tuned.items()}
     halves = {name: value.detach().half().cpu() for name, value in weights.items()}
     config, header = task.config.to_dict(), task.header()
-    checkpoint.save(path, system=checkpoint.DREAMVIDEO, config=config, weights=halves, header=header)
+    checkpoint.save(path, system=DREAMVIDEO, config=config, weights=halves, header=header)
     count, learned = (sum(v.numel() for v in values.values()) / 1e6 for values in (halves, average))
     log.info("%s: %.2f M weights, %.2f M of them learned, %.1f MB", path, count, learned, path.stat().st_size / 1e6)

@@ -21,6 +21,7 @@ from ...model_patches.core.config import MotionConfig
 from ...model_patches.core.temporal import MotionModel
 from ...model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from ...model_patches.layouts import CheckpointError
+from ...model_patches.systems import DREAMVIDEO, MOTION, VIDRD
 from ...model_patches.vidrd.config import VidrdConfig
 from ...model_patches.vidrd.model import VidrdModel, is_temporal
 from ..plans.dreamvideo import DreamVideoModelTable, DreamVideoPlan
@@ -49,14 +50,14 @@ def beginning(plan: DreamVideoPlan, base: Base) -> Start:
     """Read the files that a config names. ConfigError where one is missing, or does not fit the config or the base."""
     table, start = plan.model, Path(plan.model.start)
     file = _read(start, _start_file) if plan.model.start else None
-    if file is not None and file.system == checkpoint.MOTION:
+    if file is not None and file.system == MOTION:
         model, tuned, layers = _still(table, file, start, base), {}, None
     else:
         model, tuned = _layers(table, file, start, base, plan.data.frames)
         layers = replace(model.config, spatial=bool(tuned)).to_dict()
     config = DreamVideoConfig(branch=branch_config(table, base), layers=layers, motion=table.motion)
     branch: Mapping[str, Tensor] = {}
-    if file is not None and file.system == checkpoint.DREAMVIDEO:
+    if file is not None and file.system == DREAMVIDEO:
         branch = _branch(file, config.branch, start)
     if table.controlnet:
         branch = _controlnet(Path(table.controlnet), config.branch)
@@ -92,7 +93,7 @@ def branch_config(table: DreamVideoModelTable, base: Base) -> RetentionConfig:
 
 
 def _start_file(path: Path) -> Checkpoint:
-    return checkpoint.load(path, expect=(checkpoint.VIDRD, checkpoint.DREAMVIDEO, checkpoint.MOTION))
+    return checkpoint.load(path, expect=(VIDRD, DREAMVIDEO, MOTION))
 
 
 def _read(path: Path, load: Callable[[Path], Checkpoint]) -> Checkpoint:

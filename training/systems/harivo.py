@@ -7,7 +7,6 @@ not exist: these are the rows of the paper's ablation.
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +20,20 @@ from ...model_patches.harivo import losses
 from ...model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from ...model_patches.harivo.model import HarivoModel
 from ...model_patches.harivo.projection import ProjectionHead
+from ...model_patches.systems import HARIVO, MOTION
 from ..data import latents
 from ..data.latents import Latents, weights_hash
 from ..engine.loop import Average, gathered
+from ..engine.task import WeightedTask
 from ..plans.common import BUNDLED, POCKET
-from ..plans.harivo import ModelTable, Plan
+from ..plans.harivo import HarivoModelTable, HarivoPlan
 from . import bases
 from .bases import TOKENS, Base
-from .clip_task import ClipTask, Noised, learn, misfit
+from .clip_task import ClipTask, Noised, misfit
 from .preview import Preview
 
 log = logging.getLogger(__name__)
+FILE = "harivo.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Batch(Noised):
     shown: Tensor  # (b, n), frames of each clip, for L_reg
 
 
-class HarivoTask(ClipTask[Plan]):
+class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
     """What is trained: the HARIVO model, and the projection head of L_DC, which no file gets."""
 
-    def __init__(self, base: Base, config: HarivoConfig, plan: Plan, cache: Latents) -> None:
+    def __init__(self, base: Base, config: HarivoConfig, plan: HarivoPlan, cache: Latents) -> None:
         super().__init__(base, plan, cache)
         self.harivo = HarivoModel(config)
         self.handle = attach(self.unet, self.harivo)
@@ -60,6 +62,9 @@ class HarivoTask(ClipTask[Plan]):
     def frozen_hash(self) -> str:
         """Of the image U-Net."""
         return weights_hash(self.unet)
+
+    def part_of(self, parameter: str) -> str:
+        return super().part_of(parameter.removeprefix("harivo."))
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         terms, figures = self.terms(samples)
@@ -80,6 +85,15 @@ class HarivoTask(ClipTask[Plan]):
         if self.weights["reg"]:
             terms["reg"] = self._regulariser(batch, eps).mean()
         return terms, self.figures(error, batch.t)
+
+    def warm_up(self, samples: list[int]) -> None:
+        """Fill the queue of L_DC with other samples."""
+        if self.queue is None:
+            return
+        for i in range(1, 3):
+            with torch.no_grad():
+                self.terms([k + i * len(samples) for k in samples])
+            self.stepped(True)
 
     def extras(self) -> dict[str, Tensor]:
         return {} if self.queue is None else {f"queue/{n}": v for n, v in self.queue.state_dict().items()}
@@ -157,7 +171,7 @@ def middle_features(base: Base, cache: Latents) -> tuple[int, int, int]:
     return base.config.unet_channels[-1], h, w
 
 
-def harivo_config(table: ModelTable, base: Base, frames: int) -> HarivoConfig:
+def harivo_config(table: HarivoModelTable, base: Base, frames: int) -> HarivoConfig:
     """Sizes of the trained parts on this base."""
     motion = MotionConfig(
         block_channels=base.config.unet_channels,
@@ -187,8 +201,8 @@ def harivo_config(table: ModelTable, base: Base, frames: int) -> HarivoConfig:
 def start_from(model: HarivoModel, start: str) -> None:
     """Take the weights of a motion file, or of the parts of a HARIVO file that this model has, too."""
     path = POCKET / "motion.safetensors" if start == BUNDLED else Path(start)
-    file = checkpoint.load(path, expect=(checkpoint.MOTION, checkpoint.HARIVO))
-    prefix = "temporal." if file.system == checkpoint.MOTION else ""
+    file = checkpoint.load(path, expect=(MOTION, HARIVO))
+    prefix = "temporal." if file.system == MOTION else ""
     own = model.state_dict()
     weights = {f"{prefix}{k}": v for k, v in file.weights.items() if f"{prefix}{k}" in own}
     wrong = sorted(k for k, v in weights.items() if v.shape != own[k].shape)
@@ -200,7 +214,7 @@ def start_from(model: HarivoModel, start: str) -> None:
     log.info("the weights begin as those of %s", path)
 
 
-def prepare(plan: Plan, tokenizer: Path) -> tuple[HarivoTask, Base]:
+def prepare(plan: HarivoPlan, tokenizer: Path) -> tuple[HarivoTask, Base]:
     """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
     base = bases.load(plan.base, tokenizer)
     cache = latents.for_training(plan.data, base.vae)
@@ -210,10 +224,9 @@ def prepare(plan: Plan, tokenizer: Path) -> tuple[HarivoTask, Base]:
     return task, base
 
 
-def train(plan: Plan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as the config says and write `out/harivo.safetensors`; the frozen base is compared bit for bit."""
-    task, base = prepare(plan, tokenizer)
-    return learn(task, "harivo.safetensors", Preview(task, base.vae, plan), write, allow)
+def preview(task: HarivoTask, base: Base, plan: HarivoPlan) -> Preview:
+    """The pictures that are drawn while training."""
+    return Preview(task, base.vae, plan)
 
 
 def write(task: HarivoTask, average: Average, path: Path) -> None:
@@ -221,7 +234,7 @@ def write(task: HarivoTask, average: Average, path: Path) -> None:
     weights = {k: v.detach().half() for k, v in task.harivo.state_dict().items()}
     weights |= {k.removeprefix("harivo."): v.half() for k, v in average.items() if k.startswith("harivo.")}
     config = task.harivo.config.to_dict()
-    checkpoint.save(path, system=checkpoint.HARIVO, config=config, weights=weights, header=task.header())
+    checkpoint.save(path, system=HARIVO, config=config, weights=weights, header=task.header())
     log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, task.base_hash)
 
 

@@ -9,17 +9,18 @@ from ...model_patches.core.config import MotionConfig
 from ...model_patches.core.levels import alpha_bars
 from ...model_patches.harivo.config import HarivoConfig
 from ...model_patches.harivo.model import HarivoModel
+from ...model_patches.systems import HARIVO, MOTION
 
 
 def load_harivo(path: Path) -> HarivoModel:
     """A HARIVO file, or a motion file as a HARIVO model that has temporal layers alone."""
-    return harivo_of(checkpoint.load(path, expect=(checkpoint.HARIVO, checkpoint.MOTION)))
+    return harivo_of(checkpoint.load(path, expect=(HARIVO, MOTION)))
 
 
 def harivo_of(file: checkpoint.Checkpoint) -> HarivoModel:
     """The model of such a file that has been read."""
     weights = {name: value.float() for name, value in file.weights.items()}
-    if file.system == checkpoint.HARIVO:
+    if file.system == HARIVO:
         model = HarivoModel(HarivoConfig.from_dict(file.config))
         model.load_state_dict(weights)
     else:

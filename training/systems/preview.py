@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from ...model_patches.pocket import SCALE
 from ..engine.loop import Average
-from ..plans.artv import ArtvPlan
-from ..plans.dreamvideo import DreamVideoPlan
-from ..plans.harivo import Plan
-from ..plans.vidrd import VidrdPlan
+from ..plans.common import BasePlan
 from ..sampling.ddim import ddim
 from .clip_task import ClipTask
 
@@ -24,7 +21,7 @@ log = logging.getLogger(__name__)
 class Preview:
     """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
 
-    def __init__(self, task: ClipTask, vae, plan: Plan | VidrdPlan | ArtvPlan | DreamVideoPlan) -> None:
+    def __init__(self, task: ClipTask, vae, plan: BasePlan) -> None:
         self.task, self.vae, self.plan = task, vae, plan
 
     def __call__(self, step: int, average: Average) -> None:

@@ -6,7 +6,7 @@ random numbers of its own. With model.dropout = 0 they go together.
 """
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.vidrd import attach
+from ...model_patches.systems import VIDRD
 from ...model_patches.vidrd.config import VidrdConfig
 from ...model_patches.vidrd.model import VidrdModel, is_temporal
 from ..data import latents
@@ -23,11 +24,12 @@ from ..engine.loop import Average
 from ..plans.vidrd import VidrdModelTable, VidrdPlan
 from . import bases
 from .bases import Base
-from .clip_task import ClipTask, learn, misfit
+from .clip_task import ClipTask, misfit
 from .layers import layers_config, seed_dropout
 from .preview import Preview
 
 log = logging.getLogger(__name__)
+FILE = "vidrd.safetensors"
 
 
 class VidrdTask(ClipTask[VidrdPlan]):
@@ -55,6 +57,9 @@ class VidrdTask(ClipTask[VidrdPlan]):
         tuned = {name for name, _ in self.tuned()}
         return tensors_hash({k: v for k, v in self.unet.state_dict().items() if k not in tuned})
 
+    def part_of(self, parameter: str) -> str:
+        return "temporal" if parameter.startswith("vidrd.") else super().part_of(parameter)
+
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         clips, _ = self.noised(samples)
         parts = range(len(samples)) if self.config.dropout else [slice(None)]
@@ -81,7 +86,7 @@ def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig
 def start_from(task: VidrdTask, start: str) -> None:
     """Take the weights of a VidRD file of the same sizes."""
     path = Path(start)
-    file = checkpoint.load(path, expect=checkpoint.VIDRD)
+    file = checkpoint.load(path, expect=VIDRD)
     own = dict(task.vidrd.named_parameters()) | dict(task.tuned())
     odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
     if odd:
@@ -102,16 +107,15 @@ def prepare(plan: VidrdPlan, tokenizer: Path) -> tuple[VidrdTask, Base]:
     return task, base
 
 
-def train(plan: VidrdPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as the config says and write `out/vidrd.safetensors`; the frozen part is compared bit for bit."""
-    task, base = prepare(plan, tokenizer)
-    return learn(task, "vidrd.safetensors", Preview(task, base.vae, plan), write, allow)
+def preview(task: VidrdTask, base: Base, plan: VidrdPlan) -> Preview:
+    """The pictures that are drawn while training."""
+    return Preview(task, base.vae, plan)
 
 
 def write(task: VidrdTask, average: Average, path: Path) -> None:
     """The averaged weights in half precision, temporal and spatial, with what they were trained on and for."""
     weights = {k.removeprefix("vidrd.").removeprefix("unet."): v.detach().half() for k, v in average.items()}
-    checkpoint.save(path, system=checkpoint.VIDRD, config=task.config.to_dict(), weights=weights, header=task.header())
+    checkpoint.save(path, system=VIDRD, config=task.config.to_dict(), weights=weights, header=task.header())
     temporal = sum(v.numel() for k, v in weights.items() if is_temporal(k)) / 1e6
     whole = sum(v.numel() for v in weights.values()) / 1e6
     log.info("%s: %.2f M weights, %.2f M of them temporal; the rest is untouched", path, whole, temporal)

@@ -8,7 +8,6 @@ its own for dropout and a weight w of its own, so that a step does not depend on
 """
 
 import logging
-from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ...evaluation.metrics.decoding import flicker, psnr
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.vidrd_decoder import stages
+from ...model_patches.systems import VIDRD_DECODER
 from ...model_patches.vidrd import losses
 from ...model_patches.vidrd.config import DecoderConfig
 from ...model_patches.vidrd.decoder import TemporalDecoder, decode
@@ -26,7 +26,8 @@ from ..data import pictures
 from ..data.latents import weights_hash
 from ..data.order import row
 from ..data.pictures import Drawn, Pictures
-from ..engine.loop import Average, Task, first_process, fit
+from ..engine.loop import Average
+from ..engine.task import SystemTask
 from ..plans.errors import ConfigError
 from ..plans.vidrd_decoder import DecoderLossTable, DecoderPlan
 from . import bases
@@ -35,11 +36,12 @@ from .layers import seed_dropout
 from .preview import averaged
 
 log = logging.getLogger(__name__)
+FILE = "temporal_decoder.safetensors"
 HELD_OUT = 1_000_000  # drawn clips from here on are in no training
 MEASURED = 16
 
 
-class DecoderTask(Task):
+class DecoderTask(SystemTask):
     """What is trained: the Temp-Convs (`temporal`), and the discriminator, which no file gets."""
 
     def __init__(self, vae: nn.Module, config: DecoderConfig, plan: DecoderPlan, clips: Pictures) -> None:
@@ -55,6 +57,24 @@ class DecoderTask(Task):
 
     def identity(self) -> dict[str, str]:
         return self.plan.settings() | {"base": self.vae_hash, "data": self.clips.digest}
+
+    def base_network(self) -> nn.Module:
+        return self.vae
+
+    def frozen_hash(self) -> str:
+        return weights_hash(self.vae)
+
+    def draw(self, samples: list[int]) -> list[Tensor]:
+        """The pictures of each sample."""
+        return [self.clip(k) for k in samples]
+
+    def data_summary(self) -> str:
+        data = self.plan.data
+        return f"{len(self.clips)} clips of {data.frames} frames, {data.size} x {data.size} pixels"
+
+    def first_sample(self) -> int:
+        """The first one with the discriminator."""
+        return self.plan.loss.disc_start * self.plan.train.batch
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         each = [self.terms(k) for k in samples]
@@ -118,26 +138,14 @@ def decoder_config(plan: DecoderPlan, base: Base) -> DecoderConfig:
     )
 
 
-def prepare(plan: DecoderPlan, tokenizer: Path) -> DecoderTask:
+def prepare(plan: DecoderPlan, tokenizer: Path) -> tuple[DecoderTask, Base]:
     """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
     base = bases.load(plan.base, tokenizer)
-    return DecoderTask(base.vae, decoder_config(plan, base), plan, pictures.of(plan.data))
+    return DecoderTask(base.vae, decoder_config(plan, base), plan, pictures.of(plan.data)), base
 
 
-def train(plan: DecoderPlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as the config says and write `out/temporal_decoder.safetensors`; the VAE is compared bit for bit."""
-    task = prepare(plan, tokenizer)
-    average = fit(task, plan.train, allow=allow)
-    if weights_hash(task.vae) != task.vae_hash:
-        raise RuntimeError("the frozen autoencoder changed during training; nothing was exported")
-    path = plan.train.out / "temporal_decoder.safetensors"
-    if first_process():
-        write(task, average, path)
-        held_out = Drawn(MEASURED, plan.data.frames, plan.data.size, first=HELD_OUT)
-        with averaged(task, average):
-            figures = measure(task, task.clips if plan.data.videos else held_out)
-        log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return path
+def preview(_task: DecoderTask, _base: Base, _plan: DecoderPlan) -> None:
+    """No pictures are drawn while training: the log has the figures."""
 
 
 @torch.no_grad()
@@ -154,7 +162,7 @@ def measure(task: DecoderTask, clips: Pictures) -> dict[str, float]:
 
 
 def write(task: DecoderTask, average: Average, path: Path) -> None:
-    """The averaged Temp-Convs in half precision, without the discriminator."""
+    """The averaged Temp-Convs in half precision, without the discriminator; what they are worth is measured."""
     names = {k: k.removeprefix("temporal.") for k in average if k.startswith("temporal.")}
     weights = {name: average[k].detach().half() for k, name in names.items()}
     plan, config = task.plan, task.temporal.config
@@ -164,6 +172,10 @@ def write(task: DecoderTask, average: Average, path: Path) -> None:
         "frames": str(plan.data.frames),
         "loss": asdict(plan.loss),
     }
-    system = checkpoint.VIDRD_DECODER
+    system = VIDRD_DECODER
     checkpoint.save(path, system=system, config=config.to_dict(), weights=weights, header=header)
     log.info("%s: %.2f M weights; the autoencoder is untouched", path, sum(v.numel() for v in weights.values()) / 1e6)
+    held_out = Drawn(MEASURED, plan.data.frames, plan.data.size, first=HELD_OUT)
+    with averaged(task, average):
+        figures = measure(task, task.clips if plan.data.videos else held_out)
+    log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

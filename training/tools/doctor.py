@@ -12,39 +12,29 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine.loop import Loop, Task
-from ..plans.artv import ArtvPlan
-from ..plans.dreamvideo import DreamVideoPlan
-from ..plans.harivo import Plan
-from ..plans.vidrd import VidrdPlan
-from ..plans.vidrd_decoder import DecoderPlan
-from ..systems import artv, dreamvideo, harivo, vidrd, vidrd_decoder
-from ..systems.artv import ArtvTask
-from ..systems.clip_task import ClipTask
-from ..systems.dreamvideo import DreamVideoTask
-from ..systems.harivo import HarivoTask
-from ..systems.vidrd_decoder import DecoderTask
+from ..engine.loop import Loop
+from ..engine.task import SystemTask, WeightedTask
+from ..plans.common import BasePlan
 
 log = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "tensorboard")
 STEPS = 3
-AnyPlan = Plan | VidrdPlan | DecoderPlan | ArtvPlan | DreamVideoPlan
 
 
-def examine(plan: AnyPlan, tokenizer: Path) -> dict[str, float]:
-    """Log the report and return its figures. Nothing of the run's folder is touched."""
+def examine(plan: BasePlan, task: SystemTask) -> dict[str, float]:
+    """Log the report on a task that is ready to be trained; returns its figures. Nothing is written."""
     log.info("Python %s, %s", platform.python_version(), ", ".join(f"{n} {_version(n)}" for n in PACKAGES))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     log.info("device: %s", device)
-    task = prepare(plan, tokenizer)
     if torch.cuda.is_available():
         task.to("cuda")
-    figures = sizes(task)
-    first = plan.loss.disc_start * plan.train.batch if isinstance(plan, DecoderPlan) else 0  # with the discriminator
+    figures = sizes(task, average=bool(plan.train.ema))
+    first = task.first_sample()
     samples = list(range(first, first + (plan.train.micro or plan.train.batch)))
-    figures["loader_clips_per_second"] = len(samples) / _seconds(lambda: draw(task, samples))
-    log.info("%s: %.1f samples/s", loader(task), figures["loader_clips_per_second"])
-    if isinstance(task, HarivoTask):
+    log.info("data: %s", task.data_summary())
+    figures["loader_clips_per_second"] = len(samples) / _seconds(lambda: task.draw(samples))
+    log.info("samples as the model takes them: %.1f a second", figures["loader_clips_per_second"])
+    if isinstance(task, WeightedTask):
         figures |= pulls(task, samples)
         figures |= costs(task, samples)
     else:
@@ -58,55 +48,18 @@ def examine(plan: AnyPlan, tokenizer: Path) -> dict[str, float]:
     return figures
 
 
-def prepare(plan: AnyPlan, tokenizer: Path) -> Task:
-    """The task of a config of any system. Errors of the config come from here."""
-    if isinstance(plan, DecoderPlan):
-        return vidrd_decoder.prepare(plan, tokenizer)
-    if isinstance(plan, VidrdPlan):
-        return vidrd.prepare(plan, tokenizer)[0]
-    if isinstance(plan, ArtvPlan):
-        return artv.prepare(plan, tokenizer)[0]
-    if isinstance(plan, DreamVideoPlan):
-        return dreamvideo.prepare(plan, tokenizer)[0]
-    return harivo.prepare(plan, tokenizer)[0]
-
-
-def draw(task: Task, samples: list[int]) -> object:
-    """The samples, as the model takes them."""
-    if isinstance(task, DecoderTask):
-        return [task.clip(k) for k in samples]
-    if isinstance(task, HarivoTask | ArtvTask | DreamVideoTask):
-        return task.draw(samples)
-    assert isinstance(task, ClipTask)
-    return task.noised(samples)
-
-
-def loader(task: Task) -> str:
-    """What makes the samples; the data are told on the way."""
-    if isinstance(task, DecoderTask):
-        data = task.plan.data
-        log.info("data: %d clips of %d frames, %d x %d pixels", len(task.clips), data.frames, data.size, data.size)
-        return "loader"
-    assert isinstance(task, ClipTask)
-    log.info("data: %d clips of %d frames, latents %s", len(task.cache), len(task.cache.times), task.cache.shape)
-    return "loader, captions and text encoder"
-
-
-def trained_parts(task: Task) -> dict[str, list[nn.Parameter]]:
-    """What learns, by name."""
+def trained_parts(task: SystemTask) -> dict[str, list[nn.Parameter]]:
+    """The parameters that learn, by part."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            owner, inner, *_ = name.split(".")
-            part = inner if owner in ("harivo", "artv") else {"vidrd": "temporal"}.get(owner, owner)
-            parts.setdefault(part, []).append(parameter)
+            parts.setdefault(task.part_of(name), []).append(parameter)
     return parts
 
 
-def sizes(task: Task) -> dict[str, float]:
-    """Numbers of parameters, in millions. base_frozen: what of the U-Net, or of the autoencoder, does not learn."""
-    base: nn.Module = task.vae if isinstance(task, DecoderTask) else task.unet  # type: ignore[assignment]
-    frozen = [p for p in base.parameters() if not p.requires_grad]
+def sizes(task: SystemTask, *, average: bool) -> dict[str, float]:
+    """Numbers of parameters, in millions. base_frozen: those of the image model's network that do not learn."""
+    frozen = [p for p in task.base_network().parameters() if not p.requires_grad]
     learning = trained_parts(task)
     parts = {"base_frozen": frozen, **learning} if frozen else learning
     counts = {f"parameters_{name}_m": sum(p.numel() for p in part) / 1e6 for name, part in parts.items()}
@@ -114,21 +67,14 @@ def sizes(task: Task) -> dict[str, float]:
     for name, count in counts.items():
         log.info("%s: %.2f", name, count)
     # weights, gradients, two moments and the average, in fp32
-    size, average = (20, " and average") if task.plan.train.ema else (16, "")  # type: ignore[union-attr]
-    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW%s", trained, trained * size / 1e3, average)
+    size, extra = (20, " and average") if average else (16, "")
+    log.info("trained: %.2f M parameters, %.2f GB with gradients, AdamW%s", trained, trained * size / 1e3, extra)
     return counts | {"parameters_trained_m": trained}
 
 
-def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
-    """Value of each term and the length of its gradient, weighted, on each part: what the weights of the losses do.
-
-    The queue of L_DC is filled with other samples first.
-    """
-    if task.queue is not None:
-        for i in range(1, 3):
-            with torch.no_grad():
-                task.terms([k + i * len(samples) for k in samples])
-            task.stepped(True)
+def pulls(task: WeightedTask, samples: list[int]) -> dict[str, float]:
+    """Value of each term and the length of its gradient, weighted, on each part: what the weights of the losses do."""
+    task.warm_up(samples)
     terms, _ = task.terms(samples)
     task.stepped(False)
     figures = {}
@@ -142,7 +88,7 @@ def pulls(task: HarivoTask, samples: list[int]) -> dict[str, float]:
     return figures
 
 
-def pull(task: Task, samples: list[int]) -> dict[str, float]:
+def pull(task: SystemTask, samples: list[int]) -> dict[str, float]:
     """Value of the whole loss, the length of its gradient on each part, and seconds of forward and backward."""
     out = task(samples)
     lengths = gradients(task, out["loss"])
@@ -160,7 +106,7 @@ def pull(task: Task, samples: list[int]) -> dict[str, float]:
     return figures
 
 
-def gradients(task: Task, loss: Tensor) -> dict[str, float]:
+def gradients(task: SystemTask, loss: Tensor) -> dict[str, float]:
     """Length of the gradient on each trained part."""
     parts = trained_parts(task)
     named = [(part, p) for part, parameters in parts.items() for p in parameters]
@@ -171,8 +117,8 @@ def gradients(task: Task, loss: Tensor) -> dict[str, float]:
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def costs(task: HarivoTask, samples: list[int]) -> dict[str, float]:
-    """Seconds of forward and backward of L_DSM alone, and what each other term adds."""
+def costs(task: WeightedTask, samples: list[int]) -> dict[str, float]:
+    """Seconds of forward and backward of the first term alone, and what each other term adds."""
     given, figures = task.weights, {}
 
     def step() -> None:
@@ -180,14 +126,17 @@ def costs(task: HarivoTask, samples: list[int]) -> dict[str, float]:
         task.zero_grad(set_to_none=True)
         task.stepped(False)
 
-    for name in ("dsm", *(n for n in given if n != "dsm" and given[n])):
-        task.weights = {n: w if n in ("dsm", name) else 0.0 for n, w in given.items()}
+    first, *others = given
+    for name in (first, *(n for n in others if given[n])):
+        task.weights = {n: w if n in (first, name) else 0.0 for n, w in given.items()}
         figures[f"seconds_{name}"] = _seconds(step)
     task.weights = given
     for name in list(figures)[1:]:
-        figures[name] -= figures["seconds_dsm"]
+        figures[name] -= figures[f"seconds_{first}"]
     shown = ", ".join(f"{name.removeprefix('seconds_')} {value:.2f}" for name, value in figures.items())
-    log.info("seconds of forward and backward for %d clips, the other terms on top of dsm: %s", len(samples), shown)
+    log.info(
+        "seconds of forward and backward for %d clips, the other terms on top of %s: %s", len(samples), first, shown
+    )
     return figures
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...model_patches import checkpoint, layouts
 from ...model_patches.core.config import MotionConfig
 from ...model_patches.files import write_tensors
+from ...model_patches.systems import HARIVO, MOTION
 from ..plans.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -23,14 +24,14 @@ def export(path: Path, layout: str, out: Path) -> Path:
     MotionAdapter.from_pretrained. The mapping network and the frame-wise tokens exist in the first layout's HARIVO file
     only, and stay behind.
     """
-    file = checkpoint.load(path, expect=(checkpoint.MOTION, checkpoint.HARIVO))
+    file = checkpoint.load(path, expect=(MOTION, HARIVO))
     config, weights = temporal_of(file)
-    left = sorted({k.split(".")[0] for k in file.weights} - {"temporal"}) if file.system == checkpoint.HARIVO else []
+    left = sorted({k.split(".")[0] for k in file.weights} - {"temporal"}) if file.system == HARIVO else []
     if left:
         log.info("%s stays behind: only the temporal layers have a place in a motion file", " and ".join(left))
     if layout == "stillmotion":
         kept = {k: v for k, v in file.header.items() if k not in ("format", "system", "config")}
-        checkpoint.save(out, system=checkpoint.MOTION, config=config.to_dict(), weights=weights, header=kept)
+        checkpoint.save(out, system=MOTION, config=config.to_dict(), weights=weights, header=kept)
     elif layout == "animatediff":
         _animatediff(weights, out)
     elif layout == "diffusers":
@@ -43,7 +44,7 @@ def export(path: Path, layout: str, out: Path) -> Path:
 
 def temporal_of(file: checkpoint.Checkpoint) -> tuple[MotionConfig, dict[str, Tensor]]:
     """Config and weights of the temporal layers, in AnimateDiff's keys."""
-    if file.system == checkpoint.MOTION:
+    if file.system == MOTION:
         return MotionConfig.from_dict(file.config), file.weights
     weights = {k.removeprefix("temporal."): v for k, v in file.weights.items() if k.startswith("temporal.")}
     return MotionConfig.from_dict(file.config["motion"]), weights

@@ -10,6 +10,7 @@ import torch
 from ... import checkpoint
 from ...artv.config import ArtvConfig
 from ...artv.model import ArtvModel
+from ...systems import ARTV
 from ..base.ops import operations
 from ..motion.files import Typed, attention, patcher_of
 
@@ -33,7 +34,7 @@ class LoadedArtv:
 
 def load_artv(path: Path | str) -> LoadedArtv:
     """Read an ART-V file. CheckpointError says what is wrong with any other."""
-    found = hold_artv(checkpoint.load(path, expect=checkpoint.ARTV), Path(path))
+    found = hold_artv(checkpoint.load(path, expect=ARTV), Path(path))
     found.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, found.info)
     return found
@@ -46,7 +47,7 @@ def hold_artv(file: checkpoint.Checkpoint, path: Path) -> LoadedArtv:
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
-    return _patcher(checkpoint.load(path, expect=checkpoint.ARTV), disable_dynamic=disable_dynamic)
+    return _patcher(checkpoint.load(path, expect=ARTV), disable_dynamic=disable_dynamic)
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:

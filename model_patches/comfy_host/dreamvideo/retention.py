@@ -26,6 +26,7 @@ from ...core.slots import Slot
 from ...dreamvideo.config import DreamVideoConfig, RetentionConfig
 from ...dreamvideo.image import FITS, fit, pixels, same_aspect, white
 from ...dreamvideo.retention import RetentionBranch
+from ...systems import DREAMVIDEO
 from ..base import unet
 from ..base.ops import operations
 from ..motion import apply as motion
@@ -54,7 +55,7 @@ class LoadedBranch:
 
 def load_branch(path: Path | str) -> LoadedBranch:
     """Read a DreamVideo file. CheckpointError says what is wrong with any other."""
-    found = hold_branch(checkpoint.load(path, expect=checkpoint.DREAMVIDEO))
+    found = hold_branch(checkpoint.load(path, expect=DREAMVIDEO))
     log.info("%s is %s", Path(path).name, found.info)
     return found
 

@@ -5,6 +5,7 @@ blocks of the image model, are plain tensors here: `vidrd` makes weight patches 
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ from ...core.config import MotionConfig
 from ...core.temporal import MotionModel
 from ...harivo.config import HarivoConfig
 from ...harivo.model import HarivoModel
+from ...systems import DREAMVIDEO, HARIVO, MOTION, VIDRD
 from ...vidrd.config import VidrdConfig
 from ...vidrd.model import VidrdModel, is_temporal
 from ..base.ops import operations
 
 log = logging.getLogger(__name__)
 
-READ = (checkpoint.MOTION, checkpoint.HARIVO, checkpoint.VIDRD, checkpoint.DREAMVIDEO)
 ModelPatcher = comfy.model_patcher.ModelPatcher
 
 
@@ -82,14 +83,7 @@ def load_motion(path: Path | str) -> LoadedMotion:
 
 def hold(file: checkpoint.Checkpoint) -> LoadedMotion:
     """A motion model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
-    info = checkpoint.describe(file)
-    if file.system == checkpoint.HARIVO:
-        config = HarivoConfig.from_dict(file.config)
-        return LoadedMotion(_patcher(file), config.motion, info, config)
-    if file.system == checkpoint.VIDRD:
-        spatial = {k: v for k, v in file.weights.items() if not is_temporal(k)}
-        return LoadedMotion(_patcher(file), VidrdConfig.from_dict(file.config), info, spatial=spatial)
-    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), info)
+    return HOSTED[file.system].hold(file, checkpoint.describe(file))
 
 
 def temporal(model: Any) -> Any:
@@ -121,22 +115,61 @@ def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def _read(path: Path | str) -> checkpoint.Checkpoint:
-    return checkpoint.motion_of(checkpoint.load(path, expect=READ))
+    file = checkpoint.load(path, expect=READABLE)
+    return file if file.system in HOSTED else checkpoint.motion_of(file)
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:
-    weights = file.weights
-    if file.system == checkpoint.VIDRD:
-        weights = {k: v for k, v in weights.items() if is_temporal(k)}
+    hosted = HOSTED[file.system]
     with torch.device("meta"):  # the file's tensors become the weights; nothing is allocated twice
-        module = _module(file)
+        module = hosted.module(file.config)
+    weights = {name: weight for name, weight in file.weights.items() if hosted.is_layer(name)}
     return patcher_of(module, weights, disable_dynamic=disable_dynamic)
 
 
-def _module(file: checkpoint.Checkpoint) -> Typed:
-    parts = {"ops": operations, "attention": attention}
-    if file.system == checkpoint.HARIVO:
-        return HostedHarivoModel(HarivoConfig.from_dict(file.config), **parts)
-    if file.system == checkpoint.VIDRD:
-        return HostedVidrdModel(replace(VidrdConfig.from_dict(file.config), spatial=False), **parts)
-    return HostedMotionModel(MotionConfig.from_dict(file.config), **parts)
+@dataclass(frozen=True)
+class Hosted:
+    """How ComfyUI holds the files of one system."""
+
+    module: Callable[[Mapping[str, Any]], Typed]
+    """The module for a file's config, with ComfyUI's layers and attention."""
+    hold: Callable[[checkpoint.Checkpoint, str], LoadedMotion]
+    """The loaded file, given the line that describes it."""
+    is_layer: Callable[[str], bool] = lambda _name: True
+    """Whether the module has the weight of that name."""
+
+
+_LAYERS: dict[str, Any] = {"ops": operations, "attention": attention}
+
+
+def _hold_motion(file: checkpoint.Checkpoint, info: str) -> LoadedMotion:
+    return LoadedMotion(_patcher(file), MotionConfig.from_dict(file.config), info)
+
+
+def _hold_harivo(file: checkpoint.Checkpoint, info: str) -> LoadedMotion:
+    config = HarivoConfig.from_dict(file.config)
+    return LoadedMotion(_patcher(file), config.motion, info, config)
+
+
+def _hold_vidrd(file: checkpoint.Checkpoint, info: str) -> LoadedMotion:
+    spatial = {name: weight for name, weight in file.weights.items() if not is_temporal(name)}
+    return LoadedMotion(_patcher(file), VidrdConfig.from_dict(file.config), info, spatial=spatial)
+
+
+HOSTED = {
+    MOTION: Hosted(
+        lambda config: HostedMotionModel(MotionConfig.from_dict(config), **_LAYERS),
+        _hold_motion,
+    ),
+    HARIVO: Hosted(
+        lambda config: HostedHarivoModel(HarivoConfig.from_dict(config), **_LAYERS),
+        _hold_harivo,
+    ),
+    VIDRD: Hosted(
+        lambda config: HostedVidrdModel(replace(VidrdConfig.from_dict(config), spatial=False), **_LAYERS),
+        _hold_vidrd,
+        is_temporal,
+    ),
+}
+"""The systems whose files become a motion model of ComfyUI as they are."""
+READABLE = (*HOSTED, DREAMVIDEO)

@@ -24,6 +24,7 @@ from comfy.ldm.modules.diffusionmodules.model import Decoder
 from torch import Tensor
 
 from ... import checkpoint
+from ...systems import VIDRD_DECODER
 from ...vidrd.config import DecoderConfig
 from ...vidrd.decoder import Stage, TemporalDecoder, cut, decode, stream
 from ..motion.files import Typed, patcher_of
@@ -47,7 +48,7 @@ class LoadedDecoder:
 
 def load_decoder(path: Path | str) -> LoadedDecoder:
     """Read a file of Temp-Convs for a decoder. CheckpointError says what is wrong with any other file."""
-    file = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    file = checkpoint.load(path, expect=VIDRD_DECODER)
     loaded = LoadedDecoder(_patcher(file), DecoderConfig.from_dict(file.config), checkpoint.describe(file))
     loaded.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, loaded.info)
@@ -55,7 +56,7 @@ def load_decoder(path: Path | str) -> LoadedDecoder:
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return _patcher(checkpoint.load(path, expect=checkpoint.VIDRD_DECODER), disable_dynamic=disable_dynamic)
+    return _patcher(checkpoint.load(path, expect=VIDRD_DECODER), disable_dynamic=disable_dynamic)
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

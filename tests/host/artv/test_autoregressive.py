@@ -9,6 +9,7 @@ import torch
 from stillmotion.model_patches.artv.config import ArtvConfig
 from stillmotion.model_patches.artv.guidance import CONDITIONS, Weights, guided
 from stillmotion.model_patches.artv.model import ArtvModel
+from stillmotion.model_patches.systems import ARTV
 
 from ..conftest import CONTEXT, randomise
 
@@ -35,12 +36,11 @@ def words(seed, rows=1):
 @pytest.fixture
 def artv(comfy, weight_file):
     """An ART-V model whose weights are random, so that every part of it counts."""
-    from stillmotion.model_patches import checkpoint
     from stillmotion.model_patches.comfy_host.artv.files import load_artv
 
     model = ArtvModel(CONFIG)
     randomise(model, seed=4)
-    return load_artv(weight_file(checkpoint.ARTV, model))
+    return load_artv(weight_file(ARTV, model))
 
 
 @pytest.fixture

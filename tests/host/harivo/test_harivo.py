@@ -436,11 +436,11 @@ def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
     from stillmotion.model_patches.comfy_host.pocket import load_pocket
+    from stillmotion.training import registry
     from stillmotion.training.data.latents import Latents
-    from stillmotion.training.plans import config
     from stillmotion.training.systems import bases, harivo
 
-    plan = config.read(config.CONFIGS / "harivo_pocket.toml", out=tmp_path)
+    plan = registry.read(registry.find("harivo_pocket"), out=tmp_path)
     base = bases.load(plan.base, comfyui_dir / "comfy" / "sd1_tokenizer")
     cache = Latents(torch.randn(2, 16, 4, 16, 16).half(), [i / 15 for i in range(16)], 0)
     task = harivo.HarivoTask(base, harivo.harivo_config(plan.model, base, plan.data.frames), plan, cache)

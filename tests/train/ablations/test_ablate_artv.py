@@ -14,6 +14,7 @@ from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.artv.config import POCKET
 from stillmotion.model_patches.artv.guidance import Weights
 from stillmotion.model_patches.artv.model import ArtvModel
+from stillmotion.model_patches.systems import ARTV
 from stillmotion.training.__main__ import main
 from stillmotion.training.ablations import artv as ablate_artv
 from stillmotion.training.ablations.artv import PAPER, PARTS, ROWS, SWEEPS, PocketArtv, RollJob
@@ -27,7 +28,7 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     path, fresh = tmp_path_factory.mktemp("model") / "artv.safetensors", ArtvModel(POCKET)
     weights = {k: (v + 0.02 * torch.randn_like(v)).half() for k, v in fresh.state_dict().items()}
-    checkpoint.save(path, system=checkpoint.ARTV, config=POCKET.to_dict(), weights=weights)
+    checkpoint.save(path, system=ARTV, config=POCKET.to_dict(), weights=weights)
     return path
 
 

@@ -17,6 +17,7 @@ from stillmotion.model_patches.diffusers_host import dreamvideo as host
 from stillmotion.model_patches.diffusers_host.pocket import load_pocket
 from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import DREAMVIDEO
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.training.__main__ import main
 from stillmotion.training.ablations import dreamvideo as ablate_dreamvideo
@@ -54,7 +55,7 @@ def file_of(path, unet, *, motion=True):
                 weight.add_(torch.randn_like(weight) * 0.02)
         made.branch.controlnet_cond_embedding.conv_out.weight.mul_(50)  # type: ignore[operator, union-attr]
     weights = {k: v.half() for k, v in made.state_dict().items()}
-    checkpoint.save(path, system=checkpoint.DREAMVIDEO, config=config.to_dict(), weights=weights)
+    checkpoint.save(path, system=DREAMVIDEO, config=config.to_dict(), weights=weights)
     return path
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from stillmotion.evaluation.judges.video_judge import FRAMES
 from stillmotion.evaluation.scores.score import score
 from stillmotion.model_patches import checkpoint
+from stillmotion.model_patches.systems import VIDRD_DECODER
 from stillmotion.model_patches.vidrd.config import DecoderConfig
 from stillmotion.model_patches.vidrd.decoder import TemporalDecoder
 from stillmotion.model_patches.vidrd.reuse import Config
@@ -97,7 +98,7 @@ def decoder(tmp_path):
     torch.manual_seed(0)
     fresh = TemporalDecoder(DecoderConfig(block_channels=(64, 64, 128), layers_per_block=1, group_norm="per_frame"))
     path, weights = tmp_path / "temporal_decoder.safetensors", fresh.state_dict()
-    checkpoint.save(path, system=checkpoint.VIDRD_DECODER, config=fresh.config.to_dict(), weights=weights, header={})
+    checkpoint.save(path, system=VIDRD_DECODER, config=fresh.config.to_dict(), weights=weights, header={})
     return path
 
 

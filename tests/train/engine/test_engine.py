@@ -14,13 +14,13 @@ from stillmotion.training.engine import state
 from stillmotion.training.engine.loop import (
     ChangedRun,
     NonFiniteLoss,
-    Task,
     check_identity,
     fit,
     learning_rate,
     sample_generator,
 )
-from stillmotion.training.plans.run import Run
+from stillmotion.training.engine.task import Task
+from stillmotion.training.plans.run import TrainTable
 
 
 class Line(Task):
@@ -44,7 +44,7 @@ class Line(Task):
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(out=tmp_path / "run", steps=40, batch=8, lr=1e-2, warmup=2, save_every=10, log_every=5)
+    return TrainTable(out=tmp_path / "run", steps=40, batch=8, lr=1e-2, warmup=2, save_every=10, log_every=5)
 
 
 def test_training_lowers_the_loss(run):
@@ -143,7 +143,7 @@ def test_a_state_of_another_model_is_refused(run):
 
 
 def test_the_learning_rate_warms_up_stays_and_ends_at_zero(run):
-    plan = replace(run, steps=100, warmup=10, decay=0.5, lr=1.0)
+    plan = replace(run, steps=100, warmup=10, lr_decay_share=0.5, lr=1.0)
     rates = [learning_rate(plan, s) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[20:50] == [1.0] * 30
@@ -151,7 +151,7 @@ def test_the_learning_rate_warms_up_stays_and_ends_at_zero(run):
 
 
 def test_the_learning_rate_can_end_above_zero(run):
-    plan = replace(run, steps=100, warmup=1, decay=1.0, lr=1e-4, lr_end=1e-5)
+    plan = replace(run, steps=100, warmup=1, lr_decay_share=1.0, lr=1e-4, lr_end=1e-5)
     rates = [learning_rate(plan, s) for s in range(101)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[50] == pytest.approx(5.5e-5)

@@ -14,8 +14,9 @@ from torch import nn
 
 from stillmotion.model_patches.harivo.losses import Queue, decoupled_contrastive
 from stillmotion.training.data.order import row
-from stillmotion.training.engine.loop import Task, fit, gathered, sample_generator
-from stillmotion.training.plans.run import Run
+from stillmotion.training.engine.loop import fit, gathered, sample_generator
+from stillmotion.training.engine.task import Task
+from stillmotion.training.plans.run import TrainTable
 
 ROWS, BATCH, STEPS, CUT = 30, 8, 12, 5  # an epoch is not a whole number of batches; CUT is in the second
 
@@ -50,9 +51,9 @@ class Shared(Task):
         self.pending.clear()
 
 
-def plan(out: Path, **changes) -> Run:
+def plan(out: Path, **changes) -> TrainTable:
     values = {"steps": STEPS, "batch": BATCH, "lr": 1e-2, "warmup": 2, "save_every": 100, "log_every": 4}
-    return Run(out=out, **(values | changes))
+    return TrainTable(out=out, **(values | changes))
 
 
 def go(out: Path, stop_at: int | None = None) -> dict:
@@ -86,8 +87,8 @@ class Heavy(Task):
         return {"loss": self.weight.square().mean() * len(samples)}
 
 
-def endless(out: Path) -> Run:
-    return Run(out=out, steps=100_000, batch=1, save_every=1)
+def endless(out: Path) -> TrainTable:
+    return TrainTable(out=out, steps=100_000, batch=1, save_every=1)
 
 
 def main(root: Path, runs: list[str]) -> None:

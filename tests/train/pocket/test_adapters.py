@@ -14,11 +14,11 @@ from stillmotion.model_patches.diffusers_host import pocket as diffusers_pocket
 from stillmotion.training.__main__ import CONFIGS
 from stillmotion.training.data import latents, sprites, styles
 from stillmotion.training.engine.loop import ChangedRun
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.pocket import adapters, control, lora
 from stillmotion.training.pocket.unet import noised_frames, place
 
-RUN = {"steps": 12, "batch": 4, "lr": 5e-3, "warmup": 1, "decay": 0.1, "ema": 0.5, "log_every": 1}
+RUN = {"steps": 12, "batch": 4, "lr": 5e-3, "warmup": 1, "lr_decay_share": 0.1, "ema": 0.5, "log_every": 1}
 LORA = {"style": "glow", "clips": 3, "frames": 2, "rank": 2, "alpha": 4}
 CONTROL = {"low_threshold": 0.1, "high_threshold": 0.2, "sketch_share": 0.5}
 
@@ -78,7 +78,7 @@ def test_it_learns_and_the_base_stays(base, vocabulary, shards, tmp_path, kind):
     task = task_of(kind, base, vocabulary, shards)
     before = sum(task(list(range(i, i + 4)))["loss"].item() for i in range(0, 16, 4))
     own = lora.base_weights if kind == "lora" else lambda unet: unet.state_dict()
-    adapters.fit_beside(task, Run(out=tmp_path / "run", **RUN), own)
+    adapters.fit_beside(task, TrainTable(out=tmp_path / "run", **RUN), own)
     after = sum(task(list(range(i, i + 4)))["loss"].item() for i in range(0, 16, 4))
     assert after < before
     assert all(torch.equal(v, frozen[k]) for k, v in own(task.unet).items())
@@ -88,7 +88,7 @@ def test_a_base_that_changes_is_noticed(base, vocabulary, shards, tmp_path):
     task = task_of("lora", base, vocabulary, shards)
     next(p for n, p in task.unet.named_parameters() if n.endswith("conv_out.bias")).requires_grad_(True)
     with pytest.raises(RuntimeError, match=r"1 frozen weights changed, first conv_out\.bias; nothing was exported"):
-        adapters.fit_beside(task, Run(out=tmp_path / "run", **RUN), lora.base_weights)
+        adapters.fit_beside(task, TrainTable(out=tmp_path / "run", **RUN), lora.base_weights)
 
 
 @pytest.mark.parametrize("kind", ["lora", "control"])

@@ -15,7 +15,7 @@ from stillmotion.model_patches.files import write_tensors
 from stillmotion.model_patches.pocket import SCALE, PocketConfig
 from stillmotion.training.data import latents, sprites
 from stillmotion.training.engine.loop import ChangedRun, fit
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.pocket import motion
 from stillmotion.training.pocket.judge import JudgeTask, new_judge
 from stillmotion.training.pocket.stages import Stages
@@ -27,7 +27,7 @@ from stillmotion.training.systems.weighting import loss_weight
 
 def falls(task, tmp_path, steps=12, batch=4):
     before = sum(task(list(range(i, i + batch)))["loss"].item() for i in range(0, 4 * batch, batch))
-    fit(task, Run(out=tmp_path / "run", steps=steps, batch=batch, lr=2e-3, warmup=1, decay=0.1))
+    fit(task, TrainTable(out=tmp_path / "run", steps=steps, batch=batch, lr=2e-3, warmup=1, lr_decay_share=0.1))
     after = sum(task(list(range(i, i + batch)))["loss"].item() for i in range(0, 4 * batch, batch))
     return after < before
 

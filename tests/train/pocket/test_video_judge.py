@@ -15,7 +15,7 @@ from stillmotion.evaluation.scores.score import compare, score
 from stillmotion.training.data import sprites
 from stillmotion.training.engine.loop import fit
 from stillmotion.training.metrics import judging
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.pocket.video_judge import (
     DISORDERED,
     IGNORED,
@@ -73,7 +73,7 @@ def test_it_learns_and_its_file_is_its_weights(tmp_path):
     torch.manual_seed(0)
     task = VideoJudgeTask()
     before = task(list(range(8)))["loss"].item()
-    fit(task, Run(out=tmp_path / "run", steps=6, batch=4, lr=2e-3, warmup=1, decay=0.1))
+    fit(task, TrainTable(out=tmp_path / "run", steps=6, batch=4, lr=2e-3, warmup=1, lr_decay_share=0.1))
     assert task(list(range(8)))["loss"].item() < before
     save_video_judge(task.judge, tmp_path / "judge.safetensors", {"motion": 0.5})
     again, accuracy = load_video_judge(tmp_path / "judge.safetensors")

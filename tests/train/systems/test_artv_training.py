@@ -18,13 +18,14 @@ from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.diffusers_host.artv import ArtvUNet
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import ARTV
+from stillmotion.training import registry
 from stillmotion.training.__main__ import main
 from stillmotion.training.data.latents import Latents, tensors_hash, weights_hash
 from stillmotion.training.engine.loop import ChangedRun, fit
-from stillmotion.training.plans import config
 from stillmotion.training.plans.artv import ArtvDataTable, ArtvModelTable, ArtvPlan, ArtvSamplesTable
 from stillmotion.training.plans.errors import ConfigError
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.sampling.autoregressive import FrameConditions, Roller, Settings, guided_eps, noise_of, roll
 from stillmotion.training.systems import artv, bases
 from stillmotion.training.systems.artv import ArtvTask, RollPreview, artv_config
@@ -48,7 +49,7 @@ def base(comfyui_dir):
 @pytest.fixture
 def plan(tmp_path):
     return ArtvPlan(
-        train=Run(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
+        train=TrainTable(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
         data=ArtvDataTable(frames=FRAMES),
         model=ArtvModelTable(unet=False, mask_channels=(32, 32), mask_heads=(2, 2), adapter_blocks=1, anchor_ff=1),
         samples=ArtvSamplesTable(every=0),
@@ -169,7 +170,7 @@ def test_what_learns_is_reached_by_one_loss(base, plan, unet):
 @pytest.mark.parametrize("unet", [False, True])
 def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, unet):
     changed = replace(plan.model, unet=unet)
-    plan = replace(plan, model=changed, train=replace(plan.train, steps=12, decay=0.1, save_every=99))
+    plan = replace(plan, model=changed, train=replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99))
     task = task_of(base, plan, moved=False)
     frozen, text = task.frozen_hash(), weights_hash(base.text)
 
@@ -224,7 +225,7 @@ def test_the_file_is_the_averaged_model(base, plan):
     average = fit(task, plan.train)
     path = plan.train.out / "artv.safetensors"
     artv.write(task, average, path)
-    file = checkpoint.load(path, expect=checkpoint.ARTV)
+    file = checkpoint.load(path, expect=ARTV)
     assert file.header["base"] == base.hash
     assert not path.with_name("unet.safetensors").exists()
     frames = task.draw([0, 1, 2])
@@ -253,7 +254,7 @@ def test_a_u_net_that_learned_is_a_file_of_its_own_that_the_other_one_names(base
     unet = load_file(path.with_name("unet.safetensors"))
     assert unet.keys() == base.unet.state_dict().keys()
     assert all(torch.equal(v, average[f"unet.{k}"].half()) for k, v in unet.items())
-    file = checkpoint.load(path, expect=checkpoint.ARTV)
+    file = checkpoint.load(path, expect=ARTV)
     assert file.header["base"] == tensors_hash(unet) != base.hash
     assert not any("unet" in name for name in file.weights)
 
@@ -375,7 +376,7 @@ def test_pictures_while_training_are_rolls_of_the_average(base, plan):
 
 
 def test_the_bundled_configs_are_read():
-    pocket, full = (config.read(config.find(name)) for name in ("artv_pocket", "artv_sd21"))
+    pocket, full = (registry.read(registry.find(name)) for name in ("artv_pocket", "artv_sd21"))
     assert (pocket.system, full.system) == ("artv", "artv")
     assert not pocket.model.unet
     assert full.model.unet
@@ -403,7 +404,7 @@ def test_the_bundled_configs_are_read():
 )
 def test_what_a_config_cannot_mean_is_named(change, told):
     with pytest.raises(ConfigError, match=told):
-        config.read(config.find("artv_pocket"), [change])
+        registry.read(registry.find("artv_pocket"), [change])
 
 
 def test_sizes_that_make_no_model_are_named(base):
@@ -414,7 +415,7 @@ def test_sizes_that_make_no_model_are_named(base):
 def test_the_paper_s_sizes_are_those_of_its_config():
     """Table 2, from the config of the paper's run and Stable Diffusion 2.1's sizes."""
     unet = SimpleNamespace(config=SimpleNamespace(attention_head_dim=bases.SD21_HEADS))
-    plan = config.read(config.find("artv_sd21"))
+    plan = registry.read(registry.find("artv_sd21"))
     base: Any = SimpleNamespace(unet=unet, config=bases.SD21)
     assert artv_config(plan.model, base) == SD21
 
@@ -455,6 +456,6 @@ def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplo
     assert main(["train", "artv_pocket", *small, *quick]) == 0
     file = tmp_path / "artv.safetensors"
     assert file.stat().st_size < 5e6
-    assert ArtvConfig.from_dict(checkpoint.load(file, expect=checkpoint.ARTV).config) == POCKET
+    assert ArtvConfig.from_dict(checkpoint.load(file, expect=ARTV).config) == POCKET
     with Image.open(tmp_path / "samples" / "step-00000001.png") as picture:
         assert picture.size == (2 * 64, 3 * 64)

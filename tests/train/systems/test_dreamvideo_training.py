@@ -20,12 +20,13 @@ from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, ne
 from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from stillmotion.model_patches.dreamvideo.retention import RetentionBranch
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import DREAMVIDEO, MOTION, VIDRD
 from stillmotion.model_patches.vidrd.model import VidrdModel, is_temporal
+from stillmotion.training import registry
 from stillmotion.training.__main__ import main
 from stillmotion.training.data import sprites
 from stillmotion.training.data.latents import Latents, weights_hash
 from stillmotion.training.engine.loop import ChangedRun, fit
-from stillmotion.training.plans import config
 from stillmotion.training.plans.common import BaseTable
 from stillmotion.training.plans.dreamvideo import (
     DreamVideoDataTable,
@@ -34,7 +35,7 @@ from stillmotion.training.plans.dreamvideo import (
     DreamVideoSamplesTable,
 )
 from stillmotion.training.plans.errors import ConfigError
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.sampling.image_guided import Scales, guided_eps
 from stillmotion.training.systems import bases, dreamvideo
 from stillmotion.training.systems.bases import Base, clip_ids
@@ -60,7 +61,7 @@ def base(comfyui_dir):
 @pytest.fixture
 def plan(tmp_path):
     return DreamVideoPlan(
-        train=Run(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
+        train=TrainTable(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
         data=DreamVideoDataTable(frames=FRAMES),
         model=DreamVideoModelTable(conv_layers=2, dropout=0.2),
         samples=DreamVideoSamplesTable(every=0),
@@ -114,7 +115,7 @@ def vidrd_file(path, base, plan, *, spatial=True):
     torch.manual_seed(5)
     made = VidrdModel(replace(layers_config(plan.model, base, FRAMES), spatial=spatial))
     move(made)
-    checkpoint.save(path, system=checkpoint.VIDRD, config=made.config.to_dict(), weights=made.state_dict())
+    checkpoint.save(path, system=VIDRD, config=made.config.to_dict(), weights=made.state_dict())
     return made
 
 
@@ -209,7 +210,7 @@ def test_recomputed_activations_give_the_same_gradients(base, plan):
 
 def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, tmp_path):
     vidrd_file(tmp_path / "v.safetensors", base, plan)
-    steps = replace(plan.train, steps=12, decay=0.1, save_every=99)
+    steps = replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99)
     plan = replace(plan, model=replace(plan.model, start=str(tmp_path / "v.safetensors")), train=steps)
     task = task_of(base, plan, moved=False)
     frozen, text = task.frozen_hash(), weights_hash(base.text)
@@ -301,7 +302,7 @@ def test_the_file_is_the_averaged_model(base, plan, tmp_path, spatial):
     average = fit(task, plan.train)
     path = plan.train.out / "dreamvideo.safetensors"
     dreamvideo.write(task, average, path)
-    file = checkpoint.load(path, expect=checkpoint.DREAMVIDEO)
+    file = checkpoint.load(path, expect=DREAMVIDEO)
     assert (file.header["base"], file.header["frames"]) == (base.hash, str(FRAMES))
     assert any(not is_temporal(k) for k in file.weights if k.startswith("motion.")) == spatial
     batch = task.draw([0, 1, 2])
@@ -339,7 +340,7 @@ def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
     sizes = MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=SMALL.unet_layers)
     made = MotionModel(sizes)
     move(made)
-    checkpoint.save(path, system=checkpoint.MOTION, config=sizes.to_dict(), weights=made.state_dict())
+    checkpoint.save(path, system=MOTION, config=sizes.to_dict(), weights=made.state_dict())
     with pytest.raises(ConfigError, match=r"m\.safetensors is a motion file, whose layers do not learn here"):
         beginning(replace(plan, model=replace(plan.model, start=str(path))), base)
     plan = replace(plan, model=replace(plan.model, start=str(path), motion=False, temporal="none"))
@@ -348,7 +349,7 @@ def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
     average = fit(task, plan.train)
     out = plan.train.out / "dreamvideo.safetensors"
     dreamvideo.write(task, average, out)
-    file = checkpoint.load(out, expect=checkpoint.DREAMVIDEO)
+    file = checkpoint.load(out, expect=DREAMVIDEO)
     assert {k.split(".")[0] for k in file.weights} == {"branch"}
     assert DreamVideoConfig.from_dict(file.config).layers is None
 
@@ -383,7 +384,7 @@ def test_what_cannot_start_is_told(base, plan, tmp_path):
     branch = replace(beginning(plan, base).config.branch, temporal="none")
     made = dreamvideo_model(DreamVideoConfig(branch=branch))
     settings = DreamVideoConfig(branch=branch).to_dict()
-    checkpoint.save(alone, system=checkpoint.DREAMVIDEO, config=settings, weights=made.state_dict())
+    checkpoint.save(alone, system=DREAMVIDEO, config=settings, weights=made.state_dict())
     assert "without a motion model" in told(start=str(alone), temporal="none")
     wide = replace(base, unet=new_unet(replace(SMALL, unet_channels=(32, 96))))
     wide = replace(wide, config=replace(SMALL, unet_channels=(32, 96)))
@@ -440,7 +441,7 @@ def test_pictures_while_training_show_the_image_and_its_clip(base, plan):
 
 
 def test_the_bundled_configs_are_read_and_have_the_papers_values():
-    pocket, full = (config.read(config.find(name)) for name in ("dreamvideo_pocket", "dreamvideo_sd21"))
+    pocket, full = (registry.read(registry.find(name)) for name in ("dreamvideo_pocket", "dreamvideo_sd21"))
     assert (pocket.system, full.system) == ("dreamvideo", "dreamvideo")
     assert (pocket.data.frames, full.data.frames) == (16, 8)
     assert (full.data.drop, full.data.drop_image, pocket.data.drop_image) == (0.1, 0.1, 0.1)
@@ -454,7 +455,7 @@ def test_the_parameter_counts_at_stable_diffusion_2(comfyui_dir):
     """680.72 M learn; the paper prints 680M. Of the branch 364.23 M."""
     with torch.device("meta"):
         unet, _, _ = bases._new_sd21()
-    plan: Any = config.read(config.find("dreamvideo_sd21"))
+    plan: Any = registry.read(registry.find("dreamvideo_sd21"))
     whole: Any = SimpleNamespace(unet=unet, config=bases.SD21)
     with torch.device("meta"):
         start = beginning(plan, whole)
@@ -484,7 +485,7 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     words += ["--start", tmp_path / "v" / "vidrd.safetensors"]
     for _ in range(2):
         assert typed("train", "dreamvideo_pocket", *words) == 0
-    file = checkpoint.load(tmp_path / "run" / "dreamvideo.safetensors", expect=checkpoint.DREAMVIDEO)
+    file = checkpoint.load(tmp_path / "run" / "dreamvideo.safetensors", expect=DREAMVIDEO)
     assert RetentionConfig.from_dict(file.config["branch"]).downscale == 4
     with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as picture:
         assert picture.size == (3 * 64, 4 * 64)  # image and two frames; of both clips, and two prompts

@@ -13,12 +13,13 @@ from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, ne
 from stillmotion.model_patches.harivo.config import HarivoConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import HARIVO
 from stillmotion.training.data.latents import Latents, weights_hash
 from stillmotion.training.engine.loop import ChangedRun, fit
 from stillmotion.training.plans.common import BaseTable, DataTable, SamplesTable
 from stillmotion.training.plans.errors import ConfigError
-from stillmotion.training.plans.harivo import LossTable, ModelTable, Plan
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.harivo import HarivoLossTable, HarivoModelTable, HarivoPlan
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.systems import harivo
 from stillmotion.training.systems.bases import Base, clip_ids
 from stillmotion.training.systems.harivo import HarivoTask, harivo_config
@@ -40,12 +41,12 @@ def base(comfyui_dir):
 
 @pytest.fixture
 def plan(tmp_path):
-    return Plan(
-        train=Run(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
+    return HarivoPlan(
+        train=TrainTable(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
         base=BaseTable(),
         data=DataTable(frames=FRAMES),
-        model=ModelTable(heads=4, max_frames=8, mapping_width=32, mapping_heads=4),
-        loss=LossTable(queue=8, reg_frames=2),
+        model=HarivoModelTable(heads=4, max_frames=8, mapping_width=32, mapping_heads=4),
+        loss=HarivoLossTable(queue=8, reg_frames=2),
         samples=SamplesTable(every=2, prompts=("a red star", "a blue circle"), steps=2, columns=3),
     )
 
@@ -177,7 +178,7 @@ def test_noise_is_added_by_linear_betas(make, plan):
 
 def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
     """Everything on. The loss of the denoising falls on samples that are looked at before and after."""
-    plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=15, decay=0.1))
+    plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=15, lr_decay_share=0.1))
     task, frozen = make(plan, moved=False), weights_hash(base.unet)
 
     def score():
@@ -235,7 +236,7 @@ def test_the_file_is_the_averaged_model_without_the_projection_head(make, plan, 
     average = fit(task, plan.train)
     path = plan.train.out / "harivo.safetensors"
     harivo.write(task, average, path)
-    file = checkpoint.load(path, expect=checkpoint.HARIVO)
+    file = checkpoint.load(path, expect=HARIVO)
     assert {k.split(".")[0] for k in file.weights} == ALL
     assert file.header["base"] == base.hash
     assert checkpoint.header_json(file.header, "loss")["trs"] == 0.1

@@ -12,13 +12,14 @@ from stillmotion.evaluation.metrics.decoding import flicker, psnr
 from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host.pocket import new_vae
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import VIDRD_DECODER
 from stillmotion.model_patches.vidrd.config import DecoderConfig
+from stillmotion.training import registry
 from stillmotion.training.data import pictures
 from stillmotion.training.data.pictures import Drawn
 from stillmotion.training.engine.loop import fit
-from stillmotion.training.plans import config
 from stillmotion.training.plans.errors import ConfigError
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.plans.vidrd_decoder import DecoderDataTable, DecoderLossTable, DecoderModelTable, DecoderPlan
 from stillmotion.training.systems import vidrd_decoder
 from stillmotion.training.systems.vidrd_decoder import DecoderTask, measure
@@ -29,7 +30,7 @@ SMALL = PocketConfig(vae_channels=(32, 32, 32))
 @pytest.fixture
 def plan(tmp_path):
     return DecoderPlan(
-        train=Run(out=tmp_path / "run", steps=4, batch=2, lr=1e-3, warmup=1, save_every=2),
+        train=TrainTable(out=tmp_path / "run", steps=4, batch=2, lr=1e-3, warmup=1, save_every=2),
         data=DecoderDataTable(frames=3, size=32, clips=5),
         model=DecoderModelTable(dropout=0.2),
         loss=DecoderLossTable(disc_width=8, disc_layers=1, disc_start=2),
@@ -102,7 +103,9 @@ def test_a_sample_is_a_pure_function_of_its_number(plan):
 
 
 def test_a_fresh_decoder_is_the_autoencoder_and_training_brings_it_nearer(plan):
-    plan = replace(plan, loss=replace(plan.loss, disc=0.0), train=replace(plan.train, steps=15, lr=3e-3, decay=0.1))
+    plan = replace(
+        plan, loss=replace(plan.loss, disc=0.0), train=replace(plan.train, steps=15, lr=3e-3, lr_decay_share=0.1)
+    )
     task = task_of(plan)
     x = task.clips.frames(0)
     with torch.no_grad():
@@ -136,7 +139,7 @@ def test_the_file_has_the_temporal_layers_alone(plan):
     average = fit(task, plan.train)
     path = plan.train.out / "temporal_decoder.safetensors"
     vidrd_decoder.write(task, average, path)
-    file = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    file = checkpoint.load(path, expect=VIDRD_DECODER)
     assert DecoderConfig.from_dict(file.config) == task.temporal.config
     assert file.header["base"] == task.vae_hash
     assert all(torch.equal(v.float(), average[f"temporal.{k}"].half().float()) for k, v in file.weights.items())
@@ -175,7 +178,7 @@ def test_lpips_without_weights_is_refused(plan, tmp_path):
 
 
 def test_the_bundled_config_is_read():
-    plan = config.read(config.find("vidrd_decoder_pocket"))
+    plan = registry.read(registry.find("vidrd_decoder_pocket"))
     assert plan.system == "vidrd_decoder"
     assert (plan.loss.rec, plan.loss.disc, plan.model.conv_layers, plan.data.frames) == (1.0, 0.0, 1, 8)
     paper = DecoderLossTable()

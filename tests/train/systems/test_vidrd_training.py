@@ -9,14 +9,15 @@ from stillmotion.model_patches import checkpoint
 from stillmotion.model_patches.diffusers_host.pocket import new_text_encoder, new_unet, new_vae
 from stillmotion.model_patches.diffusers_host.vidrd import attach
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import VIDRD
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.model_patches.vidrd.model import VidrdModel, is_temporal
+from stillmotion.training import registry
 from stillmotion.training.data.latents import Latents, weights_hash
 from stillmotion.training.engine.loop import fit
-from stillmotion.training.plans import config
-from stillmotion.training.plans.common import BaseTable, DataTable, SamplesTable, VidrdLossTable
+from stillmotion.training.plans.common import BaseTable, DataTable, EpsLossTable, SamplesTable
 from stillmotion.training.plans.errors import ConfigError
-from stillmotion.training.plans.run import Run
+from stillmotion.training.plans.run import TrainTable
 from stillmotion.training.plans.vidrd import VidrdModelTable, VidrdPlan
 from stillmotion.training.systems import vidrd
 from stillmotion.training.systems.bases import Base, clip_ids
@@ -39,11 +40,11 @@ def base(comfyui_dir):
 @pytest.fixture
 def plan(tmp_path):
     return VidrdPlan(
-        train=Run(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
+        train=TrainTable(out=tmp_path / "run", steps=4, batch=2, lr=2e-3, warmup=1, save_every=2),
         base=BaseTable(),
         data=DataTable(frames=FRAMES),
         model=VidrdModelTable(conv_layers=2, dropout=0.3),
-        loss=VidrdLossTable(),
+        loss=EpsLossTable(),
         samples=SamplesTable(every=0),
     )
 
@@ -75,7 +76,7 @@ def test_the_trained_set_is_the_temporal_layers_and_the_spatial_transformers(bas
 
 
 def test_training_learns_and_leaves_the_rest_untouched(base, plan):
-    plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=12, decay=0.1))
+    plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=12, lr_decay_share=0.1))
     task = task_of(base, plan)
     frozen, before = task.frozen_hash(), {n: p.detach().clone() for n, p in task.tuned()}
 
@@ -130,7 +131,7 @@ def test_the_file_is_the_averaged_model(base, plan):
     average = fit(task, plan.train)
     path = plan.train.out / "vidrd.safetensors"
     vidrd.write(task, average, path)
-    file = checkpoint.load(path, expect=checkpoint.VIDRD)
+    file = checkpoint.load(path, expect=VIDRD)
     assert any(not is_temporal(k) for k in file.weights)
     assert file.header["base"] == base.hash
     clips, _ = task.noised([0, 1])
@@ -162,7 +163,7 @@ def test_a_run_can_start_from_a_file(base, plan, tmp_path):
 
 
 def test_the_bundled_configs_are_read():
-    pocket, full = (config.read(config.find(name)) for name in ("vidrd_pocket", "vidrd_sd21"))
+    pocket, full = (registry.read(registry.find(name)) for name in ("vidrd_pocket", "vidrd_sd21"))
     assert (pocket.system, full.system) == ("vidrd", "vidrd")
     assert (full.data.frames, full.base.kind, full.samples.guidance, full.samples.steps) == (8, "sd21", 10.0, 50)
     assert (full.model.conv_layers, full.model.dropout, full.model.embedding) == (4, 0.1, "stream")
@@ -174,7 +175,7 @@ def test_the_system_is_told_by_the_file_and_its_tables_are_its_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('system = "vidrd"\n[train]\nsteps = 1\nbatch = 1\n[model]\ntokens = 3\n')
     with pytest.raises(ConfigError, match=r"model\.tokens is unknown; known are conv_layers"):
-        config.read(path)
+        registry.read(path)
     path.write_text('system = "vidrid"\n[train]\nsteps = 1\nbatch = 1\n')
     with pytest.raises(ConfigError, match="system is 'vidrid'; use one of harivo, vidrd, vidrd_decoder"):
-        config.read(path)
+        registry.read(path)

@@ -11,6 +11,7 @@ from stillmotion.model_patches.artv.config import POCKET, SD21, ArtvConfig
 from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.layouts import CheckpointError
 from stillmotion.model_patches.pocket import PocketConfig
+from stillmotion.model_patches.systems import ARTV
 
 SMALL = ArtvConfig(
     block_channels=(32, 64),
@@ -42,7 +43,7 @@ def test_the_sizes_of_sd21_have_these_names(request):
 
 def test_a_file_keeps_every_part(tmp_path):
     path, weights = saved(tmp_path / "a.safetensors")
-    found = checkpoint.load(path, expect=checkpoint.ARTV)
+    found = checkpoint.load(path, expect=ARTV)
     assert (found.system, found.header["base"]) == ("artv", "pocket")
     assert ArtvConfig.from_dict(found.config) == SMALL
     assert all(torch.equal(found.weights[k], v) for k, v in weights.items())
@@ -59,7 +60,7 @@ def test_the_pocket_size_fits_the_bundled_base_and_is_small(tmp_path):
     assert set(POCKET.heads) == {base.heads}
     path, _ = saved(tmp_path / "p.safetensors", POCKET, torch.float16)
     assert path.stat().st_size < 6e6
-    checkpoint.load(path, expect=checkpoint.ARTV)
+    checkpoint.load(path, expect=ARTV)
 
 
 @pytest.mark.parametrize("part", ["reference", "anchors", "mask"])
@@ -67,7 +68,7 @@ def test_a_file_without_a_part_is_named(tmp_path, part):
     path, weights = saved(tmp_path / "a.safetensors")
     kept = {k: v for k, v in weights.items() if not k.startswith(f"{part}.")}
     checkpoint.save(path, system="artv", config=SMALL.to_dict(), weights=kept)
-    with pytest.raises(CheckpointError, match=f"is an ART-V file whose config tells of {part}, but it has no such"):
+    with pytest.raises(CheckpointError, match=f"is an ART-V file whose config has {part}, but the file has no such"):
         checkpoint.load(path, expect="artv")
 
 

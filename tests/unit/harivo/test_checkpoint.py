@@ -11,8 +11,9 @@ from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.harivo.config import HarivoConfig, MappingConfig, TokenConfig
 from stillmotion.model_patches.harivo.model import HarivoModel
 from stillmotion.model_patches.layouts import CheckpointError
+from stillmotion.model_patches.systems import HARIVO, MOTION
 
-EITHER = (checkpoint.MOTION, checkpoint.HARIVO)
+EITHER = (MOTION, HARIVO)
 
 
 def model_of(**changes):
@@ -91,7 +92,7 @@ def test_a_missing_component_is_named(tmp_path, part):
     metadata = checkpoint.load(path, expect="harivo").header
     left = {k: v for k, v in load_file(path).items() if not k.startswith(f"{part}.")}
     save_file(left, path, metadata=metadata)
-    with pytest.raises(CheckpointError, match=rf"h\.safetensors is a HARIVO file whose config tells of {part}, but"):
+    with pytest.raises(CheckpointError, match=rf"h\.safetensors is a HARIVO file whose config has {part}, but"):
         checkpoint.load(path, expect=EITHER)
 
 

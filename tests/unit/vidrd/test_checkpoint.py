@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 
 from stillmotion.model_patches import checkpoint, layouts
 from stillmotion.model_patches.layouts import CheckpointError
+from stillmotion.model_patches.systems import HARIVO, MOTION, VIDRD, VIDRD_DECODER
 from stillmotion.model_patches.vidrd.config import DecoderConfig, VidrdConfig
 from stillmotion.model_patches.vidrd.decoder import TemporalDecoder
 from stillmotion.model_patches.vidrd.model import VidrdModel
@@ -13,7 +14,7 @@ from stillmotion.model_patches.vidrd.model import VidrdModel
 SMALL = {"block_channels": (32, 64), "attention": (False, True), "heads": (8, 8), "layers_per_block": 1}
 SMALL |= {"context_dim": 16}
 DECODER = {"block_channels": (32, 64), "layers_per_block": 1}
-EITHER = (checkpoint.MOTION, checkpoint.HARIVO, checkpoint.VIDRD)
+EITHER = (MOTION, HARIVO, VIDRD)
 
 
 def model_of(**changes):
@@ -71,7 +72,7 @@ def test_the_authors_autoencoder_gives_its_temporal_layers(tmp_path):
     whole = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
     whole |= {k: torch.zeros(2) for k in ("encoder.conv_in.weight", "decoder.conv_out.bias", "quant_conv.weight")}
     torch.save({"state_dict": whole}, tmp_path / "vae.pth")
-    found = checkpoint.load(tmp_path / "vae.pth", expect=checkpoint.VIDRD_DECODER)
+    found = checkpoint.load(tmp_path / "vae.pth", expect=VIDRD_DECODER)
     assert DecoderConfig.from_dict(found.config) == decoder.config
     decoder.load_state_dict(found.weights, strict=True)
     assert "VidRD decoder: 4 Temp-Convs" in checkpoint.describe(found)
@@ -82,7 +83,7 @@ def test_our_decoder_file_is_read_back(tmp_path):
     decoder = TemporalDecoder(DecoderConfig(**DECODER))
     path = tmp_path / "d.safetensors"
     checkpoint.save(path, system="vidrd_decoder", config=decoder.config.to_dict(), weights=decoder.state_dict())
-    found = checkpoint.load(path, expect=checkpoint.VIDRD_DECODER)
+    found = checkpoint.load(path, expect=VIDRD_DECODER)
     assert DecoderConfig.from_dict(found.config) == decoder.config
     assert "as a stream" in checkpoint.describe(found)
     with pytest.raises(CheckpointError, match="is a StillMotion 'vidrd_decoder' file: a 'motion'"):
@@ -92,7 +93,7 @@ def test_our_decoder_file_is_read_back(tmp_path):
 def test_the_wrong_kind_is_named(tmp_path):
     torch.save(released(model_of()), tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=r"is a VidRD \(Reuse and Diffuse\) model, for Load Motion Model: a"):
-        checkpoint.load(tmp_path / "m.pth", expect=checkpoint.VIDRD_DECODER)
+        checkpoint.load(tmp_path / "m.pth", expect=VIDRD_DECODER)
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="has no StillMotion header: a StillMotion 'pocket' file"):
         checkpoint.load(tmp_path / "x.safetensors", expect="pocket")
