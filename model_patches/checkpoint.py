@@ -133,7 +133,7 @@ def motion_of(checkpoint: Checkpoint) -> Checkpoint:
             "model that it was trained with, or another for the same base, here"
         )
     layout = f"{checkpoint.layout} {system.label}:"
-    return Checkpoint(layers.system, layers.config, layers.weights, checkpoint.header, layout)
+    return Checkpoint(system.layers, *layers, checkpoint.header, layout)
 
 
 def header_json(header: Mapping[str, str], name: str) -> Any:

@@ -34,15 +34,6 @@ Config = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Temporal layers taken out of a file: a file's content of the system `system`."""
-
-    system: str
-    config: dict[str, Any]
-    weights: dict[str, Tensor]
-
-
 @dataclass(frozen=True, kw_only=True)
 class WeightSystem:
     """What a weight file of one system is."""
@@ -57,8 +48,10 @@ class WeightSystem:
     """One line for the user on what a file holds."""
     parts: bool = False
     """Whether each child of the model is a component, which is named as a whole when the file lacks it."""
-    temporal: Callable[[Config, Weights], Layers | None] | None = None
-    """The temporal layers in a file, where they are only a part of it; None when this file has none."""
+    layers: str = ""
+    """The system of the temporal layers in a file, where they are only a part of it."""
+    temporal: Callable[[Config, Weights], tuple[dict[str, Any], dict[str, Tensor]] | None] | None = None
+    """Config and weights of these layers; None when this file has none."""
 
     @property
     def title(self) -> str:
@@ -86,8 +79,9 @@ def get(name: str) -> WeightSystem | None:
     return _SYSTEMS.get(name)
 
 
-def names() -> tuple[str, ...]:
-    return tuple(_SYSTEMS)
+def with_layers(*layers: str) -> tuple[str, ...]:
+    """The systems whose files are, or hold, temporal layers of these systems."""
+    return tuple(name for name, system in _SYSTEMS.items() if name in layers or system.layers in layers)
 
 
 def _betas(schedule: str | None) -> str:
@@ -122,8 +116,8 @@ def _harivo_parts(config: HarivoConfig) -> str:
     return f"{mapping} and {config.tokens.tokens} tokens a frame for text {config.tokens.context_dim} wide"
 
 
-def _harivo_layers(config: Config, weights: Weights) -> Layers:
-    return Layers(MOTION, HarivoConfig.from_dict(config).motion.to_dict(), _below(weights, "temporal."))
+def _harivo_layers(config: Config, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return HarivoConfig.from_dict(config).motion.to_dict(), _below(weights, "temporal.")
 
 
 def _vidrd_summary(config: Config, weights: Weights) -> str:
@@ -163,11 +157,11 @@ def _dreamvideo_summary(config: Config, _weights: Weights) -> str:
     )
 
 
-def _dreamvideo_layers(config: Config, weights: Weights) -> Layers | None:
+def _dreamvideo_layers(config: Config, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     dreamvideo = DreamVideoConfig.from_dict(config)
     if not dreamvideo.motion or dreamvideo.layers is None:
         return None
-    return Layers(VIDRD, dict(dreamvideo.layers), _below(weights, "motion."))
+    return dict(dreamvideo.layers), _below(weights, "motion.")
 
 
 def _below(weights: Weights, prefix: str) -> dict[str, Tensor]:
@@ -189,6 +183,7 @@ register(
         model=lambda config: HarivoModel(HarivoConfig.from_dict(config)),
         summary=_harivo_summary,
         parts=True,
+        layers=MOTION,
         temporal=_harivo_layers,
     )
 )
@@ -223,6 +218,7 @@ register(
         label="DreamVideo",
         model=lambda config: dreamvideo_model(DreamVideoConfig.from_dict(config)),
         summary=_dreamvideo_summary,
+        layers=VIDRD,
         temporal=_dreamvideo_layers,
     )
 )

@@ -7,10 +7,9 @@ from typing import Any
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from torch import Tensor
 
-from ...model_patches import checkpoint, layouts
+from ...model_patches import checkpoint, layouts, systems
 from ...model_patches.core.config import MotionConfig
 from ...model_patches.files import write_tensors
-from ...model_patches.systems import HARIVO, MOTION
 from ..plans.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -24,14 +23,16 @@ def export(path: Path, layout: str, out: Path) -> Path:
     MotionAdapter.from_pretrained. The mapping network and the frame-wise tokens exist in the first layout's HARIVO file
     only, and stay behind.
     """
-    file = checkpoint.load(path, expect=(MOTION, HARIVO))
-    config, weights = temporal_of(file)
-    left = sorted({k.split(".")[0] for k in file.weights} - {"temporal"}) if file.system == HARIVO else []
-    if left:
-        log.info("%s stays behind: only the temporal layers have a place in a motion file", " and ".join(left))
+    file = checkpoint.load(path, expect=systems.with_layers(systems.MOTION))
+    layers = checkpoint.motion_of(file)
+    config, weights = MotionConfig.from_dict(layers.config), layers.weights
+    exported = {id(weight) for weight in weights.values()}
+    others = sorted({name.partition(".")[0] for name, weight in file.weights.items() if id(weight) not in exported})
+    if others:
+        log.info("%s stays behind: only the temporal layers have a place in a motion file", " and ".join(others))
     if layout == "stillmotion":
         kept = {k: v for k, v in file.header.items() if k not in ("format", "system", "config")}
-        checkpoint.save(out, system=MOTION, config=config.to_dict(), weights=weights, header=kept)
+        checkpoint.save(out, system=systems.MOTION, config=config.to_dict(), weights=weights, header=kept)
     elif layout == "animatediff":
         _animatediff(weights, out)
     elif layout == "diffusers":
@@ -40,14 +41,6 @@ def export(path: Path, layout: str, out: Path) -> Path:
         raise ConfigError(f"there is no layout {layout!r}; use one of {', '.join(LAYOUTS)}")
     log.info("%s: the temporal layers of %s, %s's layout", out, path.name, layout)
     return out
-
-
-def temporal_of(file: checkpoint.Checkpoint) -> tuple[MotionConfig, dict[str, Tensor]]:
-    """Config and weights of the temporal layers, in AnimateDiff's keys."""
-    if file.system == MOTION:
-        return MotionConfig.from_dict(file.config), file.weights
-    weights = {k.removeprefix("temporal."): v for k, v in file.weights.items() if k.startswith("temporal.")}
-    return MotionConfig.from_dict(file.config["motion"]), weights
 
 
 def _animatediff(weights: dict[str, Tensor], out: Path) -> None:

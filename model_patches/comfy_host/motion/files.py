@@ -16,12 +16,12 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from ... import checkpoint
+from ... import checkpoint, systems
 from ...core.config import MotionConfig
 from ...core.temporal import MotionModel
 from ...harivo.config import HarivoConfig
 from ...harivo.model import HarivoModel
-from ...systems import DREAMVIDEO, HARIVO, MOTION, VIDRD
+from ...systems import HARIVO, MOTION, VIDRD
 from ...vidrd.config import VidrdConfig
 from ...vidrd.model import VidrdModel, is_temporal
 from ..base.ops import operations
@@ -115,7 +115,7 @@ def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def _read(path: Path | str) -> checkpoint.Checkpoint:
-    file = checkpoint.load(path, expect=READABLE)
+    file = checkpoint.load(path, expect=systems.with_layers(*HOSTED))
     return file if file.system in HOSTED else checkpoint.motion_of(file)
 
 
@@ -172,4 +172,3 @@ HOSTED = {
     ),
 }
 """The systems whose files become a motion model of ComfyUI as they are."""
-READABLE = (*HOSTED, DREAMVIDEO)
