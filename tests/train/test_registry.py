@@ -104,7 +104,7 @@ class ToyTrainer:
         return Preview(task, base.vae, plan)
 
     def write(self, task, average, path):
-        weights = {name.removeprefix("toy."): value for name, value in average.items()}
+        weights = task.toy.state_dict() | {name.removeprefix("toy."): value for name, value in average.items()}
         config = task.toy.layers.config.to_dict()
         checkpoint.save(path, system="toy", config=config, weights=weights, header=task.header())
 
@@ -188,9 +188,8 @@ def test_a_toy_system_needs_no_line_in_the_package(toy, tmp_path, caplog):
     file = checkpoint.load(out / "toy.safetensors", expect="toy")
     assert checkpoint.describe(file) == f"stillmotion/1 toy with {len(file.weights)} weights, float32"
     assert file.weights["bias"].any()
-    assert (
-        typed("export", out / "toy.safetensors", "--layout", "animatediff", "--out", tmp_path / "mm.safetensors") == 0
-    )
+    motion = tmp_path / "mm.safetensors"
+    assert typed("export", out / "toy.safetensors", "--layout", "animatediff", "--out", motion) == 0
     assert "bias stays behind" in caplog.text
     exported = checkpoint.load(motion)
     assert exported.system == systems.MOTION

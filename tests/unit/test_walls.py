@@ -1,54 +1,85 @@
 """Who may import whom (docs/architecture.md), read from the source, imports inside functions included."""
 
 import ast
+import re
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPERS = {"harivo", "vidrd", "artv", "dreamvideo"}
+PAPERS = {f"model_patches/{paper}" for paper in ("harivo", "vidrd", "artv", "dreamvideo")}
 PURE = {"torch"}
+MATHS = {"model_patches/core", *PAPERS}
+FILES = {"model_patches", *MATHS}
+TRAINING_PACKAGES = {
+    *("torch", "numpy", "safetensors", "diffusers", "transformers", "accelerate", "peft", "kornia", "PIL", "av", "cv2"),
+}
 # folder -> (foreign packages, own folders). A folder may always import itself; the longest matching folder rules.
+# docs/architecture.md has the same table: `test_the_page_draws_these_walls`.
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "": ({"comfyui_version"}, {"nodes"}),
-    "model_patches": (
-        {"torch", "safetensors"},
-        {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
-    ),
     "model_patches/core": (PURE, set()),
-    **{f"model_patches/{paper}": (PURE, {"model_patches/core"}) for paper in PAPERS},
-    "model_patches/comfy_host": (
-        {"torch", "comfy", "comfyui_version"},
-        {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
-    ),
-    "model_patches/diffusers_host": (
-        {"torch", "diffusers", "transformers"},
-        {"model_patches", "model_patches/core", *(f"model_patches/{paper}" for paper in PAPERS)},
-    ),
-    "rendering": ({"torch", "numpy", "av", "PIL", "safetensors"}, {"model_patches", "evaluation"}),
+    **{paper: (PURE, {"model_patches/core"}) for paper in sorted(PAPERS)},
+    "model_patches": ({"torch", "safetensors"}, MATHS),
+    "model_patches/comfy_host": ({"torch", "comfy", "comfyui_version"}, FILES),
+    "model_patches/diffusers_host": ({"torch", "diffusers", "transformers"}, FILES),
+    "rendering": ({"torch", "numpy", "av", "PIL", "safetensors"}, {"model_patches"}),
     "evaluation": ({"torch", "numpy", "safetensors", "PIL", "transformers"}, {"model_patches/core"}),
     "nodes": (
         {"comfy", "comfy_api", "folder_paths", "server"},
-        {"model_patches", "model_patches/comfy_host", "rendering", "evaluation"},
+        {*FILES, "model_patches/comfy_host", "rendering", "evaluation"},
+    ),
+    "training/plans": (PURE, MATHS),
+    "training/engine": (TRAINING_PACKAGES, {"training/plans"}),
+    "training/data": (TRAINING_PACKAGES, {*FILES, "evaluation", "training/plans"}),
+    "training/sampling": (TRAINING_PACKAGES, {*FILES, "training/plans", "training/engine"}),
+    "training/systems": (
+        TRAINING_PACKAGES,
+        {
+            *(*FILES, "model_patches/diffusers_host", "evaluation"),
+            *(f"training/{room}" for room in ("plans", "engine", "data", "sampling")),
+        },
+    ),
+    "training/pocket": (
+        TRAINING_PACKAGES,
+        {
+            *(*FILES, "model_patches/diffusers_host", "evaluation"),
+            *(f"training/{room}" for room in ("plans", "engine", "data", "systems")),
+        },
+    ),
+    "training/metrics": (TRAINING_PACKAGES, {*FILES, "evaluation", "training/plans", "training/data"}),
+    "training/tools": (
+        TRAINING_PACKAGES,
+        {
+            *(*FILES, "model_patches/diffusers_host", "evaluation"),
+            *(f"training/{room}" for room in ("plans", "engine", "data", "systems", "pocket")),
+        },
+    ),
+    "training/ablations": (
+        TRAINING_PACKAGES,
+        {
+            *(*FILES, "model_patches/diffusers_host", "evaluation"),
+            *(f"training/{room}" for room in ("plans", "engine", "data", "sampling", "systems", "metrics", "tools")),
+        },
     ),
     "training": (
+        TRAINING_PACKAGES,
         {
-            "torch",
-            "numpy",
-            "safetensors",
-            "diffusers",
-            "transformers",
-            "accelerate",
-            "peft",
-            "kornia",
-            "PIL",
-            "av",
-            "cv2",
+            f"training/{room}"
+            for room in ("plans", "engine", "data", "systems", "pocket", "metrics", "tools", "ablations")
         },
-        {"model_patches", "model_patches/core", "model_patches/diffusers_host", "evaluation"}
-        | {f"model_patches/{paper}" for paper in PAPERS},
     ),
+}
+ONLY = {"rendering": {"model_patches": {"model_patches.files"}}}
+"""folder -> own folder -> the only modules that it may import from there."""
+SYSTEMS = {"harivo", "vidrd", "vidrd_decoder", "artv", "dreamvideo"}
+INDEPENDENT = {
+    "training/systems": SYSTEMS,
+    "training/plans": SYSTEMS,
+    "training/ablations": {*SYSTEMS, "pseudo"},
 }
 OWN_NAMES = {"stillmotion", "nodes", "model_patches", "training", "evaluation", "rendering", "benchmarks"}
 
@@ -106,9 +137,26 @@ def violations(path: Path) -> list[str]:
                 wrong.append(f"imports {module}")
         elif rule is not None:
             target = rule_of(own_folder(module))
-            if target is None or (target != rule and target not in RULES[rule][1]):
+            modules = ONLY.get(rule, {}).get(target or "", {module})
+            if target is None or (target != rule and target not in RULES[rule][1]) or module not in modules:
                 wrong.append(f"imports our {module}")
+            elif neighbours(path, module):
+                wrong.append(f"imports {module}, a system or an ablation beside it")
     return wrong
+
+
+def neighbours(path: Path, module: str) -> bool:
+    """Whether one system imports another, or one ablation another."""
+    room = path.relative_to(ROOT).parent.as_posix()
+    if room not in INDEPENDENT or own_folder(module) != room:
+        return False
+    importing, imported = (INDEPENDENT[room] & owners(name) for name in (path.stem, module.rpartition(".")[2]))
+    return bool(importing and imported and importing != imported)
+
+
+def owners(name: str) -> set[str]:
+    """The system that a module belongs to: dreamvideo_start belongs to dreamvideo, vidrd_decoder is its own."""
+    return {name} if name in SYSTEMS else {name.partition("_")[0]}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -121,9 +169,15 @@ BREACHES = {
     "model_patches/vidrd": "from ..harivo.mitigating import mitigate; from .. import checkpoint; import safetensors",
     "model_patches/comfy_host": "from ..diffusers_host import motion; import diffusers; from ...nodes import motion",
     "model_patches/diffusers_host": "from ..comfy_host import motion; import comfy",
-    "rendering": "import comfy.utils; from ..model_patches.comfy_host import motion; from ..nodes import motion",
-    "nodes": "import torch; from ..model_patches.core import levels; from ..training import engine",
+    "rendering": "import comfy.utils; from ..model_patches.comfy_host import motion; from ..nodes import motion; "
+    "from ..model_patches import checkpoint; from ..evaluation import clips",
+    "nodes": "import torch; from ..model_patches.diffusers_host import motion; from ..training import engine",
     "training": "from ..nodes import motion; import comfy.sd; from ..model_patches.comfy_host import motion",
+    "training/systems": "from . import vidrd_decoder; from .harivo import HarivoTask; from .. import registry; "
+    "from ..ablations import common",
+    "training/ablations": "from . import pseudo; from .. import registry",
+    "training/plans": "from . import harivo; from ..engine import loop; import diffusers",
+    "training/engine": "from ..systems import harivo; from ..data import latents",
     "evaluation": "from ..benchmarks import report; import nodes; from ..model_patches.comfy_host import motion",
 }
 
@@ -132,15 +186,69 @@ def test_the_walls_notice_what_they_are_for(tmp_path, monkeypatch):
     """Each line is one breach; a wall that lets it through is no wall."""
     for folder in RULES:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-    (tmp_path / "model_patches/harivo/mitigating.py").touch()
+    for module in ("model_patches/harivo/mitigating", "model_patches/checkpoint", "training/registry"):
+        (tmp_path / f"{module}.py").touch()
+    for system in ("harivo", "vidrd_decoder", "pseudo"):
+        for room in INDEPENDENT:
+            (tmp_path / room / f"{system}.py").touch()
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     for folder, statements in BREACHES.items():
         for statement in statements.split("; "):
-            breach = tmp_path / folder / "a.py"
+            breach = tmp_path / folder / ("artv.py" if folder in INDEPENDENT else "a.py")
             breach.write_text(f"def late():\n    {statement}\n", encoding="utf-8")
             assert violations(breach), f"{folder}: {statement}"
     (tmp_path / "model_patches/vidrd/a.py").write_text("import torch\nfrom ..core import levels\n", encoding="utf-8")
     assert not violations(tmp_path / "model_patches/vidrd/a.py")
+
+
+def arrows(between: Callable[[str], str]) -> dict[str, set[str]]:
+    """What imports what, modules or what `between` makes of them."""
+    out: dict[str, set[str]] = {}
+    for path in sources():
+        start = between(path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__"))
+        out.setdefault(start, set())
+        for relative, module in imports(path):
+            end = between(module.replace(".", "/"))
+            if relative and end != start:
+                out[start].add(end)
+    return out
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Names that lead back to themselves: what is left when everything that leads nowhere is taken away."""
+    rest = {start: set(ends) for start, ends in arrows.items()}
+    while removable := [start for start, ends in rest.items() if not ends & rest.keys()]:
+        for start in removable:
+            del rest[start]
+    return sorted(rest)
+
+
+def test_no_module_and_no_folder_imports_in_a_circle():
+    assert circles(arrows(lambda module: module)) == []
+    folders = arrows(lambda module: module if (ROOT / module).is_dir() else module.rpartition("/")[0])
+    assert circles(folders) == []
+    assert circles({"a": {"b"}, "b": {"a", "c"}, "c": set()}) == ["a", "b"]
+
+
+def test_no_folder_of_code_has_more_than_fourteen_files():
+    """More is no place where something is found at a glance."""
+    folders = Counter(
+        path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if "runs" not in path.parts
+    )
+    assert {name: count for name, count in folders.items() if count > 14} == {}
+
+
+def test_the_page_draws_these_walls():
+    """docs/architecture.md has a row for each folder with what it may import."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for folder, (_, own) in RULES.items():
+        if folder and folder not in PAPERS:
+            row = next((line for line in page.splitlines() if line.startswith(f"| `{folder}` |")), "")
+            assert row, f"no row for {folder}"
+            listed = set(re.findall(r"`([\w/]+)`", row.split("|")[2]))
+            if "the papers" in row.split("|")[2]:
+                listed |= PAPERS
+            assert listed == own, folder
 
 
 def test_the_root_imports_nothing_until_comfyui_asks_for_the_nodes():

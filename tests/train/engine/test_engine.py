@@ -262,6 +262,14 @@ def test_a_state_from_before_a_setting_was_there_goes_on_with_what_it_was(tmp_pa
         check_identity(old, {"train.seed": "0", "train.beta2": "0.999"}, tmp_path)
 
 
+def test_a_state_that_calls_a_setting_by_its_former_name_is_resumed(tmp_path):
+    old = {"train.decay": "0.4", "train.clip": "1.0", "train.beta2": "0.99"}
+    now = {"train.lr_decay_share": "0.4", "train.grad_clip": "1.0", "train.beta2": "0.99"}
+    check_identity(old, now, tmp_path)
+    with pytest.raises(ChangedRun, match=r"train\.grad_clip was 1\.0, is now 2\.0"):
+        check_identity(old, now | {"train.grad_clip": "2.0"}, tmp_path)
+
+
 def test_without_an_average_the_weights_are_it_and_nothing_is_held_twice(run):
     task = Line()
     run = replace(run, ema=0.0)
