@@ -113,6 +113,7 @@ class ToyTrainer:
 class ToyBudget:
     prompts: int = 2
     sampling: int = 2
+    length: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,6 @@ class ToyOptions:
     budget: ToyBudget
     split: str
     processes: int
-    length: int = 1
 
 
 class ToyAblation:
@@ -131,7 +131,7 @@ class ToyAblation:
 
     def ablate(self, options):
         options.out.mkdir(parents=True)
-        (options.out / "ablation.json").write_text(json.dumps({**asdict(options.budget), "length": options.length}))
+        (options.out / "ablation.json").write_text(json.dumps(asdict(options.budget)))
         return {}
 
 

@@ -29,7 +29,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "rendering": ({"torch", "numpy", "av", "PIL", "safetensors"}, {"model_patches"}),
     "evaluation": ({"torch", "numpy", "safetensors", "PIL", "transformers"}, {"model_patches/core"}),
     "nodes": (
-        {"comfy", "comfy_api", "folder_paths", "server"},
+        {"comfy", "comfy_api", "folder_paths", "server"},  # server: previews while a node renders
         {*FILES, "model_patches/comfy_host", "rendering", "evaluation"},
     ),
     "training/plans": (PURE, MATHS),
