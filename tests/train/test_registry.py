@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -94,16 +94,16 @@ class ToyTask(ClipTask[ToyPlan]):
 
 
 class ToyTrainer:
-    FILE = "toy.safetensors"
+    FILE: str = "toy.safetensors"
 
-    def prepare(self, plan, tokenizer):
+    def prepare(self, plan: Any, tokenizer: Path) -> tuple[Any, Any]:
         base = bases.load(plan.base, tokenizer)
         return ToyTask(base, plan, latents.for_training(plan.data, base.vae)), base
 
-    def preview(self, task, base, plan):
+    def preview(self, task: Any, base: Any, plan: Any) -> Preview:
         return Preview(task, base.vae, plan)
 
-    def write(self, task, average, path):
+    def write(self, task: Any, average: dict[str, Any], path: Path) -> None:
         weights = task.toy.state_dict() | {name.removeprefix("toy."): value for name, value in average.items()}
         config = task.toy.layers.config.to_dict()
         checkpoint.save(path, system="toy", config=config, weights=weights, header=task.header())
@@ -126,10 +126,12 @@ class ToyOptions:
 
 
 class ToyAblation:
-    OPTIONS = ("length",)
-    Options, Budget, QUICK = ToyOptions, ToyBudget, ToyBudget(prompts=1)
+    OPTIONS: tuple[str, ...] = ("length",)
+    Options: Any = ToyOptions
+    Budget: Any = ToyBudget
+    QUICK: Any = ToyBudget(prompts=1)
 
-    def ablate(self, options):
+    def ablate(self, options: Any) -> dict[str, Any]:
         options.out.mkdir(parents=True)
         (options.out / "ablation.json").write_text(json.dumps(asdict(options.budget)))
         return {}
