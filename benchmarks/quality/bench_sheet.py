@@ -1,12 +1,12 @@
-"""Held-out prompts drawn by the bundled models: a contact sheet, or the moving picture of the README.
+"""Held-out prompts drawn by the bundled models: the moving picture of the README, a contact sheet, or a banner.
 
-    python3 scripts/dev.py bench sheet --output docs/contact_sheet.jpg
-    python3 scripts/dev.py bench sheet --prompts 8 --output docs/prompts.webp
+    python3 scripts/dev.py bench sheet
+    python3 scripts/dev.py bench sheet --prompts 10 --output sheet.jpg
     python3 scripts/dev.py bench sheet --prompts 7 --output docs/banner.png
 
-A .jpg has a row for each prompt with eight of its sixteen frames, a .webp plays the clips side by side with their
-prompts, a .png is the banner of the registry. Nothing is picked: the prompts are the first ones of the evaluation set,
-the seeds are 0, 1, 2...
+A .webp plays the clips side by side, each above its prompt; a .jpg has a row for each prompt with eight of its sixteen
+frames; a .png is the banner of the registry. The prompts are the first ones of the evaluation set and the seeds are 0,
+1, 2 and so on: no clip is chosen for its looks.
 """
 
 import argparse
@@ -32,8 +32,8 @@ Clips = list[tuple[str, Tensor]]  # prompt, frames (FRAMES, 3, 64, 64) in 0..1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=10)
-    parser.add_argument("--output", type=Path, default=Path("docs/contact_sheet.jpg"))
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--output", type=Path, default=Path("docs/prompts.webp"))
     args = parser.parse_args()
     target = ROOT / args.output  # an absolute path stays as it is
     write = {".jpg": write_sheet, ".webp": write_moving, ".png": write_banner}.get(target.suffix)

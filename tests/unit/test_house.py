@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -99,6 +100,33 @@ def test_nothing_in_the_repository_knows_the_machine_it_was_made_on(what):
             text = path.read_text(encoding="utf-8", errors="replace")
             hits += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
     assert hits == []
+
+
+def test_every_link_and_picture_of_a_page_leads_somewhere():
+    """Links within the repository, in Markdown at its root and in docs/ and pocket/."""
+    broken, checked = [], 0
+    for path in (path for path in shipped() if path.suffix == ".md" and "web" not in path.parts):
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if not re.match(r"https?:|#", link):
+                checked += 1
+                broken += (
+                    [] if (path.parent / link.partition("#")[0]).exists() else [f"{path.relative_to(ROOT)}: {link}"]
+                )
+    assert checked > 10
+    assert broken == []
+
+
+def test_the_first_page_begins_with_a_moving_picture():
+    """An animated WebP of at most 3 MB, drawn by the command that the page names."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"!\[[^]]+\]\((\S+)\)", text)
+    assert first
+    assert "\n## " not in text[: first.start()]
+    assert "python3 scripts/dev.py bench sheet" in text
+    path = ROOT / first[1]
+    with Image.open(path) as picture:
+        assert (picture.format, getattr(picture, "n_frames", 1) >= 16) == ("WEBP", True)
+    assert path.stat().st_size <= 3_000_000
 
 
 def test_weights_in_the_repository_are_safetensors_and_small():
