@@ -1,16 +1,18 @@
-"""StillMotion/loaders: the bundled pocket model, its ControlNet and its LoRA."""
+"""StillMotion/loaders: the bundled pocket model, its ControlNet, its LoRA and pictures in its style."""
 
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
+from ..evaluation.drawing.views import read_batch
 from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control, with_pocket_lora
 from . import files
 from .sockets import CATEGORY
 
 POCKET, CONTROL = files.POCKET / "pocket.safetensors", files.POCKET / "control_edges.safetensors"
 LORA = files.POCKET / "loras" / "pocket_glow.safetensors"
+PICTURES = files.POCKET / "pictures"
 
 
 class LoadPocket(io.ComfyNode):
@@ -96,4 +98,37 @@ class LoadPocketLora(io.ComfyNode):
         return io.NodeOutput(with_pocket_lora(model, files.bundled(LORA), strength))
 
 
-NODES = [LoadPocket, LoadPocketControlNet, LoadPocketLora]
+class PocketPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_PocketPicture",
+            display_name="Pocket Picture",
+            category=f"{CATEGORY}/loaders",
+            description="Loads a picture in the style of the pocket Stable Diffusion, as the first frame of an image "
+            "to video graph. With a photo model use Load Image instead.",
+            search_aliases=["load image", "example image", "first frame", "image to video", "pocket"],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=sorted(path.stem for path in PICTURES.glob("*.png")),  # the name of a file is its caption
+                    tooltip="The bundled picture to load. Its name is also a prompt that fits it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="The picture: one image of 64 x 64 pixels."),
+                io.String.Output("caption", tooltip="A prompt that fits the picture and says how its shape moves."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, picture: str) -> tuple[int, int]:
+        return files.fingerprint(files.bundled(PICTURES / f"{picture}.png"))
+
+    @classmethod
+    def execute(cls, picture: str) -> io.NodeOutput:
+        image = read_batch(files.bundled(PICTURES / f"{picture}.png"))
+        return io.NodeOutput(image, picture, ui=ui.PreviewImage(image, cls=cls))
+
+
+NODES = [LoadPocket, LoadPocketControlNet, LoadPocketLora, PocketPicture]

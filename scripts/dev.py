@@ -35,7 +35,9 @@ def run_demo(options: argparse.Namespace, _rest: list[str]) -> int:
         frames=options.frames,
     )
     host = comfyui.find(options.comfyui)
-    name = Path(options.workflow).name.removesuffix(".json").removesuffix(".api")
+    name = workflow.short_name(options.workflow) or Path(options.workflow).name.removesuffix(".json").removesuffix(
+        ".api"
+    )
     cpu = options.cpu or not host.has_accelerator()
     given = host.models_options(options.models)
     print(demo.make(host, name, prompt, options.output.resolve(), port=options.port, cpu=cpu, options=given))

@@ -1,29 +1,31 @@
-"""Writes the editor form and the picture of every bundled workflow, and its API form as the editor exports it.
+"""Writes the editor form and the thumbnail of every bundled workflow, and its API form as the editor exports it.
 
     python3 scripts/dev.py workflows [NAME ...]
-    python3 scripts/dev.py workflows --metadata     writes packs, versions and model addresses alone, without a browser
+    python3 scripts/dev.py workflows --graphs [NAME ...]    the graphs alone, without the thumbnails, which take minutes
+    python3 scripts/dev.py workflows --blueprints           the subgraph blueprints in subgraphs/
+    python3 scripts/dev.py workflows --metadata             pack, version and model addresses alone, without a browser
 
 The API forms are the source: change a value there (or save from the editor as API), then run this; those of DreamVideo
-come from devkit/dreamvideo.py. Nodes are put into columns, a node without a column is an error. Runs in the environment
-of dev.py, which names ComfyUI by COMFYUI_DIR.
+come from devkit/dreamvideo.py. Titles, order and the sentence in the note come from workflows/templates.toml. Nodes are
+put into columns, a node without a column is an error. Runs in the environment of dev.py, which names ComfyUI by
+COMFYUI_DIR.
 """
 
-import io
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-import av
+from bundle import blueprints, thumbnails
 from devkit import chromium, dreamvideo, metadata, workflow
 from devkit.client import Client
 from devkit.editor import Editor
 from devkit.files import Failed
 from devkit.server import Server, spare_threads
-from PIL import Image
 
 COLUMNS = {
     "Model": (
+        "Note",
         "CheckpointLoaderSimple",
         "StillMotion_LoadPocket",
         "StillMotion_LoadMotionModel",
@@ -32,7 +34,6 @@ COLUMNS = {
         "StillMotion_TemporalDecoder",
         "StillMotion_LoadPocketLora",
         "PrimitiveInt",
-        "Note",
     ),
     "Motion": (
         "StillMotion_ApplyMotionModel",
@@ -48,7 +49,7 @@ COLUMNS = {
         "VAEEncode",
         "RepeatLatentBatch",
     ),
-    "Image": ("EmptyImage", "ImageCompositeMasked"),
+    "Image": ("StillMotion_PocketPicture", "LoadImage"),
     "Sketch": ("SolidMask", "MaskComposite", "BatchMasksNode", "MaskToImage", "Canny"),
     "Control": (
         "StillMotion_LoadPocketControlNet",
@@ -90,7 +91,8 @@ SIZES = {
     "CLIPTextEncode": [340, 140],
     "StillMotion_PromptSchedule": [340, 140],
     "StillMotion_Story": [340, 140],
-    "Note": [350, 190],
+    "Note": [350, 300],
+    "StillMotion_PocketPicture": [350, 400],
     "StillMotion_GuidanceReadout": [480, 470],
     "StillMotion_XTSlice": [480, 420],
     "StillMotion_VideoContinuity": [480, 700],
@@ -102,28 +104,21 @@ SIZES = {
 }
 # below the widgets, where a render shows its frames; a text field takes what these leave
 ROOM = {"StillMotion_LongVideo": 230, "StillMotion_AutoregressiveVideo": 230, "StillMotion_StagedVideo": 310}
-POCKET_NOTE = """The pocket model knows eight shapes
-(circle, square, triangle, star, cross,
-diamond, ring, heart) in eight colours
-(red, green, blue, yellow, orange, purple,
-cyan, pink). They move right, left, up, down
-or in a circle, or stand still, slowly or
-quickly, on a black, white or gray background,
-at night, over a green field or at sunset."""
-SD15_NOTE = """Files this graph needs:
-models/checkpoints/
-    v1-5-pruned-emaonly-fp16.safetensors
-models/animatediff_models/
-    mm_sd_v15_v2.ckpt
-Any SD1.5 checkpoint and any AnimateDiff motion
-module for SD1.5 will do: choose yours in the
-two loaders."""
+POCKET_NOTE = """The pocket model knows eight shapes (circle, square, triangle, star, cross, diamond, ring, heart) in \
+eight colours (red, green, blue, yellow, orange, purple, cyan, pink). They move right, left, up, down or in a circle, \
+or stand still, slowly or quickly, on a black, white or gray background, at night, over a green field or at sunset."""
+SD15_NOTE = """Files that this graph needs:
+models/checkpoints/v1-5-pruned-emaonly-fp16.safetensors
+models/animatediff_models/mm_sd_v15_v2.ckpt
+Any SD1.5 checkpoint and any AnimateDiff motion module for SD1.5 will do: choose yours in the two loaders."""
+SD15_CARD = ("Your SD1.5", "checkpoint", "+ AnimateDiff module")
+
 # the editor lays the nodes out as loadApiJson leaves them; this puts them into our columns, one group around each
 ARRANGE = """([columns, sizes, room, note]) => {
   const graph = window.app.rootGraph, gap = 40, title = 30, pad = 20;
   const text = LiteGraph.createNode('Note');
   graph.add(text);
-  text.title = 'What to choose';
+  text.title = 'About this graph';
   text.widgets[0].value = note;
   const left = new Set(graph._nodes);
   let x = 0;
@@ -152,49 +147,38 @@ ARRANGE = """([columns, sizes, room, note]) => {
 }"""
 
 
-def arrange(editor: Editor, name: str) -> Image.Image:
-    """Write both forms of one workflow and take a picture of its graph."""
+def arrange(editor: Editor, template: workflow.Template) -> None:
+    """Write both forms of one workflow."""
+    name = template.name
     prompt = dreamvideo.GRAPHS[name]() if name in dreamvideo.GRAPHS else workflow.load(name)
     editor.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name])
     editor.page.wait_for_timeout(1500)
-    note = SD15_NOTE if name.endswith("_sd15") else POCKET_NOTE
+    note = f"{template.about}\n\n{SD15_NOTE if name.endswith('_sd15') else POCKET_NOTE}"
     if without := editor.evaluate(ARRANGE, [COLUMNS, SIZES, ROOM, note]):
         raise Failed(f"{name}: no column for {', '.join(without)}; add it to COLUMNS in {Path(__file__).name}")
     editor.show_all()
     exported, saved = editor.prompt(), editor.serialized()
     saved["extra"].pop("ds", None)  # where this canvas happened to look
     metadata.describe(saved)
-    metadata.write(
-        workflow.API_FOLDER / f"{name}{workflow.API}", {key: exported[key] for key in sorted(exported, key=int)}
-    )
-    metadata.write(workflow.FOLDER / f"{name}.json", saved)
-    return graph_picture(editor)
+    metadata.write(template.api_file, {key: exported[key] for key in sorted(exported, key=int)})
+    metadata.write(template.editor_file, saved)
 
 
-def graph_picture(editor: Editor) -> Image.Image:
-    """The graph, without the editor's bars around it."""
-    width, height = editor.size
-    clip = {"x": 60, "y": 110, "width": width - 60, "height": height - 170}
-    return Image.open(io.BytesIO(editor.page.screenshot(clip=clip)))  # pyright: ignore[reportArgumentType]
-
-
-def result_picture(client: Client, name: str, folder: Path) -> Image.Image:
-    """Four frames of what the workflow makes, first to last, in reading order."""
-    (item,) = client.run(workflow.load(name)).check().results()
-    with av.open(str(client.fetch(item, folder / item["filename"]))) as video:
-        frames = [frame.to_image() for frame in video.decode(video=0)]
-    sheet = Image.new("RGB", (512, 512))
-    for i in range(4):
-        frame = frames[i * (len(frames) - 1) // 3].resize((256, 256), Image.Resampling.LANCZOS)
-        sheet.paste(frame, (i % 2 * 256, i // 2 * 256))
-    return sheet
+def draw(client: Client, template: workflow.Template, folder: Path) -> None:
+    """Write the thumbnail: what the workflow makes, or what it needs where we do not have that."""
+    if template.name.endswith("_sd15"):
+        thumbnails.save_card(template.thumbnail, *SD15_CARD)
+        return
+    (item,) = client.run(workflow.load(template.name)).check().results()
+    thumbnails.save_moving(client.fetch(item, folder / item["filename"]), template.thumbnail)
 
 
 def main() -> int:
     if sys.argv[1:] == ["--metadata"]:
         print("\n".join(path.name for path in metadata.describe_all()) or "nothing to change")
         return 0
-    names = sys.argv[1:] or sorted({*workflow.names(), *(dreamvideo.GRAPHS if dreamvideo.bundled() else ())})
+    only = sys.argv[1] if sys.argv[1:2] in (["--graphs"], ["--blueprints"]) else None
+    templates = chosen(sys.argv[2 if only else 1 :])
     program = chromium.find()
     if program is None:
         raise Failed("there is no Chromium; `python3 scripts/dev.py test` installs it")
@@ -210,17 +194,34 @@ def main() -> int:
             Editor(server.url, program) as editor,
         ):
             server.check_pack()
-            write_all(names, editor, Client(server.url), base)
+            if only == "--blueprints":
+                write_blueprints(editor)
+                return 0
+            for template in templates:  # graphs first: a run leaves messages over the editor
+                arrange(editor, template)
+            for template in () if only else templates:
+                draw(Client(server.url), template, base)
+                print(template.title, flush=True)
     return 0
 
 
-def write_all(names: list[str], editor: Editor, client: Client, folder: Path) -> None:
-    """Graphs first: a run leaves messages over the editor."""
-    graphs = {name: arrange(editor, name) for name in names}
-    for name, graph in graphs.items():
-        picture = graph if name.endswith("_sd15") else result_picture(client, name, folder)
-        picture.convert("RGB").save(workflow.FOLDER / f"{name}.jpg", quality=88)
-        print(name, flush=True)
+def chosen(names: list[str]) -> list[workflow.Template]:
+    """The templates with these short names or titles; all of them without any."""
+    if unknown := [name for name in names if workflow.short_name(name) is None]:
+        raise Failed(
+            f"workflows/templates.toml does not name {', '.join(unknown)}; it names {', '.join(workflow.names())}"
+        )
+    return [workflow.templates()[workflow.short_name(name) or ""] for name in names or workflow.names()]
+
+
+def write_blueprints(editor: Editor) -> None:
+    blueprints.FOLDER.mkdir(exist_ok=True)
+    for build in blueprints.BLUEPRINTS:
+        blueprint = build()
+        graph = blueprints.fold(editor, blueprint)
+        metadata.describe(graph)
+        metadata.write(blueprint.file, graph)
+        print(blueprint.title, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ w width; frames are (f, 3, h, w) in 0..1.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +42,12 @@ class GuidedCall(Protocol):
 def as_batch(image: Image.Image) -> Tensor:
     """A picture as ComfyUI's IMAGE: (1, h, w, 3) in 0..1."""
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).unsqueeze(0)
+
+
+def read_batch(path: Path) -> Tensor:
+    """(1, h, w, 3) in 0..1, as ComfyUI's images are, from an image file."""
+    with Image.open(path) as image:
+        return as_batch(image.convert("RGB"))
 
 
 def from_batch(images: Tensor) -> Tensor:

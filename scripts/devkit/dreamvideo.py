@@ -3,7 +3,7 @@
 A value is changed here; `make_workflows.py` writes the files. They name pocket/dreamvideo.safetensors, and are bundled
 once it is.
 
-The image is drawn within the graph. It is how a clip of the pocket's world begins that no training has seen.
+The image is a bundled picture: the first frame of a clip that no training has seen.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,9 @@ from collections.abc import Callable
 from .files import ROOT
 
 FILE = "pocket/dreamvideo.safetensors"
-COMBINATION = "green/square/gray/left"  # colour, shape, background and motion of that clip
-WORDS = "a green square moving left on a gray background"
+WORDS = "a green square moving left on a gray background"  # the name of the picture, and the prompt
 STAGES = (WORDS, "a green square moving up on a gray background", "a green square moving right on a gray background")
-SIDE, GRAY = 64, 0x808080
-# x, y, side in pixels, colour: the square, and two puffs behind it, the farther one fainter
-PIECES = {"Square": (30, 23, 19, 0x1BCB29), "Puff": (53, 30, 5, 0x2ABF36), "Faint puff": (60, 30, 5, 0x43AD4B)}
+SIDE = 64  # pixels
 FRAMES, STEPS, SEED = 8, 25, 7
 TRAINED = 16  # frames of the clips that the bundled model learned from last
 TEXT_SCALE, IMAGE_SCALE, ALONE = 3, 3, 2  # the last without a text
@@ -57,15 +54,8 @@ class Parts:
         self.negative: Link = (add("CLIPTextEncode", "Negative prompt", text="", clip=self.clip), 0)
 
     def image(self) -> Link:
-        """The drawn picture."""
-        page = self._sheet("Background", SIDE, GRAY)
-        for name, (x, y, side, colour) in PIECES.items():
-            piece, place = self._sheet(name, side, colour), {"x": x, "y": y, "resize_source": False}
-            page = (self.add("ImageCompositeMasked", f"Place: {name}", destination=page, source=piece, **place), 0)
-        return page
-
-    def _sheet(self, title: str, side: int, colour: int) -> Link:
-        return (self.add("EmptyImage", title, width=side, height=side, batch_size=1, color=colour), 0)
+        """The bundled picture."""
+        return (self.add("StillMotion_PocketPicture", "Pocket Picture", picture=WORDS), 0)
 
     def latent(self) -> Link:
         size = {"width": SIDE, "height": SIDE, "batch_size": self.frames}

@@ -66,11 +66,15 @@ class Editor:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
         self.page.on("response", self._response)
+        self.open()
+        return self
+
+    def open(self) -> None:
+        """Open the editor, or open it again, as on a reload of the page."""
         self.page.goto(self.url, wait_until="domcontentloaded", timeout=120_000)
         self.page.wait_for_function(READY, timeout=120_000)
         self.page.evaluate(LISTEN)
         self.page.wait_for_timeout(1000)
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.browser.close()

@@ -4,7 +4,11 @@ The titles of nodes mark the inputs that can be set: a CLIPTextEncode titled "Pr
 PrimitiveInt titled "Frames". The seed is every input `seed` or `noise_seed` that is a number.
 """
 
+import functools
 import json
+import re
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from .files import ROOT, Failed
@@ -15,15 +19,51 @@ API = ".api.json"
 API_FOLDER = FOLDER / "api"
 
 
+@dataclass(frozen=True)
+class Template:
+    """A bundled workflow: its short name, the title on its card in the editor, and one sentence about it."""
+
+    name: str
+    title: str
+    about: str
+
+    @property
+    def editor_file(self) -> Path:
+        return FOLDER / f"{self.title}.json"
+
+    @property
+    def thumbnail(self) -> Path:
+        """ComfyUI shows the picture of this name on the card."""
+        return FOLDER / f"{self.title}.jpg"
+
+    @property
+    def api_file(self) -> Path:
+        return API_FOLDER / f"{self.name}{API}"
+
+
+@functools.cache
+def templates() -> dict[str, Template]:
+    """Short name -> template, in the order in which a newcomer should open them."""
+    table = tomllib.loads((FOLDER / "templates.toml").read_text(encoding="utf-8"))
+    return {entry["name"]: Template(**entry) for entry in table["template"]}
+
+
 def names() -> list[str]:
-    return sorted(path.name.removesuffix(API) for path in API_FOLDER.glob(f"*{API}"))
+    """The short names of the bundled workflows."""
+    return list(templates())
+
+
+def short_name(given: str) -> str | None:
+    """The bundled workflow that is meant by a short name or a title, with or without the number in front of it."""
+    plain = lambda text: re.sub(r"^\d+[ _]|[^a-z0-9.]+", " ", text.lower()).strip()  # noqa: E731
+    meant = [name for name, t in templates().items() if plain(given) in (plain(name), plain(t.title))]
+    return meant[0] if meant else None
 
 
 def load(name: str) -> dict:
-    """The API form of a bundled workflow, or of the user's own file."""
-    path = API_FOLDER / f"{name}{API}"
-    if not path.is_file():
-        path = Path(name)
+    """The API form of a bundled workflow, or of a file of the user's."""
+    bundled = short_name(name)
+    path = templates()[bundled].api_file if bundled else Path(name)
     if not path.is_file():
         raise Failed(
             f"There is no workflow {name!r}. Give one of the bundled ones ({', '.join(names())}), or the path of an "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devkit import chromium
+from devkit import chromium, workflow
 from devkit.editor import Editor
 from devkit.server import Server
 
@@ -32,5 +32,6 @@ def shots(root: Path) -> Path:
 
 
 @pytest.fixture
-def editor_file(root: Path):
-    return lambda name: json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+def editor_file():
+    """The editor form of a bundled workflow, by its short name."""
+    return lambda name: json.loads(workflow.templates()[name].editor_file.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from devkit import workflow
 from devkit.editor import Editor
 
 pytestmark = pytest.mark.browser
@@ -20,8 +21,8 @@ SHOWN = """() => {
 }"""
 
 
-def test_the_table_is_on_the_node_and_nowhere_else(editor: Editor, root: Path, shots: Path):
-    editor.drop(root / "workflows" / "text_to_video_mitigating_gradient_pocket.json")
+def test_the_table_is_on_the_node_and_nowhere_else(editor: Editor, shots: Path):
+    editor.drop(workflow.templates()["text_to_video_mitigating_gradient_pocket"].editor_file)
     editor.show_all()  # the readout is the last column
     prompt = editor.prompt()
     for table in (TABLE, TABLE.replace("alpha 40", "alpha 20")):  # the second run replaces the first

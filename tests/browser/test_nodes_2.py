@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from devkit import workflow
 from devkit.editor import Editor
 
 pytestmark = pytest.mark.browser
@@ -38,8 +39,8 @@ def vue(editor: Editor) -> Iterator[Editor]:
     editor.setting(SETTING, False)
 
 
-def test_every_node_is_drawn_and_the_readout_shows_its_table(vue: Editor, root: Path, shots: Path):
-    vue.drop(root / "workflows" / f"{NAME}.json")
+def test_every_node_is_drawn_and_the_readout_shows_its_table(vue: Editor, shots: Path):
+    vue.drop(workflow.templates()[NAME].editor_file)
     vue.show_all()
     nodes = vue.evaluate(NODES)
     for node in nodes:

@@ -17,17 +17,10 @@ def typed(values: list) -> list:
     return [(isinstance(value, bool), value) for value in values]
 
 
-def test_there_is_an_editor_form_and_a_picture_of_every_workflow(root: Path):
-    assert NAMES
-    for name in NAMES:
-        assert (root / "workflows" / f"{name}.json").is_file()
-        assert (root / "workflows" / f"{name}.jpg").is_file()
-
-
 @pytest.fixture(scope="module", params=NAMES)
-def dropped(request: pytest.FixtureRequest, editor: Editor, root: Path) -> str:
+def dropped(request: pytest.FixtureRequest, editor: Editor) -> str:
     """The name of the workflow that the editor shows now; each is dropped once."""
-    editor.drop(root / "workflows" / f"{request.param}.json")
+    editor.drop(workflow.templates()[request.param].editor_file)
     return request.param
 
 

@@ -1,10 +1,14 @@
 """A tiny Stable Diffusion of ComfyUI's own classes with random weights, and one sampling run of it."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+import stillmotion
 
 CONTEXT = 32
 WAN = {
@@ -215,3 +219,15 @@ def network_output(comfy: ModuleType):
         return seen[0]
 
     return run
+
+
+@pytest.fixture
+def schemas(comfy) -> list[Any]:
+    """The schema of every node that the pack hands to ComfyUI."""
+
+    async def ask():
+        extension = await stillmotion.comfy_entrypoint()
+        return [node.define_schema() for node in await extension.get_node_list()]
+
+    with ThreadPoolExecutor(1) as thread:  # the browser tests may have left an event loop running in this one
+        return thread.submit(asyncio.run, ask()).result()

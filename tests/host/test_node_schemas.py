@@ -1,27 +1,9 @@
 """What every node owes its user, whichever it is."""
 
-import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
-import stillmotion
-
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def schemas(comfy):
-    """The schema of every node that the pack hands to ComfyUI."""
-
-    async def ask():
-        extension = await stillmotion.comfy_entrypoint()
-        return [node.define_schema() for node in await extension.get_node_list()]
-
-    with ThreadPoolExecutor(1) as thread:  # the browser tests may have left an event loop running in this one
-        return thread.submit(asyncio.run, ask()).result()
 
 
 def test_ids_are_ours_and_no_two_are_the_same(schemas):

@@ -71,7 +71,8 @@ def test_every_node_is_shown_in_a_bundled_workflow(server: Server):
 
 
 def test_the_workflows_are_offered_as_templates(server: Server):
-    assert sorted(server.get("/api/workflow_templates")["comfyui-stillmotion"]) == workflow.names()
+    offered = sorted(server.get("/api/workflow_templates")["comfyui-stillmotion"])
+    assert offered == [template.title for template in workflow.templates().values()]
 
 
 @pytest.mark.parametrize("name", POCKET)
@@ -270,12 +271,13 @@ def comfy_cli(tmp_path: Path, server: Server) -> Callable[..., subprocess.Comple
     return run
 
 
-FILES = [f"api/{POCKET[0]}.api.json", f"api/{POCKET[1]}.api.json", f"{POCKET[1]}.json"]
+TEMPLATES = workflow.templates()
+FILES = [TEMPLATES[POCKET[0]].api_file, TEMPLATES[POCKET[1]].api_file, TEMPLATES[POCKET[1]].editor_file]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_comfy_cli_runs_the_file_as_it_is(comfy_cli, root: Path, file: str):
-    ended = comfy_cli(root / "workflows" / file)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_comfy_cli_runs_the_file_as_it_is(comfy_cli, file: Path):
+    ended = comfy_cli(file)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "mp4" in ended.stdout
 

@@ -10,7 +10,8 @@ from devkit.files import PACK
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FORMS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in metadata.editor_forms()}
+SHORT = {template.editor_file: template.name for template in workflow.templates().values()}
+FORMS = {SHORT.get(path, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in metadata.editor_forms()}
 
 
 def test_every_bundled_graph_is_looked_at():

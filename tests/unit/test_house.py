@@ -146,14 +146,3 @@ def test_weights_in_the_repository_are_safetensors_and_small():
         limit = limits.get(path.name, 3e6)
         assert path.stat().st_size <= limit, path.relative_to(ROOT)
     assert sum(path.stat().st_size for path in shipped() if ROOT / "pocket" in path.parents) < 60e6
-
-
-def test_every_workflow_has_its_editor_form_its_api_form_and_its_thumbnail():
-    """In workflows/ lies what ComfyUI's template browser shows, in workflows/api/ what its server takes."""
-    folder = ROOT / "workflows"
-    files = [path for path in shipped() if folder in path.parents]
-    names = {path.stem for path in files if path.parent == folder and path.suffix == ".json"}
-    assert names
-    wanted = {f"{name}.json" for name in names} | {f"{name}.jpg" for name in names}
-    wanted |= {f"api/{name}.api.json" for name in names}
-    assert {path.relative_to(folder).as_posix() for path in files} == wanted

@@ -262,8 +262,8 @@ def test_the_root_imports_nothing_until_comfyui_asks_for_the_nodes():
 
 def test_the_entry_script_needs_nothing_but_python():
     """dev.py runs where nothing is installed yet; what it starts later may use what is installed by then."""
-    allowed = {*sys.stdlib_module_names, "devkit"}
-    late = {"scripts/devkit/editor.py": {"playwright"}, "scripts/make_workflows.py": {"PIL", "av"}}
+    allowed = {*sys.stdlib_module_names, "devkit", "bundle"}
+    late = {"scripts/devkit/editor.py": {"playwright"}, "scripts/bundle/thumbnails.py": {"PIL", "av"}}
     for path in sorted((ROOT / "scripts").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         foreign = {module.split(".")[0] for relative, module in imports(path) if not relative} - allowed

@@ -1,0 +1,233 @@
+"""Subgraph blueprints: what a system needs, folded into one node that stands in the editor's node library.
+
+A blueprint is built in the editor from nodes in API form. `inputs` and `outputs` name what the node shows, in order,
+and the sockets or widgets inside that each belongs to. The files in `subgraphs/` are written by `make_workflows.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devkit.dreamvideo import Graph, Link
+from devkit.editor import Editor
+from devkit.files import ROOT, Failed
+
+FOLDER = ROOT / "subgraphs"
+CATEGORY = "StillMotion"
+SOCKETS = ("model", "clip", "vae", "artv", "image")  # stand above the widgets, in this order
+SIDE, FRAMES = 64, 16
+Inside = tuple[str, str | int]  # title of a node, and the name of its input or the number of its output
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What stands in the node library, and what is folded into it."""
+
+    title: str
+    about: str
+    aliases: tuple[str, ...]
+    nodes: dict[str, dict]
+    inputs: dict[str, list[Inside]]
+    outputs: dict[str, Inside]
+
+    @property
+    def file(self) -> Path:
+        return FOLDER / f"{self.title}.json"
+
+
+@dataclass
+class Parts:
+    """A blueprint in the making: every node with a title of its own, every input that it shows."""
+
+    graph: Graph = field(default_factory=Graph)
+    inputs: dict[str, list[Inside]] = field(default_factory=dict)
+
+    def add(self, class_type: str, title: str, shown: tuple[str, ...] | dict[str, str] = (), **values: Any) -> Link:
+        """A node, and which of its inputs the blueprint shows: by their own names, or {name outside: name inside}.
+
+        A name that several nodes show is one input outside.
+        """
+        names = shown if isinstance(shown, dict) else {name: name for name in shown}
+        for outside, inside in names.items():
+            self.inputs.setdefault(outside, []).append((title, inside))
+        return (self.graph.add(class_type, title, **values), 0)
+
+    def frames(self) -> Link:
+        return self.add("PrimitiveInt", "Frames", {"frames": "value"}, value=FRAMES)
+
+    def motion(self, file: str, frames: Link) -> Link:
+        motion = self.add("StillMotion_LoadMotionModel", "Load Motion Model", ("motion_name",), motion_name=file)
+        return self.add(
+            "StillMotion_ApplyMotionModel", "Apply Motion Model", ("model",), frames=frames, motion_model=motion
+        )
+
+    def prompts(self) -> tuple[Link, Link]:
+        prompt = self.add("CLIPTextEncode", "Prompt", {"clip": "clip", "prompt": "text"}, text="")
+        negative = self.add("CLIPTextEncode", "Negative prompt", {"clip": "clip", "negative_prompt": "text"}, text="")
+        return prompt, negative
+
+    def latent(self, frames: Link) -> Link:
+        size = {"width": SIDE, "height": SIDE}
+        return self.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), batch_size=frames, **size)
+
+    def sorted_inputs(self) -> dict[str, list[Inside]]:
+        """The sockets, then the widgets in the order in which they were added."""
+        place = lambda name: SOCKETS.index(name) if name in SOCKETS else len(SOCKETS)  # noqa: E731
+        return {name: self.inputs[name] for name in sorted(self.inputs, key=place)}
+
+    def images(self, samples: Link) -> Link:
+        return self.add("VAEDecode", "VAE Decode", ("vae",), samples=samples)
+
+
+def harivo() -> Blueprint:
+    parts = Parts()
+    frames = parts.frames()
+    model = parts.motion("pocket/harivo.safetensors", frames)
+    model = parts.add("StillMotion_SteppedCFG", "Stepped CFG", early_cfg=12.5, late_cfg=7.5, model=model)
+    model = parts.add(
+        "StillMotion_MitigatingGradient", "Mitigating Gradient", ("alpha",), alpha=40.0, frames=frames, model=model
+    )
+    positive, negative = parts.prompts()
+    given = {"model": model, "positive": positive, "negative": negative, "latent_image": parts.latent(frames)}
+    settings = {"seed": 7, "steps": 25, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1}
+    parts.images(parts.add("KSampler", "KSampler", ("seed", "steps"), **settings, **given))
+    return Blueprint(
+        "Text to Video (HARIVO)",
+        "Makes a video from a prompt with HARIVO: motion model, stepped CFG and mitigating gradient. Frames, width and "
+        "height are set for the bundled pocket models.",
+        ("HARIVO", "text to video", "AnimateDiff"),
+        parts.graph.nodes,
+        parts.sorted_inputs(),
+        {"images": ("VAE Decode", 0), "readout": ("Mitigating Gradient", 1)},
+    )
+
+
+def clips() -> Blueprint:
+    parts = Parts()
+    frames = parts.frames()
+    model = parts.motion("pocket/vidrd.safetensors", frames)
+    positive, negative = parts.prompts()
+    noise = parts.add("RandomNoise", "Random Noise", {"seed": "noise_seed"}, noise_seed=7)
+    sampler = parts.add("KSamplerSelect", "KSampler Select", sampler_name="ddim")
+    settings = {"overlap": 4, "recycle": 4.0, "guidance": 0.4, "frames": frames, "noise": noise, "sampler": sampler}
+    shown = ("overlap", "recycle", "guidance")
+    reuse, _ = parts.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", shown, **settings)
+    conditions = {"positive": positive, "negative": negative, "model": model}
+    guider = parts.add("CFGGuider", "CFG Guider", ("cfg",), cfg=7.5, **conditions)
+    levels = {"scheduler": "normal", "steps": 25, "denoise": 1, "model": model}
+    sigmas = parts.add("BasicScheduler", "Basic Scheduler", ("steps",), **levels)
+    latent = parts.add("RepeatLatentBatch", "Clips", {"clips": "amount"}, amount=3, samples=parts.latent(frames))
+    given = {"noise": (reuse, 0), "sampler": (reuse, 1), "guider": guider, "sigmas": sigmas, "latent_image": latent}
+    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), **given))
+    return Blueprint(
+        "Text to Video in Clips (VidRD)",
+        "Makes a video of several clips that continue each other, from one prompt (VidRD: Reuse and Diffuse). Frames, "
+        "width and height are set for the bundled pocket models.",
+        ("VidRD", "long video", "Reuse and Diffuse"),
+        parts.graph.nodes,
+        parts.sorted_inputs(),
+        {"images": ("VAE Decode", 0)},
+    )
+
+
+def image_to_video() -> Blueprint:
+    file = "pocket/dreamvideo.safetensors"
+    parts = Parts()
+    frames = parts.frames()
+    model = parts.motion(file, frames)
+    branch = parts.add("StillMotion_LoadRetentionBranch", "Load Retention Branch", ("branch_name",), branch_name=file)
+    positive, negative = parts.prompts()
+    given = {"positive": positive, "negative": negative, "retention_branch": branch}
+    node, _ = parts.add("StillMotion_ApplyImageRetention", "Apply Image Retention", ("image",), fit="crop", **given)
+    given = {"positive": (node, 0), "negative": (node, 1), "model": model}
+    scales = {"text_scale": 3.0, "image_scale": 3.0, "order": "text first"}
+    guider = parts.add(
+        "StillMotion_DoubleConditionGuider", "Double-Condition Guider", ("text_scale", "image_scale"), **scales, **given
+    )
+    noise = parts.add("RandomNoise", "Random Noise", {"seed": "noise_seed"}, noise_seed=7)
+    sampler = parts.add("KSamplerSelect", "KSampler Select", sampler_name="ddim")
+    levels = {"scheduler": "normal", "steps": 25, "denoise": 1, "model": model}
+    sigmas = parts.add("BasicScheduler", "Basic Scheduler", ("steps",), **levels)
+    given = {"noise": noise, "sampler": sampler, "guider": guider, "sigmas": sigmas}
+    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), latent_image=parts.latent(frames), **given))
+    return Blueprint(
+        "Image to Video (DreamVideo)",
+        "Makes a video that starts with an image, while the prompt says what happens in it (DreamVideo). Frames, width "
+        "and height are set for the bundled pocket models.",
+        ("DreamVideo", "image to video", "I2V"),
+        parts.graph.nodes,
+        parts.sorted_inputs(),
+        {"images": ("VAE Decode", 0)},
+    )
+
+
+BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (harivo, clips, image_to_video)
+
+# API form -> editor form, folded: sockets first, as a node shows them, then the widgets in the order of `inputs`
+FOLD = """async ([nodes, title, inputs, outputs]) => {
+  window.app.loadApiJson(nodes, title);
+  await new Promise(done => setTimeout(done, 1500));
+  const graph = window.app.rootGraph;
+  const depth = new Map();
+  const deep = node => {
+    if (!depth.has(node.id)) {
+      const from = (node.inputs ?? []).map(slot => graph.getLink(slot.link)).filter(Boolean);
+      depth.set(node.id, Math.max(-1, ...from.map(link => deep(graph.getNodeById(link.origin_id)))) + 1);
+    }
+    return depth.get(node.id);
+  };
+  const heights = [];
+  for (const node of graph._nodes) {
+    const column = deep(node);
+    node.pos = [column * 400, heights[column] ?? 0];
+    heights[column] = node.pos[1] + node.size[1] + 70;
+    for (const widget of node.widgets ?? [])
+      if (widget.name === 'control_after_generate') widget.value = 'fixed';
+  }
+  const {subgraph, node: folded} = graph.convertToSubgraph(new Set(graph._nodes));
+  for (const input of [...subgraph.inputs]) subgraph.removeInput(input);  // those that the editor thinks are wanted
+  const inside = name => subgraph.nodes.find(node => node.title === name);
+  const missing = [];
+  for (const [name, places] of inputs) {
+    let outer = null;
+    for (const [place, socket] of places) {
+      const node = inside(place), slot = node?.inputs.find(slot => slot.name === socket);
+      outer ??= slot && subgraph.addInput(name, slot.type);
+      if (!slot || !outer.connect(slot, node)) missing.push(`${place}: ${socket}`);
+    }
+  }
+  for (const [name, [place, number]] of outputs) {
+    const node = inside(place), slot = node?.outputs[number];
+    if (!slot || !subgraph.addOutput(name, slot.type).connect(slot, node)) missing.push(`${place}: ${number}`);
+  }
+  subgraph.name = folded.title = title;
+  subgraph.inputNode.arrange();
+  subgraph.outputNode.arrange();
+  folded.setSize(folded.computeSize());
+  folded.pos = [0, 0];
+  await new Promise(done => setTimeout(done, 500));
+  for (const [name, [[place, socket]]] of inputs) {
+    const value = Object.values(nodes).find(node => node._meta.title === place).inputs[socket];
+    const widget = (folded.widgets ?? []).find(widget => widget.name === name);
+    if (value !== undefined && widget?.value !== value) missing.push(`${name} is ${widget?.value}, not ${value}`);
+  }
+  return [missing, JSON.parse(JSON.stringify(graph.serialize()))];
+}"""
+
+
+def fold(editor: Editor, blueprint: Blueprint) -> dict[str, Any]:
+    """The blueprint in the editor's form: one node, and the definition of what is in it. Failed when a place that the
+    blueprint names is not there."""
+    titles = [node["_meta"]["title"] for node in blueprint.nodes.values()]
+    if len(set(titles)) != len(titles):
+        raise Failed(f"{blueprint.title}: two nodes have the same title")
+    editor.open()  # a page of its own: the editor keeps the values of widgets of a graph that was closed
+    places = [list(blueprint.inputs.items()), list(blueprint.outputs.items())]
+    missing, graph = editor.evaluate(FOLD, [blueprint.nodes, blueprint.title, *places])
+    if missing:
+        raise Failed(f"{blueprint.title}: these places cannot be connected: {', '.join(missing)}")
+    (definition,) = graph["definitions"]["subgraphs"]
+    definition |= {"category": CATEGORY, "description": blueprint.about}
+    graph["extra"] = {"BlueprintDescription": blueprint.about, "BlueprintSearchAliases": list(blueprint.aliases)}
+    return graph

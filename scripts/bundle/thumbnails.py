@@ -1,0 +1,42 @@
+"""The pictures on the cards of the template browser.
+
+ComfyUI asks for `<name of the template>.jpg` and for no other type. Browsers go by the content of an image and not by
+its name, so the file may hold an animated WebP, which moves on the card.
+"""
+
+from pathlib import Path
+
+import av
+from PIL import Image, ImageDraw, ImageFont
+
+SIDE = 256  # pixels; a card shows no more
+MOST = 24  # frames
+QUALITY, TEXT_QUALITY = 55, 85
+BACK, STRONG, WEAK = "#1b1d22", "#f2f2f2", "#9aa0aa"
+
+
+def save_moving(video: Path, path: Path) -> None:
+    """The video, small; of a long one equally spaced frames."""
+    with av.open(str(video)) as opened:
+        frames = [frame.to_image() for frame in opened.decode(video=0)]
+        rate = float(opened.streams.video[0].average_rate or 8)
+    count = min(MOST, len(frames))
+    chosen = [frames[i * (len(frames) - 1) // max(1, count - 1)] for i in range(count)]
+    # the pocket's pixels are enlarged without smoothing in the video, and stay so
+    first, *rest = [frame.resize((SIDE, SIDE), Image.Resampling.NEAREST) for frame in chosen]
+    options = {"quality": QUALITY, "method": 6, "loop": 0, "duration": round(1000 / rate)}
+    first.save(path, format="WEBP", save_all=True, append_images=rest, **options)
+
+
+def save_card(path: Path, *lines: str) -> None:
+    """Words instead of a video, for a graph that needs files of the user's: the first line is large."""
+    card = Image.new("RGB", (SIDE, SIDE), BACK)
+    pen = ImageDraw.Draw(card)
+    sizes = [30] + [19] * (len(lines) - 1)
+    y = (SIDE - sum(size * 1.5 for size in sizes)) / 2
+    for line, size in zip(lines, sizes, strict=True):
+        pen.text(
+            (SIDE / 2, y), line, fill=STRONG if size > 20 else WEAK, font=ImageFont.load_default(size), anchor="ma"
+        )
+        y += size * 1.5
+    card.save(path, format="JPEG", quality=TEXT_QUALITY)
