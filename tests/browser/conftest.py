@@ -25,7 +25,7 @@ def editor(server: Server) -> Iterator[Editor]:
 
 @pytest.fixture(scope="session")
 def shots(root: Path) -> Path:
-    """Where screenshots are left to be looked at."""
+    """The folder of the screenshots."""
     folder = root / "output" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

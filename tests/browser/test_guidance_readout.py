@@ -1,4 +1,4 @@
-"""The Guidance Readout node shows its table on itself, and keeps it out of what is saved and queued."""
+"""The Guidance Readout node shows its table, which is neither saved nor queued."""
 
 from pathlib import Path
 

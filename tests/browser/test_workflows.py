@@ -1,4 +1,4 @@
-"""Each bundled workflow as a user meets it: dropped on the canvas of a real editor, then Run."""
+"""Each bundled workflow, dropped on the canvas of a real editor and run, like by a user."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def typed(values: list) -> list:
 
 @pytest.fixture(scope="module", params=NAMES)
 def dropped(request: pytest.FixtureRequest, editor: Editor) -> str:
-    """The name of the workflow that the editor shows now; each is dropped once."""
+    """The name of the workflow in the editor; each one is dropped once."""
     editor.drop(workflow.templates()[request.param].editor_file)
     return request.param
 
@@ -28,7 +28,7 @@ def test_a_dropped_file_comes_up_whole(editor: Editor, dropped: str, editor_file
     editor.show_all()
     editor.shot(shots / f"{dropped}.png")
     assert editor.missing_nodes() == []
-    # the server of the tests has neither of the two files that the SD1.5 graphs name
+    # the test server has neither of the two files of the SD1.5 graphs
     assert [text[:14] for text in editor.messages()] == ([] if dropped in POCKET else ["2 errors found"])
     before = {node["id"]: typed(node.get("widgets_values", [])) for node in editor_file(dropped)["nodes"]}
     after = {node["id"]: typed(node.get("widgets_values", [])) for node in editor.serialized()["nodes"]}
@@ -58,14 +58,14 @@ def test_run_ends_with_success_or_names_the_missing_files(editor: Editor, droppe
 @pytest.mark.parametrize("name", NAMES)
 def test_no_nodes_lie_over_each_other(editor_file, name: str):
     boxes = [(*node["pos"], *node["size"]) for node in editor_file(name)["nodes"]]
-    title = 30  # a node's title bar lies above its position
+    title = 30  # a node's title bar is above its position
     for i, (x, y, width, height) in enumerate(boxes):
         for other_x, other_y, other_width, other_height in boxes[:i]:
             apart = x >= other_x + other_width or other_x >= x + width
             assert apart or y - title >= other_y + other_height or other_y - title >= y + height
 
 
-# which widget says how the seed changes
+# the widget that controls changes of the seed
 CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2, "StillMotion_StagedVideo": 2}
 CONTROL |= {"StillMotion_AutoregressiveVideo": 2}
 

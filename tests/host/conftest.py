@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion of ComfyUI's own classes with random weights, and one sampling run of it."""
+"""A tiny Stable Diffusion of ComfyUI's own classes with random weights, and sampling runs with it."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +46,7 @@ UNET = {
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
-    """Every weight: norms 1, biases 0, the rest normal with the variance that keeps activations near 1."""
+    """Set all weights: 1 for norms, 0 for biases, else normal with a variance that keeps activations near 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         if weight.ndim < 2:
@@ -68,7 +68,7 @@ def random_model(family):
 
 @pytest.fixture
 def tiny_sd(comfy: ModuleType):
-    """A MODEL of SD1.5's family, eps-prediction, latents of 4 channels, 32 context channels; new for every test."""
+    """A MODEL of SD1.5's family, eps-prediction, 4 latent channels, 32 context channels; a new one for every test."""
     from comfy import supported_models
 
     return random_model(supported_models.SD15(UNET))
@@ -84,14 +84,14 @@ def tiny_wan(comfy: ModuleType):
 
 @pytest.fixture
 def tiny_vae(comfy):
-    """A VAE of ComfyUI's with random weights: 8 pixels a latent, every frame for itself."""
+    """A VAE of ComfyUI with random weights: 8 pixels per latent, each frame separately."""
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
     model: Any = TAESD(latent_channels=4)
     randomise(model.taesd_encoder, seed=1)
     randomise(model.taesd_decoder, seed=2)
-    with torch.no_grad():  # pictures in 0..1 that are not all the same
+    with torch.no_grad():  # images in 0..1 that differ
         last = model.taesd_decoder[-1]
         drawn = model.taesd_decoder(torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
         last.bias.fill_(0.5)
@@ -132,7 +132,7 @@ def patched(comfy, tiny_sd, motion_file):
 
 @pytest.fixture
 def run_sampler(comfy: ModuleType):
-    """run_sampler(model, frames=8, sampler="euler", ...) -> the latent, as the KSampler node makes it."""
+    """run_sampler(model, frames=8, sampler="euler", ...) -> the latent, sampled like the KSampler node."""
     from comfy import sample
 
     generator = torch.Generator().manual_seed(11)
@@ -163,7 +163,7 @@ def run_sampler(comfy: ModuleType):
 
 @pytest.fixture
 def windowed(comfy: ModuleType):
-    """windowed(model, length) -> a clone that samples in context windows of so many frames."""
+    """windowed(model, length) -> a clone that samples in context windows of `length` frames."""
 
     def patch(model, length, causal_window_fix=False):
         from comfy import context_windows
@@ -184,7 +184,7 @@ def windowed(comfy: ModuleType):
 
 @pytest.fixture
 def views(comfy, tmp_path):
-    """Our module; what its nodes show goes to a folder of the test's own."""
+    """Our module; the previews of its nodes go to a folder of this test."""
     import folder_paths
 
     before = folder_paths.get_temp_directory()
@@ -197,7 +197,7 @@ def views(comfy, tmp_path):
 
 @pytest.fixture
 def network_output(comfy: ModuleType):
-    """network_output(model, x, t, context) -> what the U-Net of a MODEL gives within a real model call."""
+    """network_output(model, x, t, context) -> the output of a MODEL's U-Net within a real model call."""
     from comfy import model_management
     from comfy.patcher_extension import WrappersMP
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of ART-V and DreamVideo measure with, on the tiny U-Net; and the graph of `bench kill`."""
+"""The measuring tools of the benchmarks of ART-V and DreamVideo, on a tiny U-Net; and the graph of `bench kill`."""
 
 import argparse
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the benchmark of HARIVO's parts measures with."""
+"""The measuring tools of the benchmark of HARIVO's parts."""
 
 import torch
 
@@ -11,7 +11,7 @@ def test_alive_counts_what_is_made_inside_and_not_what_is_gone():
         y = x + 1  # 4000 bytes
         z = y * 2  # 8000
         del y
-        z = z.view(10, 100)  # no bytes of its own
+        z = z.view(10, 100)  # a view needs no memory
         z.add_(1)
         w = z.double()  # 4000 + 8000
         del z, w

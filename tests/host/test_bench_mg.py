@@ -1,4 +1,4 @@
-"""The benchmark of the mitigating gradient on stand-ins of the pocket's kind, with random weights."""
+"""The benchmark of the mitigating gradient on models like the pocket's, with random weights."""
 
 import json
 
@@ -18,7 +18,7 @@ SMALL = PocketConfig(
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A pocket, a motion model and a judge, none of which has learned anything."""
+    """An untrained pocket model, motion model and judge."""
     from stillmotion.evaluation.judges.judge import Judge, save_judge
     from stillmotion.model_patches.diffusers_host import pocket
 

@@ -1,4 +1,4 @@
-"""No function or class of ComfyUI or torch is replaced: not before, not during, not after a run with everything on."""
+"""No function or class of ComfyUI or torch is replaced before, during or after a run with all methods."""
 
 import pkgutil
 import sys
@@ -34,7 +34,7 @@ BETAS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
 def watched_modules() -> list[types.ModuleType]:
-    """Those of ComfyUI and of torch.nn which are loaded, and torch itself."""
+    """The loaded modules of ComfyUI and of torch.nn, and torch itself."""
     names = [name for name in sys.modules if name.split(".")[0] in {"comfy", "comfy_extras"}]
     names += [name for name in sys.modules if name == "torch.nn" or name.startswith("torch.nn.")]
     return [module for name in [*names, "torch"] if isinstance(module := sys.modules[name], types.ModuleType)]
@@ -46,7 +46,7 @@ def functions(owner: types.ModuleType | type) -> dict[str, object]:
 
 
 def snapshot() -> Snapshot:
-    """The functions of the watched modules, of every class defined in them, and of tensors. It holds what it names."""
+    """The functions of the watched modules, of every class defined in them, and of tensors. It holds references."""
     seen: Snapshot = {"torch.Tensor": functions(torch.Tensor)}
     for module in watched_modules():
         seen[module.__name__] = functions(module)
@@ -57,9 +57,9 @@ def snapshot() -> Snapshot:
 
 
 def replaced(before: Snapshot, now: Snapshot) -> list[str]:
-    """What is another object than before, or gone, or new in a class (where it would hide what the class inherits).
+    """Names whose object changed or is missing, and new names in a class, which could hide an inherited one.
 
-    What was loaded since, a module or a name in a module, replaces nothing.
+    New modules and new names in a module replace nothing.
     """
     found = []
     for owner, then in before.items():
@@ -70,7 +70,7 @@ def replaced(before: Snapshot, now: Snapshot) -> list[str]:
 
 
 def own_callables(model: torch.nn.Module) -> dict[str, object]:
-    """Functions put on single objects, such as `layer.forward = ...`: those in the objects' own dictionaries."""
+    """Functions assigned to single objects, such as `layer.forward = ...`, in the objects' own dictionaries."""
     return {
         f"{name}.{attribute}": value
         for name, module in model.named_modules()
@@ -80,7 +80,7 @@ def own_callables(model: torch.nn.Module) -> dict[str, object]:
 
 
 def harivo():
-    """A whole HARIVO model for the tiny U-Net."""
+    """A complete HARIVO model for the tiny U-Net."""
     config = HarivoConfig(
         motion=MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, **BETAS),
         mapping=MappingConfig(width=16, heads=4),
@@ -90,7 +90,7 @@ def harivo():
 
 
 def vidrd():
-    """A whole VidRD model, with its fine-tuned blocks, for the same."""
+    """A complete VidRD model for the tiny U-Net, with its fine-tuned blocks."""
     sizes = {"block_channels": (32, 64), "attention": (False, True), "heads": (4, 4), "layers_per_block": 1}
     config = VidrdConfig(**sizes, context_dim=32, **BETAS)
     return config, VidrdModel(config)
@@ -98,7 +98,7 @@ def vidrd():
 
 @pytest.fixture(params=[harivo, vidrd], ids=lambda system: system.__name__)
 def motion_file(request, tmp_path):
-    """Models whose updates are not zero."""
+    """Models with non-zero updates."""
     torch.manual_seed(0)
     config, model = request.param()
     weights = {k: torch.randn_like(w) * 0.05 if not w.any() else w for k, w in model.state_dict().items()}
@@ -115,7 +115,7 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
-    plain = run_sampler(tiny_sd)  # loads whatever ComfyUI loads late
+    plain = run_sampler(tiny_sd)  # triggers everything that ComfyUI loads late
     before, own = snapshot(), own_callables(tiny_sd.model)
     assert sum(len(names) for names in before.values()) > 5000
     moving = apply_motion(tiny_sd, load_motion(motion_file), frames=8)

@@ -1,4 +1,4 @@
-"""What every node owes its user, whichever it is."""
+"""Requirements that the schema of every node must meet."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_every_output_has_a_tooltip(schemas):
 
 
 def test_every_node_is_found_under_other_names(schemas):
-    """Users search for the paper's name, or for what another pack calls it."""
+    """Users search for the name of the paper, or for the name in another pack."""
     assert [schema.node_id for schema in schemas if len(schema.search_aliases or []) < 2] == []
 
 
@@ -67,7 +67,7 @@ def test_no_help_page_is_left_of_a_node_that_is_gone(schemas):
 
 
 def test_seeds_stay_as_they_are_until_the_user_changes_them(schemas):
-    """A seed that changes by itself would begin a new job, so that queueing again could not resume one."""
+    """A seed that changes by itself would start a new job, so that queueing again could not resume the old one."""
     from comfy_api.latest import io
 
     seeds = [socket for schema in schemas for socket in schema.inputs if socket.id in ("seed", "noise_seed")]

@@ -1,4 +1,4 @@
-"""The view nodes in ComfyUI: what goes in is what is drawn, and their messages say what to do."""
+"""The view nodes in ComfyUI: they draw their input, and their messages say what to do."""
 
 import importlib
 from fractions import Fraction
@@ -49,12 +49,12 @@ def test_a_video_is_read_frame_by_frame_with_progress(views, comfy):
         importlib.import_module("comfy.utils").set_progress_bar_global_hook(None)
     image, measures = output.result
     assert image.shape[0] == 1
-    assert (steps[0], steps[-1]) == (1, 12)  # ComfyUI leaves out what comes too quickly
+    assert (steps[0], steps[-1]) == (1, 12)  # ComfyUI drops updates that follow too quickly
     head, *clips = measures.splitlines()
     assert head.startswith("12 frames, 3 whole clips of 4")
     seams = [float(line.split("seam ")[1].split()[0]) for line in clips[1:]]
-    assert seams[0] < 1.5  # the same slope goes on; the codec is lossy
-    assert seams[1] > 4  # where it jumps
+    assert seams[0] < 1.5  # the slope continues; the codec is lossy
+    assert seams[1] > 4  # at the jump
 
 
 def test_a_video_that_is_read_can_be_cancelled(views, comfy):
@@ -79,7 +79,7 @@ def test_the_plot_is_of_the_run_that_made_the_latent(views, tiny_sd, run_sampler
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     (changed,) = views.MitigatingGradientPlot.execute({"samples": coarse * 2}, readout).result
-    assert changed.shape[1] > other.shape[1]  # it says so in one line more
+    assert changed.shape[1] > other.shape[1]  # a further line reports it
 
 
 def test_the_noise_of_comfyui_is_normal_and_a_repeated_one_is_not(views, random_noise):

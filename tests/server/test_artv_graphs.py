@@ -1,4 +1,4 @@
-"""The graphs of ART-V on a real server, with the bundled model: they begin with a picture, go on, and tell a story."""
+"""The graphs of ART-V on a real server, with the bundled model: from an image, resumed, and with a story."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def graph(name: str, frames: int) -> dict:
 def test_a_video_begins_with_the_picture_and_can_be_made_longer(client: Client, tmp_path: Path):
     short = video(client, graph("artv_text_image_to_video", 3), tmp_path / "short")
     assert short.shape == (3, 512, 512, 3)
-    green = short[0, 250, 310]  # within the drawn square
+    green = short[0, 250, 310]  # inside the square
     assert green[1] > green[0] + 50
     assert green[1] > green[2] + 50
     longer = video(client, graph("artv_text_image_to_video", 5), tmp_path / "longer")

@@ -1,4 +1,4 @@
-"""`scripts/dev.py demo` as a user types it."""
+"""`scripts/dev.py demo`, called like by a user."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 @pytest.fixture
 def command(root: Path, comfyui_dir: Path, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
-    """The demo with the ComfyUI of the tests, and a temporary folder in which leftovers would show."""
+    """The demo with the ComfyUI of the tests, and a temporary folder to find leftover files."""
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "TEMP": str(tmp_path / "tmp")}
     (tmp_path / "tmp").mkdir()
     # the Python of the tests runs the server, as if its environment were activated

@@ -1,4 +1,4 @@
-"""The graphs of DreamVideo on a real server, with a file of random weights: each part of one has its effect."""
+"""The graphs of DreamVideo on a real server, with a file of random weights: each part has an effect."""
 
 import json
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def node_of(prompt: dict, class_type: str) -> tuple[str, dict]:
 
 
 def graph(name: str, file: str, steps: int = 3) -> dict:
-    """A graph with this file in the place of the bundled one, and few steps."""
+    """A graph with this file instead of the bundled one, and few steps."""
     prompt = json.loads(json.dumps(dreamvideo.GRAPHS[name]()).replace(dreamvideo.FILE, file))
     for node in prompt.values():
         if "steps" in node["inputs"]:
@@ -88,14 +88,14 @@ def without_gradient(prompt: dict) -> None:
 
 
 def without_control(prompt: dict) -> None:
-    """The ControlNet and what limits it to frames are bypassed."""
+    """The ControlNet and its limitation to frames are bypassed."""
     _, retention = node_of(prompt, "StillMotion_ApplyImageRetention")
     _, applied = node_of(prompt, "ControlNetApplyAdvanced")
     retention["inputs"] |= {name: applied["inputs"][name] for name in ("positive", "negative")}
 
 
 def test_each_part_of_the_combination_acts(client: Client, file: str, tmp_path: Path):
-    """Switched off alone, the video is another. Without the clip before, the first clip is what it was."""
+    """Disabling one part changes the video. Without reuse of the previous clip, the first clip stays the same."""
     whole = video(client, graph("dreamvideo_combination_pocket", file), tmp_path / "whole")
     for off in (without_reuse, without_retention, without_gradient, without_control):
         prompt = graph("dreamvideo_combination_pocket", file)
@@ -121,12 +121,12 @@ def drawn(client: Client, tmp_path: Path) -> np.ndarray:
 
 
 def place(frame: np.ndarray) -> np.ndarray:
-    """Row and column of the green square."""
+    """Row and column of the green square in a frame."""
     return np.argwhere(frame[..., 1] - np.maximum(frame[..., 0], frame[..., 2]) > 60).mean(0)
 
 
 def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, drawn: np.ndarray, tmp_path: Path):
-    """With text and without; text alone begins elsewhere."""
+    """With text and without; with text alone, the square starts elsewhere."""
 
     def clip(way: str) -> np.ndarray:
         name = f"dreamvideo_{way}_to_video"
@@ -137,7 +137,7 @@ def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, dra
     assert np.square(both[0] - image).mean() < 0.3 * np.square(told[0] - image).mean()
     assert place(both[-1])[1] < place(both[0])[1] - 5  # it moves left, as the text says
     for frames in (both, shown):
-        assert np.median(np.abs(frames[0] - image)) < 25  # of the background, which night or white would miss by 80
+        assert np.median(np.abs(frames[0] - image)) < 25  # error of the background; night or white would differ by 80
         assert np.abs(place(frames[0]) - place(image)).max() < 3
     assert np.abs(place(told[0]) - place(image)).max() > 5
 

@@ -1,4 +1,4 @@
-"""The readout of the mitigating gradient in a real graph: the right table, also when ComfyUI answers from its cache."""
+"""The readout of the mitigating gradient in a real graph: the right table, also when ComfyUI uses its cache."""
 
 import copy
 
@@ -18,7 +18,7 @@ def number_of(prompt: dict, class_type: str) -> str:
 
 @pytest.fixture
 def prompt() -> dict:
-    """The bundled workflow with 3 steps of 4 frames, without what makes a video file."""
+    """The bundled workflow with 3 steps of 4 frames, without the nodes for the video file."""
     whole = workflow.adapt(workflow.load(NAME), frames=4, seed=21)
     kept, waiting = {}, [number_of(whole, "StillMotion_GuidanceReadout")]
     while waiting:
@@ -30,7 +30,7 @@ def prompt() -> dict:
 
 
 def tables(client: Client, prompt: dict) -> dict[str, str]:
-    """Readout node -> its table, as the editor gets it."""
+    """Readout node -> its table, as the editor receives it."""
     outputs = client.run(prompt).check().outputs
     return {number: output["text"][0] for number, output in outputs.items() if "text" in output}
 

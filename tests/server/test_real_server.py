@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server: what it offers, what it makes, what it answers to bad input, how it stops."""
+"""The pack in a real ComfyUI server: its nodes, its results, its answers to bad input, how it stops."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SD15 = ["text_to_video_sd15", "text_to_video_mitigating_gradient_sd15", "vidrd_l
 
 
 def short(name: str, **changes) -> dict:
-    """A bundled workflow with few steps: what it makes is not judged here."""
+    """A bundled workflow with few steps; the quality of its result is not tested here."""
     prompt = workflow.adapt(workflow.load(name), **changes)
     node_of(prompt, "KSampler")["inputs"]["steps"] = 4
     return prompt
@@ -121,7 +121,7 @@ def test_clips_that_continue_each_other_become_one_video(client: Client, tmp_pat
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_another(client: Client, tmp_path: Path):
     files = []
-    for number, seed in enumerate((3, 4, 3)):  # the middle run makes ComfyUI forget the cached first
+    for number, seed in enumerate((3, 4, 3)):  # the run in between removes the first one from ComfyUI's cache
         prompt = short(POCKET[0], seed=seed, frames=4)
         files.append(only_video(client, client.run(prompt), tmp_path / str(number)))
     pictures = [decoded(path) for path in files]
@@ -209,7 +209,7 @@ def test_frames_that_do_not_divide_the_batch_are_named(client: Client):
 
 @pytest.mark.parametrize("frames", [0, 33])
 def test_a_number_of_frames_that_cannot_be_is_named(client: Client, frames: int):
-    """No frame at all, and more than the bundled motion model knows positions for."""
+    """No frames, and more frames than the bundled motion model has positions."""
     run = client.run(short(POCKET[0], frames=frames))
     assert run.error
     assert run.error["exception_type"] == "ValueError"
@@ -249,7 +249,7 @@ def test_a_value_out_of_range_is_refused_before_anything_runs(client: Client):
 
 @pytest.fixture
 def comfy_cli(tmp_path: Path, server: Server) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`comfy run --wait` on a file, with a home of its own."""
+    """`comfy run --wait` with a file, in its own home folder."""
     program = os.environ.get("STILLMOTION_COMFY_CLI")
     if not program:
         pytest.skip("STILLMOTION_COMFY_CLI is not set; `python3 scripts/dev.py test` installs comfy-cli and sets it")

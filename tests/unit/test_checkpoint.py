@@ -1,4 +1,4 @@
-"""Weight files: what is read, what is refused and how, and that writing is all or nothing."""
+"""Weight files: which files are read or refused, the messages, and atomic writing."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def saved(tmp_path, weights, name="motion.safetensors", **metadata):
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_released_sizes_and_names(version, request):
-    """Our model on SD1.5's sizes has the keys, shapes and parameter counts of AnimateDiff's released files."""
+    """Our model with SD1.5's sizes has the keys, shapes and parameter counts of AnimateDiff's released files."""
     mid, positions, keys, millions = RELEASES[version]
     with torch.device("meta"):
         motion = MotionModel(MotionConfig(block_channels=SD15, mid_block=mid, max_frames=positions))
@@ -213,7 +213,7 @@ def test_damaged_weights_are_named(tmp_path, weights):
         (float("nan"), torch.float32),
         (float("inf"), torch.float32),
         (float("inf"), torch.float16),
-        (float("nan"), torch.float8_e4m3fn),  # has no infinity
+        (float("nan"), torch.float8_e4m3fn),  # this dtype has no infinity
     ],
 )
 def test_nan_and_infinite_weights_are_refused(tmp_path, weights, value, dtype):

@@ -1,4 +1,4 @@
-"""What scripts/dev.py rests on, without a network and without ComfyUI."""
+"""The modules of scripts/dev.py, without a network and without ComfyUI."""
 
 import base64
 import hashlib
@@ -47,7 +47,7 @@ def test_a_link_leads_there_and_its_removal_spares_the_target(tmp_path: Path):
         folder.mkdir()
         (folder / "kept.txt").write_text(folder.name)
     files.link_folder(link, other)
-    files.link_folder(link, target)  # a checkout may have moved
+    files.link_folder(link, target)  # a checkout may have been moved
     assert (link / "kept.txt").read_text() == "target"
     files.unlink_folder(link)
     assert not link.exists()
@@ -65,7 +65,7 @@ def test_a_lock_waits_for_its_holder_and_ends_with_it(tmp_path: Path):
         assert holder.stdout.readline().strip() == b"held"
         with path.open("a+b") as file:
             assert not files._try_lock(file.fileno())
-        holder.kill()  # without any clean-up of its own
+        holder.kill()  # without cleaning up
     with (
         files.lock(path, "x"),
         pytest.raises(files.Failed, match=r"Another run has locked .*: y"),
@@ -111,7 +111,7 @@ def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made
     cleared = {"UV_FIND_LINKS": "", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "COMFYUI_DIR": ""}
     ended = dev(root, "env", STILLMOTION_CACHE=str(tmp_path / "cache"), **offline, **cleared)
     assert ended.returncode == 1
-    assert "Could not download the " in ended.stderr  # packages, or first of all the installer
+    assert "Could not download the " in ended.stderr  # the packages, or before that the installer
     assert "run the same command again" in ended.stderr
     assert "Traceback" not in ended.stderr
     left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir() and path.name != "links"]
@@ -324,7 +324,7 @@ def frame(code: int, payload: bytes, final: bool = True) -> bytes:
 
 @pytest.fixture
 def stream():
-    """A websocket of ours at one end, the plain socket of a server at the other."""
+    """Our websocket, connected to the plain socket of a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""What the pack answers when ComfyUI asks for its nodes, on hosts that are older than it needs."""
+"""The entry of the pack on versions of Python and ComfyUI that are too old."""
 
 import ast
 import asyncio
@@ -22,7 +22,7 @@ def said() -> str:
 
 
 def host(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    """A ComfyUI of that version, as far as the entry looks at it."""
+    """A ComfyUI of that version, with the parts that the entry reads."""
     module = types.ModuleType("comfyui_version")
     module.__dict__["__version__"] = version
     monkeypatch.setitem(sys.modules, "comfyui_version", module)
@@ -55,7 +55,7 @@ def test_a_newer_comfyui_and_a_version_that_cannot_be_read_are_not_refused(
 
 
 def test_the_entry_is_read_by_pythons_that_are_older_than_it_needs():
-    """Otherwise the sentence would never be reached."""
+    """Otherwise the message could not be shown."""
     ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"), feature_version=(3, 8))
 
 

@@ -1,4 +1,4 @@
-"""The graphs of DreamVideo that are put together from parts, and the files that are made of them."""
+"""The graphs of DreamVideo, which are assembled from parts, and their files."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ GRAPHS = {name: build() for name, build in dreamvideo.GRAPHS.items()}
 
 
 def links(prompt: dict) -> list[tuple[str, str]]:
-    """(node, the node that it takes something from)."""
+    """Pairs of a node and a node that it depends on."""
     values = [(number, value) for number, node in prompt.items() for value in node["inputs"].values()]
     return [(number, value[0]) for number, value in values if isinstance(value, list)]
 
@@ -32,7 +32,7 @@ def test_motion_model_and_branch_are_of_one_file(name):
 
 
 def values(prompt: dict) -> dict[str, dict]:
-    """What is set by hand, by the titles of the nodes."""
+    """The values that users set, by the titles of the nodes."""
     return {
         node["_meta"]["title"]: {name: v for name, v in node["inputs"].items() if not isinstance(v, list)}
         for node in prompt.values()
@@ -40,7 +40,7 @@ def values(prompt: dict) -> dict[str, dict]:
 
 
 def test_three_ways_to_use_one_file_differ_by_text_and_image_alone():
-    """An image alone begins with the image under the noise, and with less guidance by it; frames are as many as the
+    """An image alone starts with the image under the noise, and with less image guidance; it has as many frames as the
     bundled model was trained with."""
     both, image, text = (values(GRAPHS[f"dreamvideo_{way}_to_video"]) for way in ("text_image", "image", "text"))
     assert both.keys() - image.keys() == {"Empty Latent Image"}
@@ -61,7 +61,7 @@ def test_every_node_has_a_column():
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_bundled_file_is_what_the_parts_make(name):
-    """It is bundled when the file that it names is there."""
+    """A graph is bundled when its model file exists."""
     assert (name in workflow.names()) == dreamvideo.bundled()
     if dreamvideo.bundled():
         stored = {number: (node["class_type"], node["inputs"]) for number, node in workflow.load(name).items()}

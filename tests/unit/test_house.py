@@ -1,4 +1,4 @@
-"""Promises of the repository that are not code: packaging, files that belong together, what text may not contain."""
+"""Rules for the repository: packaging, files that belong together, forbidden text."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ TEXT = {".py", ".md", ".toml", ".txt", ".in", ".json", ".js", ".yaml", ".yml", "
 
 
 def shipped() -> list[Path]:
-    """The files that belong to the checkout: git's where there is one, else all that are not hidden."""
+    """The files of the checkout: those in git if there is one, else all files that are not hidden."""
     git = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
     if git.returncode == 0:
         return [path for name in git.stdout.split("\0") if name and (path := ROOT / name).is_file()]
@@ -42,7 +42,7 @@ def test_comfyui_installs_what_the_wheel_needs():
 
 
 def test_the_package_never_asks_for_torch():
-    """A pack that pulls torch replaces the user's build."""
+    """A pack that depends on torch could replace the user's build."""
     names = {re.split(r"[^\w-]", requirement)[0].lower() for requirement in PROJECT["project"]["dependencies"]}
     assert not names & {"torch", "torchvision", "torchaudio", "comfyui", "xformers"}
 
@@ -81,7 +81,7 @@ def test_no_file_is_longer_than_a_person_reads():
     assert long == {}
 
 
-# Pieces are put together here so that this file does not contain what it forbids.
+# The strings are assembled here, so that this file does not contain what it forbids.
 FORBIDDEN = {
     "a path of some machine": re.compile("|".join(["/home" + r"/\w", "/Users" + r"/\w", "/root" + "/", "/work" + "/"])),
     "a path of some machine, too": re.compile("/tmp" + r"/\w|[A-Z]:" + r"\\Users"),

@@ -19,7 +19,7 @@ def public(path: Path) -> set[str]:
 
 
 def rows() -> list[list[str]]:
-    """The cells of every row of the tables, without their heads and rulers."""
+    """The cells of every row of the tables, without the header rows."""
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"]
     return [row for row in cells if row[0] not in {"Where", "Paper"} and not row[0].startswith("--")]
 
@@ -48,5 +48,5 @@ def test_every_public_function_of_a_paper_is_on_the_page(paper):
     for path in sorted((ROOT / "model_patches" / paper).glob("*.py")):
         module = f"model_patches.{paper}.{path.stem}"
         missing += [f"{module}.{name}" for name in sorted(public(path)) if f"{module}.{name}" not in NAMED]
-    # plain data that functions of the page take and give
+    # data classes that are arguments or results of functions on the page
     assert [name for name in missing if name not in {"model_patches.harivo.mitigating.Effect"}] == []

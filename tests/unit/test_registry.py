@@ -1,4 +1,4 @@
-"""What the ComfyUI registry is told and handed: the fields of pyproject.toml, and the archive of .comfyignore."""
+"""The data for the ComfyUI registry: the fields of pyproject.toml, and the archive without .comfyignore's files."""
 
 import ast
 import os
@@ -30,12 +30,12 @@ def listed(*options: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def archive() -> set[str]:
-    """The files that `comfy node pack` takes: those of git without those of .comfyignore, which is read as git does."""
+    """The files of `comfy node pack`: those in git that .comfyignore, read like a .gitignore, does not exclude."""
     return listed() - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
 
 
 def imported(path: Path) -> set[Path]:
-    """The files of this package that a file imports, wherever in it."""
+    """The files of this package that a file imports, at any place."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -62,7 +62,7 @@ def test_the_archive_has_every_file_that_the_nodes_import(archive: set[str]):
 
 
 def test_the_archive_has_every_file_that_comfyui_shows(archive: set[str]):
-    judges = {"pocket/judge.safetensors", "pocket/video_judge.safetensors"}  # they score, and draw nothing
+    judges = {"pocket/judge.safetensors", "pocket/video_judge.safetensors"}  # they compute scores and draw nothing
     shown = {name for name in listed() if name.partition("/")[0] in SHOWN_BY_COMFYUI}
     assert shown - archive == judges
 
@@ -99,7 +99,7 @@ def test_the_registry_reads_the_fields_that_it_looks_for():
 
 @pytest.fixture(scope="module")
 def comfy_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """comfy-cli in a folder, with a home of its own."""
+    """comfy-cli in a folder, with its own home folder."""
     program = os.environ.get("STILLMOTION_COMFY_CLI")
     if not program:
         pytest.skip("STILLMOTION_COMFY_CLI is not set; `python3 scripts/dev.py test` installs comfy-cli and sets it")
@@ -117,7 +117,7 @@ def comfy_cli(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproc
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the checkout as it is now, and a git of its own: comfy-cli leaves files where it works."""
+    """A copy of the current checkout with its own git, because comfy-cli leaves files in its working folder."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in listed():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from stillmotion.model_patches.core.temporal import MotionModel, MotionModule, s
 
 
 def trained(channels=32, *, heads=4, max_frames: int | None = 8, group_norm="per_frame"):
-    """A module as after a training: nothing is zero or neutral."""
+    """A module with weights as after training: nothing is zero or neutral."""
     torch.manual_seed(0)
     module = MotionModule(channels, heads=heads, max_frames=max_frames, group_norm=group_norm)
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_a_fresh_module_is_the_identity_bit_for_bit():
 
 
 def test_frames_mix_and_pixels_mix_only_through_group_norm():
-    tokens = torch.randn(6, 4, 32, requires_grad=True)  # (B, f, c), what comes behind the norm
+    tokens = torch.randn(6, 4, 32, requires_grad=True)  # (B, f, c), the input after the norm
     trained().temporal_transformer.transformer_blocks[0](tokens)[2, 1].sum().backward()
     assert tokens.grad is not None
     reached = tokens.grad.abs().sum(-1) > 0
@@ -40,7 +40,7 @@ def test_frames_mix_and_pixels_mix_only_through_group_norm():
 
 
 def test_clips_and_frames_keep_their_places():
-    """A clip alone gives what it gives in a batch, and the update of swapped clips is swapped."""
+    """A clip gives the same result alone and in a batch, and swapping clips swaps the updates."""
     module, x = trained(), frames_of(clips=3)
     y = module(x, 4)
     torch.testing.assert_close(module(x[4:8], 4), y[4:8])
@@ -56,7 +56,7 @@ def test_without_positions_the_order_of_frames_does_not_matter_and_with_them_it_
 
 
 def test_group_norm_per_frame_ignores_the_contrast_of_other_frames():
-    """Scaling one frame changes nothing for a norm per frame, and all frames for a norm per clip."""
+    """Scaling one frame changes nothing with a norm per frame, and all frames with a norm per clip."""
     x = frames_of(clips=1)
     louder = x.clone()
     louder[1] *= 5

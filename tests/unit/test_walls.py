@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), read from the source, imports inside functions included."""
+"""The allowed imports (docs/architecture.md), checked in the source, including imports inside functions."""
 
 import ast
 import re
@@ -202,7 +202,7 @@ def test_the_walls_notice_what_they_are_for(tmp_path, monkeypatch):
 
 
 def arrows(between: Callable[[str], str]) -> dict[str, set[str]]:
-    """What imports what, modules or what `between` makes of them."""
+    """The imports between modules, or between their folders by `between`."""
     out: dict[str, set[str]] = {}
     for path in sources():
         start = between(path.relative_to(ROOT).with_suffix("").as_posix().removesuffix("/__init__"))
@@ -215,7 +215,7 @@ def arrows(between: Callable[[str], str]) -> dict[str, set[str]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[str]:
-    """Names that lead back to themselves: what is left when everything that leads nowhere is taken away."""
+    """Names in import circles: those that remain when all names without imports are removed repeatedly."""
     rest = {start: set(ends) for start, ends in arrows.items()}
     while removable := [start for start, ends in rest.items() if not ends & rest.keys()]:
         for start in removable:
@@ -231,7 +231,7 @@ def test_no_module_and_no_folder_imports_in_a_circle():
 
 
 def test_no_folder_of_code_has_more_than_fourteen_files():
-    """More is no place where something is found at a glance."""
+    """A folder with more files is hard to overview."""
     folders = Counter(
         path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if "runs" not in path.parts
     )

@@ -1,4 +1,4 @@
-"""ART-V on a real ComfyUI MODEL: identity at first, nothing left behind, once per frame, errors before work."""
+"""ART-V on a real ComfyUI MODEL: an untrained model is the identity, nothing stays behind, errors come before work."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.temporal import MotionModel
 from stillmotion.model_patches.layouts import CheckpointError
 
-SMALL = ArtvConfig(  # fits conftest's tiny_sd
+SMALL = ArtvConfig(  # the sizes of conftest's tiny_sd
     block_channels=(32, 64),
     attention=(False, True),
     heads=(4, 4),
@@ -50,7 +50,7 @@ def artv_file(weight_file):
 
 @pytest.fixture
 def given(comfy):
-    """given(size=(8, 8), references=True, anchor=True, level=200, seed=0) -> what a frame is made from."""
+    """given(size=(8, 8), references=True, anchor=True, level=200, seed=0) -> the conditions of a frame."""
     from stillmotion.model_patches.comfy_host.artv.checks import Given
 
     def make(size=(8, 8), *, references=True, anchor=True, level=200, seed=0):
@@ -66,7 +66,7 @@ def given(comfy):
 
 @pytest.fixture
 def drawn(comfy, tiny_sd, artv_file, given):
-    """drawn(what=given(), model=tiny_sd, file=..., **of apply_artv) -> a MODEL that makes the frame after `what`."""
+    """drawn(what=given(), model=tiny_sd, file=..., **of apply_artv) -> a MODEL that samples the frame after `what`."""
     from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
     from stillmotion.model_patches.comfy_host.artv.files import load_artv
 
@@ -99,11 +99,11 @@ def test_a_fresh_model_with_blank_references_changes_no_bit(tiny_sd, drawn, give
 
 
 def test_fresh_adapters_and_anchors_change_no_bit_at_level_0(tiny_sd, drawn, given, frame):
-    """What is left then is the mask: 1/2 of the reference everywhere."""
+    """Only the mask has an effect then: 1/2 of the reference everywhere."""
     still = frame(tiny_sd)
     assert torch.equal(frame(drawn(given(level=0), scale=0.0, mask=False)), still)
     assert not close(frame(drawn(given(level=0), scale=0.0)), still, 0.01)
-    assert not close(frame(drawn(given(level=200), scale=0.0, mask=False)), still, 1e-3)  # the level is told
+    assert not close(frame(drawn(given(level=200), scale=0.0, mask=False)), still, 1e-3)  # the level is an input
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
@@ -141,7 +141,7 @@ def test_nothing_is_left_behind(tiny_sd, drawn, artv_file, given, frame):
 
 
 def test_the_next_frame_replaces_the_one_before(drawn, artv_file, given, frame):
-    """On a MODEL that has an ART-V model on it a second one is not a second pass."""
+    """A second ART-V model replaces the first one on a MODEL; it is not a second pass."""
     path, other = artv_file(), given(seed=20)
     twice = drawn(other, file=path, model=drawn(file=path))
     assert torch.equal(frame(twice), frame(drawn(other, file=path)))
@@ -170,7 +170,7 @@ def test_the_cache_changes_no_bit(drawn, artv_file, frame):
 
 
 def predictions(model, conditions, x, sigma=2.0, separate=False):
-    """The clean latents of several conditions of one call, as a guider gets them."""
+    """The predicted clean latents of several conditions in one call, as a guider receives them."""
     import comfy.samplers
     from comfy import model_management
 
@@ -196,7 +196,7 @@ def _text(words):
 
 
 def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, drawn, artv_file, given):
-    """Each goes without what left_out tells, whatever is computed beside it."""
+    """Each prediction lacks the conditions in left_out, whatever else is in the batch."""
     path, x = artv_file(), 2.0 * noise(2, 4, 8, 8, seed=9)
     words, empty = noise(1, 7, 32, seed=4), noise(1, 7, 32, seed=5)
     kinds = (WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR, WHOLE)
@@ -246,11 +246,11 @@ def test_a_mask_of_one_gives_the_frame_before_and_the_trace_tells_it(drawn, artv
     assert seen[0][0] > seen[1][0] > 0  # sigma
     seen.clear()
     frame(patched, cfg=2.0)
-    assert {(k, m) for _, k, _, m in seen} == {(0, 1.0), (1, 0.0)}  # without references nothing is copied
+    assert {(k, m) for _, k, _, m in seen} == {(0, 1.0), (1, 0.0)}  # without references, nothing can be copied
 
 
 def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, artv_file, given):
-    """The blend is on the clean latent. A network that predicts v is one that predicts eps, written otherwise."""
+    """The blend is computed on the clean latent, so that eps- and v-prediction are equivalent."""
     from comfy import model_sampling
     from comfy.patcher_extension import WrappersMP
 
@@ -260,7 +260,7 @@ def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, 
     path, x, words = artv_file(), 2.0 * noise(1, 4, 8, 8, seed=9), noise(1, 7, 32, seed=4)
 
     def rewritten(executor, y_t, timesteps, *args, **kwargs):
-        """v of the eps that the U-Net gives: (eps - sqrt(1 - abar) y_t) / sqrt(abar)."""
+        """v from the eps of the U-Net: (eps - sqrt(1 - abar) y_t) / sqrt(abar)."""
         abar = 1 / (1 + 2.0**2)
         return (executor(y_t, timesteps, *args, **kwargs) - (1 - abar) ** 0.5 * y_t) / abar**0.5
 
@@ -404,7 +404,7 @@ def test_the_loader_takes_artv_files_only(comfy, weight_file, artv_file, tmp_pat
 
 
 def test_memory_management_that_makes_weights_late_still_loads_them(comfy, artv_file, monkeypatch):
-    """With dynamic memory ComfyUI's Linear has no weight before it is loaded."""
+    """With dynamic memory, ComfyUI's Linear has no weight until it is loaded."""
     import comfy.memory_management
 
     from stillmotion.model_patches.comfy_host.artv.files import load_artv
@@ -432,7 +432,7 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 @pytest.mark.parametrize("kind", [WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR])
 @pytest.mark.parametrize("changes", [{}, {"static": "paper", "level_embedding": "inside"}])
 def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, given, kind, changes):
-    """One file, ComfyUI's U-Net and diffusers'."""
+    """One file in ComfyUI's U-Net and in diffusers'."""
     from stillmotion.model_patches.comfy_host.pocket import load_pocket
     from stillmotion.model_patches.diffusers_host import pocket
     from stillmotion.model_patches.diffusers_host.artv import ArtvUNet

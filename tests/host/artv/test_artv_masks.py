@@ -1,4 +1,4 @@
-"""The mask viewer: masks of frames that are there, and their curves."""
+"""The mask viewer: masks of existing frames, and their curves."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_the_curves_are_those_of_the_masks():
     from stillmotion.evaluation.drawing.masks import curves, draw_masks, masks_text
 
     masks = torch.zeros(3, 2, 4, 4)
-    masks[:, 1, :, :2] = 1  # half of the picture
+    masks[:, 1, :, :2] = 1  # half of the image
     assert curves(masks) == {"mean": [0.0, 0.5], "contrast": [0.0, 0.5]}
     assert masks_text(masks, (0.25, 0.75)).splitlines()[2] == "75 %: mean 0.5000  contrast 0.5000"
     sheet = draw_masks(masks, (0.25, 0.75))

@@ -1,4 +1,4 @@
-"""ART-V's guider and roll on a tiny U-Net: the branches of Eq. 8; frames depend on nothing but what is before."""
+"""ART-V's guider and roll on a tiny U-Net: the branches of Eq. 8; frames depend only on earlier frames."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,7 +35,7 @@ def words(seed, rows=1):
 
 @pytest.fixture
 def artv(comfy, weight_file):
-    """An ART-V model whose weights are random, so that every part of it counts."""
+    """An ART-V model with random weights, so that every part has an effect."""
     from stillmotion.model_patches.comfy_host.artv.files import load_artv
 
     model = ArtvModel(CONFIG)
@@ -45,7 +45,7 @@ def artv(comfy, weight_file):
 
 @pytest.fixture
 def roll(tiny_sd, tiny_vae, artv):
-    """roll(...) -> a Roll of two steps of euler; the changes are its arguments."""
+    """roll(...) -> a Roll with two steps of Euler and these arguments."""
     from stillmotion.model_patches.comfy_host.video.autoregressive import Roll
 
     given = {"positive": words(1), "negative": words(2), "sampler": "euler", "scheduler": "normal", "steps": 2}
@@ -58,7 +58,7 @@ def roll(tiny_sd, tiny_vae, artv):
 
 
 def rolled(roll, frames, *, before=None, first=0):
-    """Latents of frames, and the state after each."""
+    """Latents of the frames, and the state after each frame."""
     found, states = [], []
     for frame in range(first, frames):
         latents, before = roll.sample(frame, 0, before, lambda share: None)
@@ -132,13 +132,13 @@ def test_with_one_mask_for_all_what_moves_is_guided_and_then_blended(predicted, 
     weights, given, told = Weights(0.5, 0.25, 2.0), given_frame(), []
     found, rows = predicted(weights, given, each=False, trace=lambda *found: told.append(found))
     assert rows == [4]
-    ((_, condition, m),) = told  # the mask network sees the condition that leaves nothing out, alone
+    ((_, condition, m),) = told  # only the branch with all conditions passes through the mask network
     assert condition == 0
     assert m.std() > 1e-3
     assert given.references is not None
     moving = predicted(weights, given, mask=False)[0]
     torch.testing.assert_close(found, m * given.references[:1] + (1 - m) * moving, rtol=0, atol=1e-5)
-    assert (found - predicted(weights, given)[0]).abs().max() > 1e-2  # with a mask for each it is another
+    assert (found - predicted(weights, given)[0]).abs().max() > 1e-2  # with one mask for each branch the result differs
     torch.testing.assert_close(predicted(weights, given, each=False, mask=False)[0], moving, rtol=0, atol=1e-6)
     monkeypatch.setattr(type(tiny_sd), "get_free_memory", lambda *_: 0)
     separate, rows = predicted(weights, given, each=False)
@@ -165,9 +165,9 @@ def test_one_batch_of_four_is_four_calls(predicted, tiny_sd, monkeypatch):
     full, rows = predicted(Weights(0, 0, 0), given)
     assert rows == [1]
     without = {name: 2 * full - predicted(alone(name), given)[0] for name in CONDITIONS}  # P + (P - P_k)
-    # P_k is got back here from P + (P - P_k), which doubles the rounding
+    # P_k is computed from P + (P - P_k), which doubles the rounding error
     torch.testing.assert_close(together, guided(full, without, weights), rtol=0, atol=5e-5)
-    for name in CONDITIONS:  # each of them matters
+    for name in CONDITIONS:  # each of them has an effect
         assert (without[name] - full).abs().max() > 1e-3
     monkeypatch.setattr(type(tiny_sd), "get_free_memory", lambda *_: 0)
     separate, rows = predicted(weights, given)
@@ -200,10 +200,10 @@ def test_post_cfg_functions_get_the_guided_prediction(predicted, tiny_sd):
     assert told[0]["uncond_denoised"].shape == told[0]["cond_denoised"].shape
 
 
-@pytest.mark.filterwarnings("ignore:Should have t")  # torchsde rounds its ends
+@pytest.mark.filterwarnings("ignore:Should have t")  # torchsde rounds the ends of its interval
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "uni_pc"])
 def test_a_roll_goes_on_from_every_frame_to_the_same_frames(roll, tiny_vae, sampler):
-    """Samplers that draw noise in their steps, too. What was drawn before, by whomever, does not count."""
+    """Also for samplers that draw noise in their steps; random numbers drawn before do not matter."""
     start = begun(tiny_vae, image=picture())
     whole, states = rolled(roll(sampler=sampler, start=start), 4)
     for frame in range(1, 4):
@@ -224,7 +224,7 @@ def test_the_first_frame_is_the_picture_and_then_both_references(roll, tiny_vae)
 
 
 def test_without_a_picture_the_model_draws_the_first_frame(roll, tiny_sd, artv):
-    """Under its text alone: as a CFGGuider does it with blank references."""
+    """With the text alone, like a CFGGuider with blank references."""
     import comfy.sample
     import comfy.samplers
 
@@ -332,7 +332,7 @@ def test_pictures_of_other_sizes_are_fitted_by_the_named_rule(comfy):
     from stillmotion.model_patches.comfy_host.video.autoregressive import fitted
 
     image = torch.zeros(1, 32, 96, 3)
-    image[:, :, 32:64] = 1  # what is left when both sides are cut
+    image[:, :, 32:64] = 1  # the part that remains when both sides are cropped
     cut, told = fitted(image, (64, 64), "crop")
     assert told == "the picture of 96 x 32 pixels was scaled and cut at its middle to 64 x 64"
     assert cut.shape == (1, 64, 64, 3)

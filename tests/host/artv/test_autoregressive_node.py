@@ -1,4 +1,4 @@
-"""The Autoregressive Video node without a server: a job of frames that stops, goes on, grows and is told anew."""
+"""The Autoregressive Video node without a server: a job that stops, resumes, is extended and gets a new story."""
 
 import av
 import numpy as np
@@ -22,7 +22,7 @@ def output(comfy, tmp_path):
 
 @pytest.fixture
 def rendered(output, tiny_sd, tiny_vae, artv):
-    """rendered(...) -> (path of the video, its last picture)."""
+    """rendered(...) -> (path of the video, its last image)."""
     from stillmotion.nodes.render.autoregressive import RollRequest
 
     settings = {"name": "n", "seed": 3, "frames": 3, "steps": 2, "width": SIZE, "height": SIZE, "format": "ffv1-mkv"}
@@ -46,7 +46,7 @@ def told(tiny_sd):
 
 @pytest.fixture
 def counted(tiny_sd):
-    """A MODEL, and the list of calls it got; an entry is put there before act(calls) runs."""
+    """A MODEL, and the list of its calls; a call is added before act(calls) runs."""
 
     def count(act=lambda calls: None):
         calls = []
@@ -73,14 +73,14 @@ def test_a_video_its_last_frame_and_its_folder(rendered, output):
     assert path.parent.parent == output / "autoregressive_video"
     frames = frames_of(path)
     assert len(frames) == 3
-    assert frames.std() > 10  # else nothing below would be told apart
+    assert frames.std() > 10  # otherwise the checks below could not distinguish anything
     assert np.array_equal(frames[-1:], (last * 255).round().byte().numpy())
     assert "frame 3 is sampled" in (path.parent / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
 def test_an_interrupt_within_a_model_call_loses_one_frame_at_most(rendered, output, counted, stop):
-    """As the Cancel button, in any frame. The default sampler calls the MODEL three times in two steps, and draws."""
+    """Like the Cancel button, in any frame. The default sampler calls the MODEL three times in two steps."""
     import comfy.model_management
 
     model, calls = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == stop))
@@ -103,7 +103,7 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
     before = frames_of(first)
     model, calls = counted()
     plain, _ = rendered(model=model)
-    assert plain.parent == first.parent  # a function that only watches is no input
+    assert plain.parent == first.parent  # a function that only observes is not an input
     assert calls == []
     longer, _ = rendered(model=model, frames=4)
     assert longer == first

@@ -1,4 +1,4 @@
-"""ART-V in a diffusers U-Net: where its parts sit, drops per sample, what it leaves behind, how it trains."""
+"""ART-V in a diffusers U-Net: positions of its parts, drops per sample, removal, training."""
 
 from dataclasses import replace
 from typing import Any
@@ -131,7 +131,7 @@ def test_removing_it_leaves_the_u_net_as_it_was(parts):
     still = plain(unet, given)
     artv = ArtvUNet(unet, model_of(config))
     assert (artv(**given)[2] - still).abs().max() > 0.01
-    assert torch.equal(plain(unet, given), still)  # called by itself it is the image model
+    assert torch.equal(plain(unet, given), still)  # called by itself, the U-Net is the image model
     artv.remove()
     assert torch.equal(plain(unet, given), still)
     assert all(torch.equal(unet.state_dict()[k], v) for k, v in before.items())
@@ -147,7 +147,7 @@ def test_every_part_learns_and_the_u_net_does_not(parts):
     eps, _, _ = artv(**given)
     eps.square().mean().backward()
     lost = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    # keys of a self-attention whose softmax barely moves have tiny gradients, but have them
+    # keys of a self-attention with a nearly constant softmax have tiny gradients, but not 0
     assert not lost
     assert all(p.grad is None for p in unet.parameters())
 
@@ -157,7 +157,7 @@ def test_gradient_checkpointing_changes_no_gradient(parts):
     gradients = []
     for checkpointing in (False, True):
         model = model_of(config)
-        unet.train()  # diffusers checkpoints in training only; the sizes have no dropout
+        unet.train()  # diffusers uses checkpointing only in training mode; these sizes have no dropout
         if checkpointing:
             unet.enable_gradient_checkpointing()
         artv = ArtvUNet(unet, model)

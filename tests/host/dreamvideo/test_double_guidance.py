@@ -1,4 +1,4 @@
-"""Double-condition guidance in real ComfyUI runs: Eq. 5 by three independent ways, and who sees what."""
+"""Double-condition guidance in real ComfyUI runs: Eq. 5 computed in three independent ways, and its conditions."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def run(comfy):
 
 @pytest.fixture
 def alone(comfy, run):
-    """alone(model, condition) -> the x_0 of one model call with this condition and nothing else."""
+    """alone(model, condition) -> the x_0 of one model call with only this condition."""
     from comfy import samplers
 
     def predict(model, condition):
@@ -225,7 +225,7 @@ def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions,
 
 
 def test_it_works_in_context_windows(tiny_sd, guide, run, windowed, alone, conditions):
-    """Without temporal layers a frame is what it is alone, in whichever window."""
+    """Without temporal layers, a frame does not depend on its context window."""
     assert close(run(guide(windowed(tiny_sd, 2))), run(guide(tiny_sd)), 1e-4)
 
 

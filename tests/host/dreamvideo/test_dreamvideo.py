@@ -1,4 +1,4 @@
-"""The retention branch in real ComfyUI runs: a ControlNet among ControlNets, the same numbers as in diffusers."""
+"""The retention branch in real ComfyUI runs: it combines with ControlNets and gives the same numbers as diffusers."""
 
 import logging
 
@@ -73,7 +73,7 @@ def branch_file(tmp_path):
 
 @pytest.fixture
 def conditions(host, branch_file):
-    """conditions(image=..., **config) -> (positive, negative) with a branch on them."""
+    """conditions(image=..., **config) -> (positive, negative) with a branch."""
 
     def make(image=None, *, file=None, before=None, options=None, **changes):
         branch = host.load_branch(file or branch_file(**changes))
@@ -84,7 +84,7 @@ def conditions(host, branch_file):
 
 @pytest.fixture
 def run(comfy):
-    """run(model, positive, negative, cfg=2.0, steps=3), or run(guider) -> the latent that it makes."""
+    """run(model, positive, negative, cfg=2.0, steps=3), or run(guider) -> the sampled latent."""
     from comfy import samplers
 
     def sample(model, positive=None, negative=None, *, cfg=2.0, steps=3, frames=FRAMES, size=8, sampler="euler"):
@@ -104,7 +104,7 @@ def run(comfy):
 
 
 def close(a, b, share=1e-4):
-    """Equal up to a share of the size of the numbers: random networks have no natural scale."""
+    """Equal up to a relative error, because random networks have no natural scale."""
     return bool((a - b).abs().max() <= share * b.abs().max())
 
 
@@ -160,7 +160,7 @@ def test_no_image_is_a_white_image(tiny_sd, conditions, branch_file, run):
 
 @pytest.fixture
 def stock(comfy):
-    """stock(image) -> a function that puts ComfyUI's own ControlNet of tiny_sd's sizes behind that of a condition."""
+    """stock(image) -> a function that adds ComfyUI's own ControlNet of tiny_sd's sizes to a condition."""
     import comfy.cldm.cldm
     import comfy.controlnet
 
@@ -225,7 +225,7 @@ def test_the_weights_are_the_same_in_other_types(tiny_sd, conditions, branch_fil
 
 
 def test_weights_are_complete_where_comfyui_makes_layers_without_any(comfy, host, branch_file, monkeypatch):
-    """With dynamic memory its linear layers have no weights before a file is loaded; zeros must not be left out."""
+    """With dynamic memory, linear layers have no weights until a file is loaded; zero weights must be loaded, too."""
     import comfy.memory_management
 
     file = branch_file(scale=0.0)
@@ -326,7 +326,7 @@ def test_a_copy_for_another_device_has_weights_of_its_own(tiny_sd, conditions, r
 
 
 def test_it_can_be_limited_to_frames(tiny_sd, conditions, branch_file, run):
-    """With all frames chosen it is as without; with none left of the first, that is another video."""
+    """With all frames selected nothing changes; without the first frame, the video differs."""
     from stillmotion.model_patches.comfy_host.conditions.control import limit_to_frames
 
     file = branch_file(temporal="none")

@@ -72,7 +72,7 @@ def test_a_fresh_branch_is_the_unet_bit_for_bit(pocket, image):
 @pytest.mark.parametrize("inject", ["skips", "up_blocks"])
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
 def test_both_hosts_give_the_same_eps(comfy, root, pocket, image, tmp_path, inject, temporal):
-    """What ComfyUI's U-Net gave in the first step of a real run, against diffusers on the same input."""
+    """The output of ComfyUI's U-Net in the first step of a real run equals that of diffusers for the same input."""
     from comfy import samplers
     from comfy.patcher_extension import WrappersMP
 

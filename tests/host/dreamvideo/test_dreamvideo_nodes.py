@@ -1,4 +1,4 @@
-"""The nodes of DreamVideo, called as ComfyUI calls them."""
+"""The nodes of DreamVideo, called in the way ComfyUI calls them."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, Retent
 
 @pytest.fixture
 def nodes(comfy, tmp_path):
-    """Our nodes, with models/stillmotion in a folder of the test's own, in which there is one file."""
+    """Our nodes, with a folder models/stillmotion of this test that contains one file."""
     import folder_paths
 
     from stillmotion.nodes import dreamvideo
@@ -63,7 +63,7 @@ def test_text_and_image_image_alone_and_text_alone_are_three_videos(nodes, branc
     made = [video(words(1), image), video(words(2), image), video(words(1), None), video(words(3), image)]
     assert not any(torch.allclose(a, b, rtol=0.01) for i, a in enumerate(made) for b in made[:i])
     assert torch.equal(video(words(1), image), made[0])
-    # a white image is no image: then the image scale has nothing to guide to
+    # a white image means no image, so that the image scale has no effect
     assert torch.allclose(video(words(1), None, image_scale=9.0), made[2], rtol=1e-3, atol=1e-3)
 
 

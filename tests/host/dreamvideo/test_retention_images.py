@@ -1,4 +1,4 @@
-"""Pictures of users as ComfyUI's own LoadImage reads them, and what the branch is given of them."""
+"""Image files as ComfyUI's own LoadImage reads them, and what the branch receives."""
 
 import warnings
 from pathlib import Path
@@ -32,16 +32,16 @@ def folder(comfy, tmp_path):
 
 @pytest.fixture
 def loaded(folder):
-    """loaded(name) -> IMAGE and MASK of a file, by ComfyUI's own node."""
+    """loaded(name) -> IMAGE and MASK of a file, from ComfyUI's own node."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what others deprecate while they are imported
+        warnings.simplefilter("ignore")  # deprecation warnings of imported packages
         import nodes
     return lambda name: nodes.LoadImage().load_image(name)
 
 
 @pytest.fixture
 def shown(comfy, folder):
-    """shown(image) -> (1, 3, h, w), what the branch is given by the node."""
+    """shown(image) -> (1, 3, h, w), what the node passes to the branch."""
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch, retention_of
     from stillmotion.nodes import dreamvideo
 
@@ -89,7 +89,7 @@ def test_whatever_the_file_the_branch_gets_its_colours(loaded, shown, folder, na
 
 
 def test_alpha_is_laid_over_white_when_it_comes_along(loaded, shown, folder):
-    """LoadImage gives it as a mask; ComfyUI's Join Image with Alpha puts it back."""
+    """LoadImage returns alpha as a mask; ComfyUI's Join Image with Alpha restores it."""
     from comfy_extras import nodes_compositing
 
     Image.fromarray(np.concatenate([COLOURS, RAMP[..., None]], -1)).save(folder / "a.png")
@@ -99,7 +99,7 @@ def test_alpha_is_laid_over_white_when_it_comes_along(loaded, shown, folder):
     (joined,) = join.execute(image, mask).result
     over = torch.from_numpy(COLOURS / np.float32(255) * alpha + 1 - alpha).permute(2, 0, 1)[None]
     torch.testing.assert_close(shown(joined), over, rtol=0, atol=1e-3)
-    torch.testing.assert_close(shown(image), expected(COLOURS), rtol=0, atol=1e-3)  # what lies under it
+    torch.testing.assert_close(shown(image), expected(COLOURS), rtol=0, atol=1e-3)  # the hidden colour
 
 
 def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, shown, folder):
@@ -112,7 +112,7 @@ def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, shown, fo
 
 
 def test_a_huge_picture_is_made_small_without_losing_its_colours(loaded, shown, folder):
-    """Every pixel of it counts: a fine pattern becomes its mean, not a sample of it."""
+    """All pixels contribute: a fine pattern becomes its mean, not one of its pixels."""
     fine = np.zeros((3000, 4000, 3), dtype=np.uint8)
     fine[::2, ::2] = 200
     Image.fromarray(fine).save(folder / "huge.bmp")

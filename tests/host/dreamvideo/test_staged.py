@@ -1,4 +1,4 @@
-"""Staged Video without a server: stages that begin where the one before ended, and jobs of them that stop and go on."""
+"""Staged Video without a server: each stage starts where the previous one ended; jobs stop and resume."""
 
 import av
 import numpy as np
@@ -32,7 +32,7 @@ def picture(seed=3, size=(SIZE, SIZE), count=1):
 
 
 def branch_file(path, **changes):
-    """A branch whose weights are random, so that every part of it counts."""
+    """A branch with random weights, so that every part has an effect."""
     config = DreamVideoConfig(branch=RetentionConfig(**BRANCH.to_dict() | changes))
     torch.manual_seed(1)
     model = dreamvideo_model(config)
@@ -62,7 +62,7 @@ def output(comfy, tmp_path):
 
 @pytest.fixture
 def rendered(output, tiny_sd, tiny_vae, branch):
-    """rendered(...) -> (path of the video, its last picture)."""
+    """rendered(...) -> (path of the video, its last image)."""
     from stillmotion.nodes.render.staged import StagedRequest
 
     clip = Words(tiny_sd)
@@ -80,7 +80,7 @@ def rendered(output, tiny_sd, tiny_vae, branch):
 
 @pytest.fixture
 def counted(tiny_sd):
-    """A MODEL, and the list of calls it got; an entry is put there before act(calls) runs."""
+    """A MODEL, and the list of its calls; a call is added before act(calls) runs."""
 
     def count(act=lambda calls: None):
         calls = []
@@ -103,19 +103,19 @@ def frames_of(path):
 
 
 def contents(folder):
-    """What a render leaves, by the names of the files; not what it told of itself."""
+    """The result files of a render, by name, without its log."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in {"log.txt", "manifest.json"}]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_stage_begins_with_the_last_frame_of_the_one_before(rendered, tiny_sd, tiny_vae, branch):
-    """The second stage is what the first stage of such a video would be that has this frame as its image."""
+    """The second stage equals the first stage of a video that has the last frame as its image."""
     from stillmotion.model_patches.comfy_host.video.shared import clip_seed
 
     path, last = rendered()
     frames = frames_of(path)
     assert len(frames) == 2 * FRAMES
-    assert frames.std() > 10  # else nothing would be told apart
+    assert frames.std() > 10  # otherwise the checks could not distinguish anything
     assert np.array_equal(frames[-1:], (last * 255).round().byte().numpy())
     seen = torch.from_numpy(frames[FRAMES - 1 : FRAMES]) / 255
     alone, _ = rendered(prompts="bb", image=seen, seed=clip_seed(3, 1), name="alone")
@@ -154,7 +154,7 @@ def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text
 
 
 def test_without_an_image_the_first_stage_is_made_from_its_text(rendered, tiny_sd, branch, counted):
-    """As with a white one; and image guidance, which has nothing to guide to, costs no model call."""
+    """No image equals a white image; image guidance then needs no model call."""
     seen = []
 
     def listen(executor, x, *args, **kwargs):
@@ -170,12 +170,12 @@ def test_without_an_image_the_first_stage_is_made_from_its_text(rendered, tiny_s
     assert difference <= 1
     seen.clear()
     rendered(prompts="a\na", image=None, model=model)
-    assert set(seen) == {3}  # only the second stage, which has an image, had to be made
+    assert set(seen) == {3}  # only the second stage, which has an image, had to be sampled
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_an_interrupt_within_a_model_call_loses_one_stage_at_most(rendered, output, counted, stop):
-    """As the Cancel button, in any of three stages of two calls each; afterwards every file is that of one run."""
+    """Like the Cancel button, in any of three stages of two calls each; the final files equal those of one run."""
     import comfy.model_management
 
     given = {"prompts": "a\nbb\nccc", "sampler_name": "euler_ancestral"}
@@ -212,7 +212,7 @@ def test_a_stage_is_the_same_whatever_follows(rendered, counted):
     assert np.array_equal(frames_of(longer)[: 2 * FRAMES], first)
     edited, _ = rendered(model=model, prompts="a\ncccc\nccc")
     assert edited == path
-    assert len(calls) == 5 * 2  # the second, and the third, which begins with it
+    assert len(calls) == 5 * 2  # the second, and the third, which starts from it
     assert np.array_equal(frames_of(edited)[:FRAMES], first[:FRAMES])
     assert not np.array_equal(frames_of(edited)[FRAMES : 2 * FRAMES], first[FRAMES:])
     shorter, last = rendered(model=model, prompts="a\ncccc", keep="what extends it")
@@ -231,13 +231,13 @@ def test_another_take_takes_along_what_begins_with_it(rendered, counted):
     assert not np.array_equal(after[FRAMES : 2 * FRAMES], before[FRAMES : 2 * FRAMES])
     assert not np.array_equal(after[2 * FRAMES :], before[2 * FRAMES :])
     calls.clear()
-    assert np.array_equal(frames_of(rendered(model=model, **given)[0]), after)  # it stays, without being named again
+    assert np.array_equal(frames_of(rendered(model=model, **given)[0]), after)  # it is kept without being named again
     assert calls == []
     assert np.array_equal(frames_of(rendered(re_render="2:0", **given)[0]), before)
 
 
 def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
-    """Stopped when the second stage had its new take and the third was still that of the old one."""
+    """Interrupted when the second stage was new and the third still belonged to the old one."""
     import comfy.model_management
 
     given = {"prompts": "a\nbb\nccc"}
@@ -267,7 +267,7 @@ def colours(frames):
 
 
 def test_colours_are_brought_back_to_those_of_the_image(rendered):
-    image = 0.4 + 0.2 * picture(5)  # so little contrast that nothing is cut off
+    image = 0.4 + 0.2 * picture(5)  # so little contrast that nothing is clipped
     given = {"prompts": "a\nbb", "image": image}
     off = frames_of(rendered(**given)[0])
     assert (colours(off) - colours_of(image)).abs().max() > 0.05
@@ -285,7 +285,7 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         found = colours(frames)
         drifts.append((found - found[:1]).abs().max())
         assert np.abs(frames[0].astype(int) - frames_of(rendered(prompts="a", image=None)[0])[0]).max() <= 1
-    assert drifts[1] < 0.1  # what is cut off at 0 and 1 is missing
+    assert drifts[1] < 0.1  # values clipped at 0 and 1 are missing
     assert drifts[1] < drifts[0] / 2
 
 
@@ -365,7 +365,7 @@ def test_other_inputs_are_another_job(rendered, branch):
 
 
 def test_without_a_negative_the_null_text_is_an_empty_prompt(rendered):
-    given = frames_of(rendered(prompts="a", negative=words(100))[0])  # what the encoder makes of ""
+    given = frames_of(rendered(prompts="a", negative=words(100))[0])  # the encoding of ""
     assert np.array_equal(frames_of(rendered(prompts="a", negative=None, name="none")[0]), given)
 
 
@@ -379,4 +379,4 @@ def test_progress_is_told_in_stages(rendered, monkeypatch):
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     assert str(told[-1]) == "stage 2 of 2, 0 s left"
-    assert len(told[-1].strip.getcolors(1 << 20)) > 9  # a picture, not an empty sheet
+    assert len(told[-1].strip.getcolors(1 << 20)) > 9  # an image, not a blank one

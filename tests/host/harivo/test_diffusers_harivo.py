@@ -1,4 +1,4 @@
-"""HARIVO in a diffusers U-Net: identity where it must be, each part alone, gradients, and what training looks at."""
+"""HARIVO in a diffusers U-Net: identity of an untrained model, each part alone, gradients, features for training."""
 
 from itertools import product
 from typing import Any
@@ -37,7 +37,7 @@ def unet():
 
 
 def trained(**changes) -> Any:
-    """A model as after a training: nothing is zero or neutral."""
+    """A model with weights as after training: nothing is zero or neutral."""
     torch.manual_seed(1)
     model = HarivoModel(HarivoConfig.from_dict(CONFIG.to_dict() | changes))
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_gradients_of_output_features_and_maps_reach_what_they_should(unet, chec
     everything = {name for name, _ in model.named_parameters()}
     assert found["output"] == everything
     assert found["middle"] == {k for k in everything if not k.startswith("temporal.up_blocks")}
-    # the last map is made before the modules of the last layers
+    # the last map is computed before the modules of the last layers
     assert {k for k in everything if ".down_blocks." in k or k.startswith(("mapping", "tokens"))} <= found["maps"]
     assert all(parameter.grad is None for parameter in unet.parameters())
 
@@ -195,7 +195,7 @@ def test_the_middle_is_what_the_middle_block_gave(unet):
 
 @torch.no_grad()
 def test_the_maps_are_those_of_the_attention_that_ran(unet):
-    """The map times the values, through the output layer, is what the layer gave."""
+    """The map times the values, through the output layer, equals the output of the layer."""
     handle = attached(unet, trained(), keep_maps=Maps(queries=None, heads="all"))
     layers, seen = self_attentions(unet), {}
     for number, layer in enumerate(layers, 1):

@@ -1,6 +1,6 @@
 """The mitigating gradient inside real sampling runs of ComfyUI, on a tiny model with random weights.
 
-Such a model is no denoiser: its frames differ by far more than a trained model's, hence the large alpha.
+Such a model is not a denoiser: its frames differ far more than those of a trained model, hence the large alpha.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def apply(comfy):
 
 @pytest.fixture
 def spied(comfy):
-    """spied(model) -> (clone, list of post-CFG arguments of every call, before whatever is applied to it later)."""
+    """spied(model) -> (clone, list of post-CFG arguments of every call, before patches that are applied later)."""
 
     def spy(model):
         seen, clone = [], model.clone()
@@ -69,7 +69,7 @@ def test_the_ksampler_node_runs_it_and_the_model_it_came_from_is_untouched(comfy
 SAMPLERS = "euler euler_ancestral euler_cfg_pp heun dpm_2 lms lcm ddim uni_pc res_multistep er_sde dpmpp_2m dpmpp_sde"
 
 
-@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of a rounded end of its interval
+@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde warns of a rounded end of its interval
 @pytest.mark.parametrize("sampler", [*SAMPLERS.split(), "dpmpp_2m_sde"])
 def test_every_sampler_makes_frames_that_are_closer(tiny_sd, run_sampler, apply, sampler):
     patched, readout = apply(tiny_sd, STRONG, frames=8)
@@ -87,7 +87,7 @@ def test_what_the_readout_tells_of_a_call_is_what_happened(tiny_sd, run_sampler,
     patched, after = spied(patched)
     run_sampler(patched, sampler="heun")
     calls = readout.records[-1].calls
-    assert len(calls) == len(before) == len(after) == 7  # heun: two calls a step, one at the last
+    assert len(calls) == len(before) == len(after) == 7  # heun: two calls per step, one in the last
     for call, old, new in zip(calls, before, after, strict=True):
         sigma = old["sigma"][0].item()
         change = (new["denoised"] - old["denoised"]).norm() / sigma
@@ -254,7 +254,7 @@ def test_a_guider_that_leaves_post_cfg_functions_out_is_an_error_at_the_first_ca
 
 @pytest.mark.parametrize("kind", ["v_prediction", "zero terminal SNR", "flow"])
 def test_other_parameterisations_get_the_same_change_of_the_prediction(comfy, tiny_sd, run_sampler, apply, spied, kind):
-    """The change of x_0 is that of `mitigate` at the VE level and with the noise which (x, x_0) imply."""
+    """The change of x_0 is that of `mitigate` at the VE level and with the noise that (x, x_0) imply."""
     from comfy_extras import nodes_model_advanced as advanced
 
     if kind == "flow":
@@ -289,7 +289,7 @@ def test_a_native_video_model_of_the_flow_kind_needs_no_frames(tiny_wan, run_sam
     assert guided.shape == plain.shape == latent.shape
     assert guided.isfinite().all()
     assert "5 frames of 384 elements" in readout.of(guided).settings
-    assert readout.of(guided).calls[0].sigma == math.inf  # flow starts at pure noise
+    assert readout.of(guided).calls[0].sigma == math.inf  # a flow model starts at pure noise
     for call, old, new in zip(readout.of(guided).calls, before, after, strict=True):
         frames = [x["denoised"].transpose(1, 2) for x in (old, new)]
         assert call.after < call.before

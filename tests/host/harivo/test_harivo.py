@@ -1,4 +1,4 @@
-"""HARIVO whole on a real ComfyUI MODEL: each part alone, off, combined with what users have, equal to diffusers."""
+"""HARIVO on a real ComfyUI MODEL: each part alone, disabled, combined with other patches, equal to diffusers."""
 
 from itertools import product
 from typing import Any
@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
 
 
 def trained(scale=0.1, **changes) -> Any:
-    """A model as after a training; with scale 0 a fresh one."""
+    """A model with weights as after training; with scale 0, an untrained one."""
     torch.manual_seed(1)
     config: dict[str, Any] = {
         "motion": MotionConfig(**SIZES),
@@ -65,7 +65,7 @@ def patched(comfy, tiny_sd, harivo_file):
 
 @pytest.fixture
 def sample(comfy):
-    """sample(model, positive, negative, ...) for conditions of the test's own."""
+    """sample(model, positive, negative, ...) with given conditions."""
     from comfy import sample as sampling
 
     def run(model, positive, negative, noise=None, *, steps=2, cfg=2.0, **options):
@@ -92,7 +92,7 @@ def close(a, b, share=1e-4):
 
 
 def counted(model):
-    """A list that grows with every call of the token generator."""
+    """A list with an entry for every call of the token generator."""
     from stillmotion.model_patches.comfy_host.motion.apply import KEY
 
     calls = []
@@ -128,7 +128,7 @@ def test_all_combinations_of_the_parts_are_different(patched, harivo_file, run_s
 
 
 def test_a_part_that_the_file_does_not_have_does_nothing(patched, run_sampler):
-    """Switching it is no error, so that one graph serves files with and without it."""
+    """Changing its strength is not an error, so that one graph works for files with and without it."""
     plain = {"mapping": None, "tokens": None}
     one = run_sampler(patched(**plain), frames=FRAMES, steps=1)
     assert torch.equal(
@@ -166,7 +166,7 @@ def test_tokens_are_made_once_for_each_prompt_and_run_the_empty_one_included(pat
     sample(model, words(1), words(2), steps=5)
     assert len(calls) == 2  # not 10
     sample(model, words(1), words(2), steps=1)
-    assert len(calls) == 4  # a run leaves nothing for the next
+    assert len(calls) == 4  # a run does not affect the next one
     two_clips = noise_of(2 * FRAMES)
     calls.clear()
     sample(model, words(1), words(2), two_clips, steps=3)
@@ -182,7 +182,7 @@ def test_tokens_are_made_once_for_each_prompt_and_run_the_empty_one_included(pat
 
 
 def test_conditions_of_the_same_words_share_tokens_and_areas_do_not_confuse_prompts(patched, harivo_file, sample):
-    """ComfyUI fills up areas by copying conditions, with their mark, to those of other words."""
+    """ComfyUI fills areas with copies of conditions that have other texts, including our mark."""
     file = harivo_file()
     area = words(1)[0][0]
     positive = [*words(3), [area, {"area": (4, 8, 0, 0), "strength": 1.0}]]
@@ -191,12 +191,12 @@ def test_conditions_of_the_same_words_share_tokens_and_areas_do_not_confuse_prom
     together = sample(model, positive, words(2))
     assert len(calls) == 3
     apart = patched(file=file)
-    apart.add_object_patch("memory_required", lambda *a, **k: 1e30)  # every condition in a call of its own
+    apart.add_object_patch("memory_required", lambda *a, **k: 1e30)  # one call for each condition
     assert close(sample(apart, positive, words(2)), together)
 
 
 def test_a_long_prompt_and_a_short_one(patched, sample):
-    """ComfyUI repeats the short one; attention over text and tokens does not notice."""
+    """ComfyUI repeats the shorter text, which does not change attention over text and tokens."""
     model = patched()
     one = sample(model, words(1, tokens=154), words(2))
     apart = patched()
@@ -249,7 +249,7 @@ def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too
     assert len(after.patches) == len(lora) // 2
     results.append(sample(patched(model=before), words(1), words(2)))
     assert torch.equal(sample(after, words(1), words(2)), results[-1])
-    # weight differences on every layer: a finetune of the base
+    # weight differences in every layer, like a fine-tuned base
     finetune = tiny_sd.clone()
     weights = tiny_sd.model.state_dict()
     other = {
@@ -265,7 +265,7 @@ def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too
 
 
 def test_a_lora_as_a_hook_on_one_prompt_works_with_it(comfy, tiny_sd, patched, sample):
-    """ComfyUI gives conditions with different hooks calls of their own."""
+    """ComfyUI computes conditions with different hooks in separate calls."""
     import comfy.hooks
 
     key = next(k for k in tiny_sd.model.state_dict() if k.endswith("attn2.to_v.weight"))
@@ -283,7 +283,7 @@ def test_a_lora_as_a_hook_on_one_prompt_works_with_it(comfy, tiny_sd, patched, s
 
 
 def test_image_tokens_through_an_attention_patch_combine_with_tokens_of_ours(tiny_sd, patched, sample):
-    """What IP-Adapters do: a public patch puts more tokens into cross-attention. Both are in the softmax."""
+    """Like IP-Adapters: a public patch adds tokens to cross-attention. Both sets of tokens are in the softmax."""
     picture = torch.randn(1, 4, CONTEXT, generator=torch.Generator().manual_seed(8))
     lengths = []
 
@@ -316,7 +316,7 @@ def test_image_tokens_through_an_attention_patch_combine_with_tokens_of_ours(tin
 
 
 def test_two_harivo_models_add_up(patched, harivo_file, sample):
-    """Each makes its tokens from the text alone; a motion model beside it is no hindrance."""
+    """Each computes its tokens from the text alone; another motion model does not interfere."""
     one = harivo_file()
     other = trained()
     with torch.no_grad():
@@ -396,7 +396,7 @@ def test_a_clip_beyond_the_table_is_refused_before_anything_is_loaded(patched, r
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"mapping": 0.3, "tokens": 0.6, "strength": 0.8}])
 def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, options):
-    """One file, ComfyUI's U-Net and diffusers', the pocket's own weights and sizes."""
+    """One file in ComfyUI's U-Net and in diffusers', with the pocket's own weights and sizes."""
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
     from stillmotion.model_patches.comfy_host.pocket import load_pocket
@@ -445,7 +445,7 @@ def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
     cache = Latents(torch.randn(2, 16, 4, 16, 16).half(), [i / 15 for i in range(16)], 0)
     task = harivo.HarivoTask(base, harivo.harivo_config(plan.model, base, plan.data.frames), plan, cache)
     generator = torch.Generator().manual_seed(1)
-    for tensor in task.harivo.state_dict().values():  # away from the start, and rounded as the file is
+    for tensor in task.harivo.state_dict().values():  # different from the initial weights, and rounded like the file
         tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.03).copy_(tensor.half())
     batch = task.draw([0, 1])
     t = torch.full((2,), 300)

@@ -1,4 +1,4 @@
-"""The views of HARIVO's parts in ComfyUI: what they read is what the model does, and the model does not notice."""
+"""The views of HARIVO's parts in ComfyUI: they show what the model computes, and do not change it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SIZES = {"block_channels": (32, 64), "layers_per_block": 1, "heads": 4, "max_fra
 
 
 def trained(sizes=SIZES, context=CONTEXT, **changes):
-    """A model as after a training."""
+    """A model with weights as after training."""
     torch.manual_seed(1)
     parts: dict[str, Any] = {
         "motion": MotionConfig(**sizes),
@@ -54,7 +54,7 @@ def latent():
 
 
 def every_cross_attention(model, note):
-    """A clone of `model` whose cross-attentions hand q and k to `note`, through another of ComfyUI's doors."""
+    """A clone of `model` whose cross-attentions pass q and k to `note`, by another extension point of ComfyUI."""
     clone = model.clone()
 
     def replaced(q, k, v, options):

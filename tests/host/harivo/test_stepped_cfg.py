@@ -1,4 +1,4 @@
-"""Stepped CFG on real samplers, and the noise levels of Model Sampling Betas."""
+"""Stepped CFG with real samplers, and the noise levels of Model Sampling Betas."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def test_one_scale_for_all_times_is_the_samplers_own_cfg(tiny_sd, stepped, run_s
     ours = run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=7.0, sampler=sampler)
     theirs = run_sampler(tiny_sd, frames=FRAMES, cfg=3.0, sampler=sampler)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    # the sampler's cfg of 1 would leave out the negative prompt
+    # with cfg 1 the sampler would omit the negative prompt
     assert torch.equal(run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=1.0, sampler=sampler), ours)
 
 
@@ -80,7 +80,7 @@ def test_it_works_with_the_mitigating_gradient_in_any_order(comfy, tiny_sd, step
 
 
 def test_a_cfg_function_before_it_goes_on_at_its_scale(tiny_sd, stepped, run_sampler, caplog):
-    """What RescaleCFG and its kin are: functions of the two predictions and a scale."""
+    """Like RescaleCFG: a function of the two predictions and the scale."""
 
     def half(args):
         return args["uncond"] + 0.5 * args["cond_scale"] * (args["cond"] - args["uncond"])

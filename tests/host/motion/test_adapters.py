@@ -16,7 +16,7 @@ from stillmotion.training.data import sprites, styles
 from stillmotion.training.pocket.control import edges
 
 STEPS = 12
-SEED = 0  # one whose clip goes right all by itself
+SEED = 0  # a seed whose clip moves right without hints
 CLIP = sprites.Clip(
     sprite=sprites.Sprite("red", "square", 0.19),
     background="black",
@@ -41,9 +41,9 @@ def judge():
 
 @pytest.fixture(scope="module")
 def hints():
-    """Where hints have the sprite, 16 frames of (1, 64, 64): on a line, or through a dip that no prompt tells of.
+    """The sprite of the hints, 16 frames of (1, 64, 64): on a line, or through a dip that no prompt mentions.
 
-    Both begin and end lower than the clip does without hints.
+    Both start and end lower than the clip without hints.
     """
     times = sprites.frame_times(FRAMES)
     places = [(sprites.position(CLIP, t)[0], 0.45 + 0.3 * math.sin(math.pi * t)) for t in times]
@@ -54,7 +54,7 @@ def hints():
 
 @pytest.fixture(scope="module")
 def clip(host, hints):
-    """clip(lora=False, path="", frames="all") -> 16 frames, with hints on those frames; each is drawn once."""
+    """clip(lora=False, path="", frames="all") -> 16 frames, with hints on `frames`; each clip is sampled once."""
     drawn: dict[tuple[bool, str, str], torch.Tensor] = {}
 
     def draw(lora=False, path="", frames="all"):
@@ -78,7 +78,7 @@ def glows(frames):
 
 
 def test_the_lora_of_the_pocket_is_in_no_list_of_loras(comfy):
-    """A user with a thousand LoRAs of their own must not meet one that fits no model of theirs."""
+    """The list of a user's own LoRAs must not contain one that fits none of their models."""
     import folder_paths
 
     from stillmotion.nodes import StillMotionExtension  # noqa: F401  all that loading the pack registers
@@ -125,7 +125,7 @@ def test_a_bundled_file_that_is_gone_is_named_with_what_to_do(comfy, host, monke
 
 
 def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
-    """Less far than without it (benchmarks/results.md): a still sprite's distance is 0.02."""
+    """The LoRA reduces the distance (benchmarks/results.md); that of a still sprite is 0.02."""
     models = host.motion(frames=FRAMES), host.lora(model=host.motion(frames=FRAMES))
     told = {"frames": FRAMES, "steps": STEPS, "seed": 1}
     plain, styled = (host.decode(host.sample(model, [sprites.caption(CLIP)], **told)) for model in models)
@@ -152,7 +152,7 @@ def test_a_controlnet_on_all_frames_puts_the_sprite_where_its_edges_are(clip, ju
 
 
 def test_a_controlnet_on_the_first_and_last_frame_binds_these_and_not_the_others(clip, judge, hints):
-    """The others stay on the way that the motion model knows, from the one to the other, not through the dip."""
+    """The other frames follow the motion model's path between the hints, not the dip."""
     without, some = (overlap(judge, f, hints["dip"]) for f in (clip(), clip(path="dip", frames="0, -1")))
     assert some[[0, -1]].mean() > without[[0, -1]].mean() + 0.3
     assert some[[0, -1]].mean() > some[1:-1].mean() + 0.3

@@ -1,4 +1,4 @@
-"""A ControlNet on a few frames only: which frames it reaches, with which image, and what stays whole."""
+"""A ControlNet on a few frames only: which frames it affects, with which image, and what it does not change."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def pictures(count, seed=3):
 
 
 def with_control(hint, *, control=None, before=None) -> Any:
-    """Positive and negative, as Apply ControlNet makes them."""
+    """Positive and negative, as from Apply ControlNet."""
     net = (control or random_controlnet()).copy().set_cond_hint(hint, 0.8)
     net.set_previous_controlnet(before)
     options = {"control": net, "control_apply_to_uncond": False}
@@ -76,7 +76,7 @@ def limited(comfy):
 
 
 def test_named_frames_are_as_with_the_controlnet_and_the_others_as_without(sample, limited):
-    """Without a motion model the frames do not see each other, so each is one or the other."""
+    """Without a motion model, frames are independent, so each one is either with or without control."""
     conditions = with_control(pictures(FRAMES))
     everywhere, nowhere = sample(conditions), sample((words(1), words(2)))
     some = sample(limited(conditions, "0, -1"))

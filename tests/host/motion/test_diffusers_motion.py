@@ -1,4 +1,4 @@
-"""The motion model in a diffusers U-Net: equal to diffusers' own UNetMotionModel, identity when fresh, trainable."""
+"""The motion model in a diffusers U-Net: equal to diffusers' UNetMotionModel, the identity if untrained, trainable."""
 
 import copy
 from typing import Any
@@ -45,7 +45,7 @@ def parts(request):
 
 
 def randomised(motion):
-    """Weights as after a training: no projection is zero, no norm is neutral."""
+    """Weights as after training: no projection is zero, no norm is neutral."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in motion.parameters():
@@ -136,7 +136,7 @@ def test_gradients_reach_every_motion_weight_and_no_spatial_one(parts, checkpoin
     unet(*inputs()).sample.square().mean().backward()
     grads = {name: parameter.grad for name, parameter in motion.named_parameters()}
     without = [name for name, grad in grads.items() if grad is None or not grad.abs().sum() > 0]
-    # A key bias shifts all scores of a query alike; AnimateDiff has none, so every weight here matters.
+    # A key bias shifts all scores of a query alike; AnimateDiff has no key bias, so every weight has an effect.
     assert without == []
     assert all(parameter.grad is None for parameter in unet.parameters())
 

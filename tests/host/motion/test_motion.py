@@ -17,7 +17,7 @@ CONTEXT = 32
 
 
 def random_motion(seed=1, *, scale=0.1, **sizes):
-    """A motion model as after a training; with scale 0 a fresh one, whose output projections are zero."""
+    """A motion model with weights as after training; with scale 0, an untrained one with zero output projections."""
     torch.manual_seed(seed)
     motion = MotionModel(MotionConfig(**SIZES | sizes))
     with torch.no_grad():
@@ -38,7 +38,7 @@ def motion_file(weight_file):
 
 @pytest.fixture
 def sample(comfy):
-    """sample(model, positive, negative, noise, ...) for conditions of the test's own."""
+    """sample(model, positive, negative, noise, ...) with given conditions."""
     from comfy import sample as sampling
 
     def run(model, positive, negative, noise, *, steps=3, cfg=2.0, **options):
@@ -59,7 +59,7 @@ def noise_of(frames, seed=5, height=8, width=8):
 
 
 def close(a, b, share=1e-4):
-    """Equal up to a share of the size of the numbers: random networks have no natural scale."""
+    """Equal up to a relative error, because random networks have no natural scale."""
     return bool((a - b).abs().max() <= share * b.abs().max())
 
 
@@ -73,7 +73,7 @@ def test_a_fresh_motion_model_changes_no_bit(tiny_sd, patched, run_sampler, samp
 
 
 def test_runs_leave_nothing_behind(tiny_sd, patched, run_sampler):
-    """Run A, run B, run A; and the plain model before and after, its keys, its options."""
+    """Runs A, B, A give A's result twice; the plain model, its keys and its options stay unchanged."""
     keys = list(tiny_sd.model.state_dict())
     before = run_sampler(tiny_sd, frames=FRAMES)
     a, b = patched(seed=1), patched(seed=2)
@@ -135,7 +135,7 @@ def test_conditions_together_or_one_after_another_give_the_same(patched, run_sam
 
 
 def chunks_of(model):
-    """A list that will hold the number of conditions in each call of the U-Net."""
+    """A list of the number of conditions in each call of the U-Net."""
     from comfy.patcher_extension import WrappersMP
 
     seen = []
@@ -179,7 +179,7 @@ def test_strength_scales_what_is_added(tiny_sd, patched, run_sampler):
 
 
 def test_start_and_end_bound_the_steps(tiny_sd, patched, run_sampler):
-    """A run of 4 steps is its first 2 with the motion model and its last 2 without, when the end is in the middle."""
+    """With an end in the middle, the first 2 of 4 steps use the motion model and the last 2 do not."""
 
     def run(model, **options):
         return run_sampler(model, frames=FRAMES, steps=4, **options)
@@ -206,7 +206,7 @@ def test_two_motion_models_add_up(patched, run_sampler):
 
 
 def test_the_same_motion_model_twice(comfy, tiny_sd, motion_file, run_sampler):
-    """Two uses of one file's weights at half strength each are two, not one at full strength."""
+    """Two uses of one file at half strength each are not one use at full strength."""
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
@@ -249,7 +249,7 @@ def test_weights_that_stay_in_main_memory_give_the_same(patched, run_sampler):
 
 
 def test_it_can_be_built_under_dynamic_memory(comfy, motion_file, monkeypatch):
-    """There ComfyUI's layers have no weights before a whole state dict is loaded."""
+    """ComfyUI's layers have no weights there until a complete state dict is loaded."""
     import comfy.memory_management
 
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
@@ -311,7 +311,7 @@ def test_a_lora_and_a_controlnet_work_with_it(comfy, tiny_sd, patched, sample):
         results[lora_on, control_on, motion_on] = sample(model, positive, words(2), noise)
     values = list(results.values())
     assert not any(close(a, b, 0.01) for i, a in enumerate(values) for b in values[:i])
-    # the LoRA put on afterwards is the same as before, and its keys are all found
+    # a LoRA that is applied afterwards has the same effect, and all of its keys match
     later: Any
     later, _ = sd.load_lora_for_models(motion, None, lora, 1.0, 0.0)
     assert len(later.patches) == len(lora) // 2
@@ -493,7 +493,7 @@ def test_what_the_base_predicts_stays(comfy, tiny_sd, patched, kind):
     changed = patched(model=base, options={"beta_schedule": "linear"}).get_model_object("model_sampling")
     assert isinstance(changed, getattr(model_sampling, kind))
     assert changed.sigma_min == pytest.approx(0.0292, abs=1e-3)
-    assert (float(changed.sigma_max) > 1000) is (kind == "V_PREDICTION")  # no signal left at the end, as in the base
+    assert (float(changed.sigma_max) > 1000) is (kind == "V_PREDICTION")  # no signal remains at the end, as in the base
 
 
 def test_a_base_without_a_table_of_levels_is_refused_unless_its_own_are_kept(comfy, tiny_sd, patched):
@@ -513,7 +513,7 @@ def test_a_base_without_a_table_of_levels_is_refused_unless_its_own_are_kept(com
 
 @torch.no_grad()
 def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_output):
-    """One file of weights, ComfyUI's U-Net and diffusers': the strongest test of the slots."""
+    """One file in ComfyUI's U-Net and in diffusers': the strongest test of the slots."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from stillmotion.model_patches.diffusers_host.motion import attach
@@ -526,7 +526,7 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=CONTEXT,
-        attention_head_dim=8,  # diffusers' name for the number of heads; 8 in all of ComfyUI's SD15
+        attention_head_dim=8,  # in spite of diffusers' name: the number of heads, which is 8 in ComfyUI's SD15
         sample_size=8,
     ).eval()
     weights = tiny_sd.model.diffusion_model.state_dict()

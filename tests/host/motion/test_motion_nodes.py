@@ -1,4 +1,4 @@
-"""The nodes of a motion model: what their list shows, when they run again, what they give."""
+"""The nodes of a motion model: the list of files, when a node runs again, the outputs."""
 
 import os
 
@@ -38,7 +38,7 @@ def write(path, seed=0):
 
 
 def test_the_list_has_the_bundled_file_first_and_the_users_files_of_both_folders(nodes, tmp_path):
-    assert nodes.motion_names() == []  # nothing there, one folder missing: an empty list, not an error
+    assert nodes.motion_names() == []  # no files, and one folder missing: an empty list, not an error
     write(tmp_path / "bundled.safetensors")
     write(tmp_path / "stillmotion" / "own.safetensors")
     write(tmp_path / "animatediff_models" / "mm_sd_v15.safetensors")
@@ -104,7 +104,7 @@ def test_a_harivo_file_is_loaded_whole_and_each_part_has_its_strength(nodes, tin
 
 
 def test_what_was_added_later_is_last_and_may_be_left_out(nodes):
-    """Graphs from before know the first seven; a required input that they lack would stop them."""
+    """Older graphs have only the first seven inputs; a further required input would break them."""
     inputs = nodes.ApplyMotionModel.define_schema().inputs
     later = ["mapping_strength", "token_strength", "spatial_strength"]
     assert [i.id for i in inputs[-4:]] == ["beta_schedule", *later]

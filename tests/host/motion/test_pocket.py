@@ -1,4 +1,4 @@
-"""One pocket file, two hosts: ComfyUI's own classes and diffusers' must be the same networks."""
+"""One pocket file in two hosts: ComfyUI's own classes and diffusers' must give the same networks."""
 
 import json
 
@@ -11,7 +11,7 @@ from stillmotion.model_patches.layouts import CheckpointError
 from stillmotion.model_patches.ldm_names import inverse, unet_prefixes, vae_prefixes
 from stillmotion.model_patches.pocket import SYSTEM, TOKEN_IDS, PocketConfig, compact, expand_tokens
 
-WORDS = [320, 736, 3449, 49406, 49407]  # "a", "red", "circle"-like ids and the two marks
+WORDS = [320, 736, 3449, 49406, 49407]  # ids of words such as "a", "red", "circle", and the two special tokens
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_both_hosts_decode_and_encode_alike(hosts):
 
 
 def test_stock_nodes_work_with_it(hosts, comfy):
-    """CLIPTextEncode, EmptyLatentImage (8 pixels a latent, we have 4), KSampler, VAEDecode, VAEEncode."""
+    """CLIPTextEncode, EmptyLatentImage (8 pixels per latent; the pocket has 4), KSampler, VAEDecode, VAEEncode."""
     import nodes as stock
 
     (model, clip, vae), _ = hosts

@@ -1,4 +1,4 @@
-"""One ControlNet file of the pocket, two hosts; and the edges it was trained on are those that ComfyUI's node draws."""
+"""One ControlNet file of the pocket in two hosts; its training edges equal those of ComfyUI's node."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from stillmotion.training.pocket.control import edges
 
 @pytest.fixture(scope="module")
 def control_file(tmp_path_factory):
-    """A ControlNet with random weights, so that no zero convolution hides a mistake."""
+    """A ControlNet with random weights, because zero convolutions would hide mistakes."""
     torch.manual_seed(0)
     config = PocketConfig()
     control = ControlNetModel.from_unet(diffusers_pocket.new_unet(config), load_weights_from_unet=False)
@@ -57,7 +57,7 @@ def test_both_hosts_give_the_same_residuals(comfy, control_file):
 
 
 def test_both_hosts_give_the_same_eps_under_the_bundled_files(comfy, root):
-    """ComfyUI's ControlNet object as a sampler calls it: the hint resized, the residuals handed to the U-Net."""
+    """ComfyUI's ControlNet object, called like by a sampler: it resizes the hint and passes residuals to the U-Net."""
     from stillmotion.model_patches.comfy_host.pocket import load_pocket, load_pocket_control
 
     model: Any
@@ -70,7 +70,7 @@ def test_both_hosts_give_the_same_eps_under_the_bundled_files(comfy, root):
     sampling = model.get_model_object("model_sampling")
     sigma = sampling.sigma(t)
     control.set_cond_hint(shown).pre_run(model.model, sampling.percent_to_sigma)
-    noisy = x * (sigma.view(-1, 1, 1, 1) ** 2 + 1).sqrt()  # ComfyUI's x is scaled to its noise
+    noisy = x * (sigma.view(-1, 1, 1, 1) ** 2 + 1).sqrt()  # the x of ComfyUI is scaled by its noise level
     hint = torch.nn.functional.interpolate(shown, size=(128, 128), mode="nearest-exact")
     with torch.inference_mode():
         added = control.get_control(noisy, sigma, {"c_crossattn": context}, 1, {})

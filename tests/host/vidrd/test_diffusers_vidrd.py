@@ -1,4 +1,4 @@
-"""The VidRD model in a diffusers U-Net: where its layers sit, what they leave behind, and that it can be trained."""
+"""The VidRD model in a diffusers U-Net: positions of its layers, their removal, and training."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_removing_restores_every_bit_of_a_model_with_fine_tuned_blocks(parts):
     moving = run(unet, handle)
     assert (moving - still).abs().max() > 0.01
     assert handle.calls == len(handle.motion.modules_by_slot())
-    image = run(unet, handle, frames=1)  # the fine-tuned image model, each frame alone
+    image = run(unet, handle, frames=1)  # the fine-tuned image model, each frame separately
     assert (image - still).abs().max() > 0.01
     assert (image - moving).abs().max() > 0.01
     handle.remove()
@@ -83,7 +83,7 @@ def test_removing_restores_every_bit_of_a_model_with_fine_tuned_blocks(parts):
 
 @torch.no_grad()
 def test_the_layers_sit_where_the_paper_has_them(parts):
-    """Against a plain loop: the same change, made inside a transformer block by hand."""
+    """Compared with a plain loop that makes the same change inside a transformer block."""
     unet, config = parts
     handle = attach(unet, model_of(config, spatial=False))
     slot, module = next((s, m) for s, m in handle.motion.modules_by_slot().items() if s.place == "attended")

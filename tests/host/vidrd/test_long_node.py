@@ -1,4 +1,4 @@
-"""The Long Video node without a server: errors before work, jobs that go on, what flows into the identity."""
+"""The Long Video node without a server: errors before work, jobs that resume, the parts of a job's identity."""
 
 import json
 from fractions import Fraction
@@ -28,7 +28,7 @@ def output(comfy, tmp_path):
 
 @pytest.fixture
 def rendered(output, tiny_sd, tiny_vae):
-    """rendered(...) -> (path of the video, pictures of the first clip)."""
+    """rendered(...) -> (path of the video, images of the first clip)."""
     from stillmotion.nodes.render.long import LongRequest
 
     settings = {"name": "n", "seed": 3, "clips": 2, "frames": FRAMES, "steps": 2, "cfg": 3.0, "width": SIZE}
@@ -56,7 +56,7 @@ def test_a_video_its_first_clip_and_its_folder(rendered, output):
     assert path.parent.parent == output / "long_video"
     frames = frames_of(path)
     assert len(frames) == 2 * FRAMES
-    assert frames.std() > 10  # else nothing below would be told apart
+    assert frames.std() > 10  # otherwise the checks below could not distinguish anything
     assert np.array_equal(frames[:FRAMES], (first * 255).round().byte().numpy())
     with av.open(str(path)) as video:
         told = {key.lower(): value for key, value in video.metadata.items()}
@@ -65,7 +65,7 @@ def test_a_video_its_first_clip_and_its_folder(rendered, output):
 
 
 def test_an_interrupt_within_a_model_call_loses_one_clip_at_most(rendered, output, tiny_sd):
-    """As the Cancel button: the model is in the middle of the second clip."""
+    """Like the Cancel button, in the middle of the second clip."""
     import comfy.model_management
 
     calls = []
@@ -83,7 +83,7 @@ def test_an_interrupt_within_a_model_call_loses_one_clip_at_most(rendered, outpu
     (job,) = jobs(output)
     assert len(frames_of(output / "long_video" / job / "growing.mkv")) == FRAMES
     calls.clear()
-    calls.append(None)  # one more, so that nothing is cancelled at the third
+    calls.append(None)  # a further entry, so that nothing is cancelled at the third
     calls += [None, None]
     path, _ = rendered(model=model)
     assert len(calls) == 3 + 2  # the second clip's two steps
@@ -100,7 +100,7 @@ def test_more_clips_extend_and_other_inputs_are_another_job(rendered, output):
     longer, _ = rendered(clips=3)
     assert longer == first
     assert np.array_equal(frames_of(longer)[: 2 * FRAMES], two)
-    seconds, _ = rendered(clips=99, seconds=1.2)  # 9.6 frames, in whole clips
+    seconds, _ = rendered(clips=99, seconds=1.2)  # 9.6 frames, rounded up to complete clips
     assert len(frames_of(seconds)) == 3 * FRAMES
     for changed in ({"seed": 4}, {"positive": words(5)}, {"steps": 3}, {"guidance": 0.9}, {"fps": 9.0}):
         assert rendered(**changed)[0].parent != first.parent
@@ -112,7 +112,7 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
     before = frames_of(path)
     after = frames_of(rendered(clips=3, re_render="2", keep="what extends it")[0])
     same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
-    # nothing new is in the frames that continue the clip before, on a model whose frames do not see each other
+    # on a model with independent frames, frames that continue the previous clip contain nothing new
     assert same == [True] * FRAMES + [True, True, False, False] + [True] * FRAMES
     assert len(list(path.parent.glob("clips/*/state.safetensors"))) == 1
     assert np.array_equal(frames_of(rendered(clips=3, re_render="2:0")[0]), before)
@@ -227,7 +227,7 @@ def test_the_editor_plays_mp4_and_shows_a_picture_of_what_no_browser_plays(rende
         folder_paths.set_temp_directory(before)
     saved = {"filename": path.name, "subfolder": f"long_video/{path.parent.name}", "type": "output"}
     if file_format == "h264-mp4":
-        assert preview == {"images": [saved], "animated": (True,)}  # as Save Video does
+        assert preview == {"images": [saved], "animated": (True,)}  # like Save Video
     else:
         assert preview["video"] == [saved]
         assert [item["type"] for item in preview["images"]] == ["temp"]

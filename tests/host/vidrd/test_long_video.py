@@ -1,4 +1,4 @@
-"""Long Video on a tiny U-Net: the clips of ReuseSampler, and nothing of the user's is changed by it."""
+"""Long Video on a tiny U-Net: it makes the clips of ReuseSampler, and does not change the user's objects."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ def words(seed, rows=1):
 
 
 def mixing(model):
-    """The frames of a call see each other, as under a motion model."""
+    """The frames of a call depend on each other, as with a motion model."""
     model = model.clone()
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + args["denoised"].roll(1, 0) * 0.5)
     return model
@@ -46,7 +46,7 @@ def clips_of(long, count, takes=()):
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde"])
 def test_its_clips_are_those_of_reuse_sampler(comfy, tiny_sd, long_video, sampler):
-    """ReuseSampler with the noise of the clips drawn as here: bit for bit, with states that went through tensors."""
+    """Bit for bit equal to ReuseSampler with the same noise, although states are stored as tensors in between."""
     import comfy.sample
     import comfy.samplers
 
@@ -97,7 +97,7 @@ def test_a_history_survives_as_tensors():
 
 
 def test_rows_of_single_frames_go_to_their_clip(long_video):
-    """Text with a row for every frame of the video: each clip is as if it had got its rows alone."""
+    """Text with a row for every frame of the video: each clip uses only its own rows."""
     rows = words(1, 2 * FRAMES)
     state = None
     for clip in range(2):
@@ -115,13 +115,13 @@ SEEN: list[torch.Tensor] = []
 
 
 class Control:
-    """Imported late: ComfyUI's base class is not there before."""
+    """Imported late, because ComfyUI's base class is not available earlier."""
 
     def __new__(cls, hint):
         from comfy.controlnet import ControlBase
 
         class Hinted(ControlBase):
-            """Adds the mean of its hint to every frame, and notes the hints it worked with."""
+            """Adds the mean of its hint to every frame, and records its hints."""
 
             def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
                 hint: Any = self.cond_hint_original
@@ -247,10 +247,10 @@ def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_
     changed.add_patches({name: ("diff", (torch.ones_like(tiny_sd.model.state_dict()[name]),))}, 1.0)
     patched = of_model(changed)
     assert patched != before
-    clips_of(long_video(model=changed), 1)  # the patch is inside the weights now
+    clips_of(long_video(model=changed), 1)  # the patch is part of the weights now
     assert of_model(changed) == patched
     assert of_model(tiny_sd) == before
-    clips_of(long_video(model=apply_betas(tiny_sd)), 1)  # other noise levels are inside now
+    clips_of(long_video(model=apply_betas(tiny_sd)), 1)  # it contains other noise levels now
     assert of_model(tiny_sd) == before
     assert of_values(words(1)) == of_values(words(1)) != of_values(words(2))
     hint = torch.zeros(8, 3, 4, 4)

@@ -1,4 +1,4 @@
-"""Reuse of the clip before around ComfyUI's own samplers: equal to Algorithm 1, for every sampler it takes."""
+"""Reuse of the previous clip with ComfyUI's own samplers: equal to Algorithm 1, for every supported sampler."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ FRAMES, CLIPS, CONTEXT = 4, 3, 32
 CONFIG = Config(overlap=2, guidance=0.6)
 WHOLE = {"euler", "ddim", "dpmpp_2m", "uni_pc", "uni_pc_bh2", "res_multistep", "heun", "dpm_2", "heunpp2"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # DEIS in ComfyUI, on new NumPy
-HISTORY_OF_EPS = {"lms", "ipndm", "ipndm_v", "deis", "gradient_estimation"}  # their update is more than a ratio of x
+HISTORY_OF_EPS = {"lms", "ipndm", "ipndm_v", "deis", "gradient_estimation"}  # their update is not just a ratio of x
 STOCHASTIC = {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm"}
 
 
@@ -61,7 +61,7 @@ def draw(clips=CLIPS, seed=3):
 
 
 class Algorithm1:
-    """The published loop, step by step, as a SAMPLER: Euler's or DPM-Solver++'s step written out here."""
+    """The published loop as a SAMPLER, with the step of Euler or DPM-Solver++ written out."""
 
     def __init__(self, second_order):
         self.second_order = second_order
@@ -93,7 +93,7 @@ class Algorithm1:
 
 
 def mixing(model):
-    """The frames of a call see each other, as under a motion model: else a replay of equal noise changes nothing."""
+    """The frames of a call depend on each other, as with a motion model; otherwise a replay would change nothing."""
     model = model.clone()
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + args["denoised"].roll(1, 0) * 0.5)
     return model
@@ -120,14 +120,14 @@ def test_one_clip_is_what_the_sampler_makes_alone(ran, name):
 
 
 def fixed(model, x_0):
-    """The model with a prediction that does not depend on its input: every solver's path is then a straight line."""
+    """The model with a constant prediction, so that the path of every solver is a straight line."""
     model = model.clone()
     model.set_model_sampler_post_cfg_function(lambda args: x_0.expand_as(args["denoised"]).clone())
     return model
 
 
 def inputs_of(model):
-    """The model, and a list that takes (sigma, x) of every call."""
+    """The model, and a list of (sigma, x) of every call."""
     seen = []
     model = model.clone()
 
@@ -148,7 +148,7 @@ def test_what_was_replayed_is_the_state_of_the_sampler(ran, tiny_sd, name):
 
     def by_clip(args):
         calls.append(args["sigma"])
-        started = sum(s.flatten()[0] >= 7.99 for s in calls)  # every clip begins with one call at the highest level
+        started = sum(s.flatten()[0] >= 7.99 for s in calls)  # every clip starts with one call at the highest level
         return clips[min(started, 2) - 1].expand_as(args["denoised"]).clone()
 
     model = tiny_sd.clone()
@@ -177,7 +177,7 @@ def test_the_model_sees_the_frames_of_the_clip_before(ran, tiny_sd, name):
     outer = {}
     for (level, x), (_, y) in zip(first, second, strict=True):
         k = min(range(6), key=lambda k: abs(sigmas[k].item() - level))
-        # the state is the last input at its level: Heun's second call at the level of the next step comes before
+        # the state is the last input at its level, after Heun's second call at the level of the next step
         if abs(sigmas[k].item() - level) < 1e-3 * level:
             outer[k] = (x, y)
     assert sorted(outer) == list(range(6))
@@ -190,7 +190,7 @@ def test_the_model_sees_the_frames_of_the_clip_before(ran, tiny_sd, name):
 
 @pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_noise_of_the_steps_is_reused_or_the_sampler_is_refused(ran, tiny_sd, name):
-    """All noise reused: the second clip is the first in reverse. Each call's own noise: they part."""
+    """With all noise reused, the second clip is the first in reverse; with new noise per call it is not."""
     with pytest.raises(ValueError, match="adds new noise at every step"):
         reusing(name)
     noise, same = draw(1), fixed(tiny_sd, torch.full((1, 4, 1, 1), 0.5))
@@ -264,7 +264,7 @@ def test_conditions_of_single_frames_are_refused_and_not_given_to_the_wrong_clip
 
 
 def test_a_masked_part_of_the_latents_stays(ran):
-    """The mask belongs to the frames: ComfyUI noises the kept part after the replay."""
+    """The mask belongs to the frames: ComfyUI noises the unmasked part after the replay."""
     mask = torch.ones(2 * FRAMES, 1, 8, 8)
     mask[:, :, :, 4:] = 0
     found = ran(reusing("euler"), draw(2), sigmas=levels(), denoise_mask=mask)

@@ -1,4 +1,4 @@
-"""The VidRD model on a real ComfyUI MODEL: the same numbers as in diffusers, nothing left behind, errors by name."""
+"""The VidRD model on a real ComfyUI MODEL: the same numbers as diffusers, clean removal, clear errors."""
 
 import logging
 
@@ -37,7 +37,7 @@ def motion_file(weight_file):
 
 
 def close(a, b, share=1e-4):
-    """Equal up to a share of the size of the numbers: random networks have no natural scale."""
+    """Equal up to a relative error, because random networks have no natural scale."""
     return bool((a - b).abs().max() <= share * b.abs().max())
 
 
@@ -116,7 +116,7 @@ def test_several_videos_in_one_batch_equal_separate_runs(patched, run_sampler):
 
 
 def test_it_adds_to_a_motion_model_on_the_same_model(tiny_sd, patched, motion_file, run_sampler, tmp_path):
-    """Both kinds of slots behind the same layers, and the order of applying does not matter for what is reached."""
+    """Both kinds of slots follow the same layers, and the order of applying does not matter for the slots."""
     torch.manual_seed(0)
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8))
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_it_adds_to_a_motion_model_on_the_same_model(tiny_sd, patched, motion_fi
 
 
 def test_a_patch_of_somebody_else_inside_the_transformer_is_seen(tiny_sd, patched, motion_file, run_sampler):
-    """Set after ours, and yet ours looks at the features that it leaves: the same as the patch set before."""
+    """A patch that is set after ours still runs before it, as if it had been set first."""
 
     def shift(x, options):
         return x + 0.5
@@ -192,7 +192,7 @@ def test_other_bases_are_refused_by_what_differs(comfy, tiny_wan, patched):
 
 @torch.no_grad()
 def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_output):
-    """One file, ComfyUI's U-Net and diffusers': temporal layers, fine-tuned blocks, one frame."""
+    """One file in ComfyUI's U-Net and in diffusers': temporal layers, fine-tuned blocks, one frame."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from stillmotion.model_patches.diffusers_host.vidrd import attach
@@ -205,7 +205,7 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=32,
-        attention_head_dim=8,  # diffusers' name for the number of heads; 8 in all of ComfyUI's SD15
+        attention_head_dim=8,  # in spite of diffusers' name: the number of heads, which is 8 in ComfyUI's SD15
         sample_size=8,
     ).eval()
     weights = tiny_sd.model.diffusion_model.state_dict()
@@ -229,7 +229,7 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
 
 
 def test_the_temporal_weights_alone_are_the_additional_model(comfy, motion_file):
-    """The fine-tuned blocks would lie in memory a second time, for nothing."""
+    """Otherwise the fine-tuned blocks would use memory twice."""
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
     loaded = load_motion(motion_file())
@@ -242,7 +242,7 @@ def test_the_temporal_weights_alone_are_the_additional_model(comfy, motion_file)
 
 
 def test_memory_management_that_makes_weights_late_still_loads_them(comfy, motion_file, monkeypatch):
-    """With dynamic memory ComfyUI's Linear has no weight before it is loaded."""
+    """With dynamic memory, ComfyUI's Linear has no weight until it is loaded."""
     import comfy.memory_management
 
     from stillmotion.model_patches.comfy_host.motion.files import load_motion

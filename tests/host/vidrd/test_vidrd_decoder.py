@@ -1,4 +1,4 @@
-"""The temporal-aware decoder in both hosts: the same images, streamed as at once, and the given VAE left alone."""
+"""The temporal-aware decoder in both hosts: the same images, as a stream or at once; the VAE stays unchanged."""
 
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def test_other_autoencoders_are_refused_by_what_they_are(comfy, comfy_vae):
 
 
 def test_long_video_decodes_a_clip_with_it(comfy, comfy_vae, temporal_vae, tiny_sd):
-    """A frame at a time, which is enough for other VAEs, would show the layers no neighbours."""
+    """Decoding frame by frame, as for other VAEs, would give the layers no neighbours."""
     from stillmotion.model_patches.comfy_host.video.long import LongVideo, make_guider
     from stillmotion.model_patches.vidrd.reuse import Config
 

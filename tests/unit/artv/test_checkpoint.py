@@ -1,4 +1,4 @@
-"""ART-V files: read whole or refused by what is missing."""
+"""ART-V files: they are read completely, or refused with the name of what is missing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Eq. 8 against itself in other terms: an affine combination, whatever is guided."""
+"""Eq. 8, compared with an equivalent form: an affine combination for any set of conditions."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_noise_and_clean_latent_are_guided_alike(sigma):
 
 
 def test_masks_that_disagree_carry_a_latent_away_and_one_mask_does_not():
-    """A network that believes its latent, so that no text would change what it draws; the frame before is 0."""
+    """A network whose prediction is its latent, whatever the text; the previous frame is 0."""
     x, m, m_text = torch.ones(1, 4, 2, 2, dtype=torch.float64), 0.3, 0.5
 
     def prediction(mask):

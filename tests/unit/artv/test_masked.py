@@ -1,4 +1,4 @@
-"""Masked diffusion, noise augmentation, and conditions that are left out."""
+"""Masked diffusion, noise augmentation, and omitted conditions."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def test_the_consistent_static_part_is_the_noise_of_a_frame_that_does_not_move(a
     torch.testing.assert_close(static_noise(y_t, y, abar), eps)
     for form in ("paper", "reversed"):
         assert (static_noise(y_t, y, abar, form) - eps).square().mean() > 1e-3
-    assert (static_noise(y_t, y, abar, "paper") * eps).mean() < 0  # the wrong sign of the text
+    assert (static_noise(y_t, y, abar, "paper") * eps).mean() < 0  # with the wrong sign, as printed in the text
     with pytest.raises(ValueError, match="the static part is 'both'"):
         static_noise(y_t, y, abar, "both")
 
@@ -63,7 +63,7 @@ def test_augmentation_is_eq_3_item_by_item():
     found = augmented(y, eps, level, ABAR)
     for i, t in enumerate(level):
         torch.testing.assert_close(found[i], ABAR[t].sqrt() * y[i] + (1 - ABAR[t]).sqrt() * eps[i])
-    assert ABAR[200].sqrt().item() == pytest.approx(0.868, abs=1e-3)  # the figures of papers on SD's schedule
+    assert ABAR[200].sqrt().item() == pytest.approx(0.868, abs=1e-3)  # values of papers for SD's schedule
     with pytest.raises(ValueError, match="levels from 0 to 1000 were given; they go from 0 to 999"):
         augmented(y, eps, torch.tensor([0, 3, 1000]), ABAR)
 
@@ -111,7 +111,7 @@ def test_what_is_left_out_is_zeros_and_the_rest_is_as_without_leaving_out():
         assert torch.equal(found.static[i], torch.zeros(4, 8, 8) if no_references else references[i, 0])
         patches = found.tokens[i, :, :64]
         assert torch.equal(patches, torch.zeros_like(patches) if no_anchor else whole.tokens[i, :, :64])
-    assert (whole.references[0, :4] - references[0, 0]).std() > 0.3  # it is noised
+    assert (whole.references[0, :4] - references[0, 0]).std() > 0.3  # the reference is noised
 
 
 def test_nothing_of_a_left_out_reference_gets_through():

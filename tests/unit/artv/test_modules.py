@@ -1,4 +1,4 @@
-"""ART-V's networks: the counts of Table 2, the identity at first, and what can reach what."""
+"""ART-V's networks: the parameter counts of Table 2, the identity if untrained, inputs that affect outputs."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from stillmotion.model_patches.artv.model import ArtvModel
 from stillmotion.model_patches.artv.places import sites
 from stillmotion.model_patches.core.slots import MIDDLE
 
-SD21_UNET = 865.910724  # M, counted on diffusers' own class
+SD21_UNET = 865.910724  # in M, counted with diffusers' own class
 SMALL = ArtvConfig(
     block_channels=(32, 64),
     attention=(False, True),
@@ -30,7 +30,7 @@ def millions(module):
 
 
 def shaken(module, seed=1):
-    """As after a training: nothing is zero or neutral."""
+    """Weights as after training: nothing is zero or neutral."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -43,7 +43,7 @@ def noise(*shape, seed=0):
 
 
 def test_the_counts_are_those_of_table_2():
-    """Adapters as stated. Reconstructed so that the sums fit: the anchor blocks, the mask network's inner structure."""
+    """Adapters as in the paper; anchor blocks and the inside of the mask network are reconstructed to fit the sums."""
     with torch.device("meta"):
         model = ArtvModel(SD21)
     assert millions(model.reference) == pytest.approx(76.84, rel=1e-4)
@@ -53,7 +53,7 @@ def test_the_counts_are_those_of_table_2():
 
 
 def test_each_anchor_block_leaves_what_the_counts_leave():
-    """18 d^2 + 153 d; with tokens of CLIP the sums would be off by more than 0.1 %."""
+    """18 d^2 + 153 d; with CLIP's tokens the sums would differ by more than 0.1 %."""
     with torch.device("meta"):
         block = AnchorBlock(1280, SD21.token_width, 20)
         clip = ArtvModel(replace(SD21, anchor="clip", anchor_width=1024))
@@ -65,7 +65,7 @@ def test_the_sizes_for_sd15_and_the_pocket_exist():
     with torch.device("meta"):
         sizes = {name: millions(ArtvModel(config)) for name, config in (("sd15", SD15), ("pocket", POCKET))}
     assert sizes["sd15"] == pytest.approx(351.68, rel=1e-3)
-    assert 2 * sizes["pocket"] < 6  # MB in half precision, bundled with the pack
+    assert 2 * sizes["pocket"] < 6  # MB in half precision, for the file in the pack
 
 
 def test_sites_are_those_of_the_transformers_in_the_order_of_a_forward_pass():
@@ -100,13 +100,13 @@ def test_a_fresh_anchor_block_changes_no_bit_and_a_trained_one_looks_at_the_anch
     assert torch.equal(fresh(x, tokens), x)
     once, other = block(x, tokens), block(x, patch_tokens(noise(2, 4, 12, 20, seed=1), 4, True))
     assert (once - other).abs().max() > 1e-3
-    assert torch.equal(once[0], block(x[:1], tokens[:1])[0])  # images do not mix
+    assert torch.equal(once[0], block(x[:1], tokens[:1])[0])  # the images of a batch do not mix
 
 
 def test_patches_hold_the_latent_and_tell_where_they_are():
     anchor = noise(2, 4, 6, 9)
     bare, placed = patch_tokens(anchor, 4, False), patch_tokens(anchor, 4, True)
-    assert bare.shape == (2, 6, 64)  # 2 x 3 patches, filled up below and on the right
+    assert bare.shape == (2, 6, 64)  # 2 x 3 patches, padded at the bottom and on the right
     assert torch.equal(placed[..., :64], bare)
     assert bare.sum() == pytest.approx(anchor.sum().item(), abs=1e-3)
     assert len({tuple(row) for row in placed[0, :, 64:].tolist()}) == 6

@@ -1,4 +1,4 @@
-"""Stories: which prompt and which anchor a frame has."""
+"""Stories: the prompt and the anchor of each frame."""
 
 import pytest
 

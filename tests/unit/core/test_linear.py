@@ -1,4 +1,4 @@
-"""The product that a CPU computes as a convolution is the product."""
+"""A matrix product that a CPU computes as a convolution gives the same result."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def made(rows: tuple[int, ...], i: int, o: int) -> tuple[torch.Tensor, torch.Ten
 
 @pytest.fixture
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Outputs of each convolution."""
+    """The outputs of all convolutions."""
     seen: list[int] = []
     monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module.F, "conv2d", lambda x, w, b: seen.append(len(w)) or torch.conv2d(x, w, b))

@@ -1,4 +1,4 @@
-"""DreamVideo files, with and without a motion model; and ControlNets as a beginning."""
+"""DreamVideo files, with and without a motion model, and ControlNets as initial weights."""
 
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def test_what_is_no_controlnet_is_named(tmp_path):
 
 
 def test_the_keys_of_a_file_are_kept(request):
-    """Files of users have these names; those of the temporal layers are VidRD's, which has a list of its own."""
+    """Users' files contain these names; those of the temporal layers are in VidRD's list."""
     layers = VidrdConfig(
         block_channels=(320, 640, 1280, 1280), attention=(True, True, True, False), heads=(5, 10, 20, 20)
     )

@@ -1,4 +1,4 @@
-"""Eq. 5 and its other chain: what the scales mean, and which predictions they need."""
+"""Eq. 5 and its other order: the meaning of the scales, and the predictions that they need."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_which_predictions_are_needed():
 
 
 def test_the_orders_agree_where_text_and_image_act_on_their_own():
-    """f(c_t, c_i) = f(0, 0) + a(c_t) + b(c_i): then it does not matter which comes first."""
+    """f(c_t, c_i) = f(0, 0) + a(c_t) + b(c_i): then the order does not matter."""
     f = predictions()
     f["both"] = f["text"] + f["image"] - f["none"]
     torch.testing.assert_close(guided(f, 4, 2, TEXT_FIRST), guided(f, 4, 2, IMAGE_FIRST))

@@ -1,4 +1,4 @@
-"""Whatever picture a user has, it becomes three channels from 0 to 1 by a rule with a name; or it is refused."""
+"""Every kind of image is converted to three channels in 0..1 by a named rule, or refused."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_every_picture_fits_and_white_stays_white(rule, size):
 
 def test_the_rules_do_what_their_names_say():
     image = torch.zeros(1, 3, 8, 24)
-    image[..., 8:16] = 0.5  # a square in the middle of a wide black picture
+    image[..., 8:16] = 0.5  # a square in the middle of a wide black image
     assert torch.equal(fit(image, 8, 8, "crop"), torch.full((1, 3, 8, 8), 0.5))
     padded = fit(image, 24, 24, "pad")
     assert torch.equal(padded[..., :8, :], torch.ones(1, 3, 8, 24))

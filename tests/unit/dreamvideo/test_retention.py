@@ -1,4 +1,4 @@
-"""The branch: its sizes, that a fresh one adds nothing, that it is a ControlNet of diffusers, and what frames see."""
+"""The branch: its sizes, no effect if untrained, equality with diffusers' ControlNet, and the inputs of each frame."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def config_of(**changes):
 
 
 def randomised(module, seed=0):
-    """Nothing is zero, so that no mistake hides behind a zero convolution."""
+    """Random weights, because zero convolutions would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in module.parameters():
@@ -61,7 +61,7 @@ def test_the_branch_of_stable_diffusion_2_counts_as_the_paper_prints():
     trained = count(model.branch.trained())
     assert round(trained / 1e6, 2) == 364.23
     temporal = sum(p.numel() for k, p in model.motion.named_parameters() if ".temp_" in k)
-    assert round((trained + temporal) / 1e6, 2) == 680.72  # 680M in print
+    assert round((trained + temporal) / 1e6, 2) == 680.72  # the paper prints 680M
     assert round(count(model.branch.controlnet_cond_embedding) / 1e6, 2) == 1.09
     assert len(model.branch.controlnet_down_blocks) == 12
 
@@ -95,7 +95,7 @@ def test_a_fresh_branch_adds_nothing_at_all(inject, temporal):
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_it_is_the_controlnet_of_diffusers(linear):
-    """An independent implementation with the same weights, loaded without renaming one."""
+    """An independent implementation with the same weights, loaded without renaming."""
     branch = randomised(retention_branch(config_of(temporal="none", linear_projection=linear)))
     theirs = ControlNetModel(
         block_out_channels=(32, 64),
@@ -177,7 +177,7 @@ def test_the_frozen_layers_are_not_trained_and_leave_nothing_out_at_random():
 
 
 def test_the_frozen_layers_are_in_evaluation_from_the_first():
-    """Before anybody calls train() or eval(): a training never does."""
+    """Before train() or eval() is called, which a training never does."""
     temporal = retention_branch(config_of()).temporal
     assert temporal is not None
     assert not any(module.training for module in temporal.modules())

@@ -1,4 +1,4 @@
-"""The plan of a video in stages, and the colours that it is brought back to."""
+"""The plan of a video in stages, and the correction of its colours."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from stillmotion.model_patches.dreamvideo.stages import StagePlan, colours_of, p
 
 
 def pictures(n, seed=0, size=(5, 7)):
-    """Of random colours, each with a mean and a contrast of its own."""
+    """Frames of random colours, each with its own mean and contrast."""
     draw = torch.Generator().manual_seed(seed)
     tint, contrast = torch.rand(n, 1, 1, 3, generator=draw), torch.rand(n, 1, 1, 3, generator=draw)
     return 0.5 * tint + 0.4 * contrast * torch.rand(n, *size, 3, generator=draw)
@@ -70,7 +70,7 @@ def test_an_image_on_itself_stays_and_so_does_what_was_done_before():
 
 
 def test_what_drift_does_is_undone():
-    """A contrast and a tint for each channel, whatever they are."""
+    """Any contrast and tint for each channel."""
     image = pictures(1)
     drifted = image * torch.tensor([1.4, 0.6, 1.1]) + torch.tensor([-0.1, 0.2, 0.05])
     torch.testing.assert_close(reanchored(drifted, colours_of(image)), image)
@@ -86,7 +86,7 @@ def test_flat_colours_are_moved_and_nothing_else():
     grey, image = torch.full((2, 4, 4, 3), 0.25), pictures(1)
     mean = colours_of(image)[0]
     torch.testing.assert_close(reanchored(grey, colours_of(image)), mean.expand(2, 4, 4, 3))
-    moved = reanchored(image, colours_of(grey[:1]))  # a first image without contrast takes none away
+    moved = reanchored(image, colours_of(grey[:1]))  # a first image without contrast does not remove contrast
     torch.testing.assert_close(moved, image - mean + 0.25)
     assert torch.isfinite(moved).all()
 

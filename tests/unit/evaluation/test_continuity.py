@@ -1,4 +1,4 @@
-"""Seams, flicker, drift and mirrored repeats: known videos have known figures, whatever else is in the picture."""
+"""Seams, flicker, drift and mirrored repeats: known videos have known values, on any background."""
 
 import math
 
@@ -12,12 +12,12 @@ N = 4
 
 
 def ramp(values):
-    """Frames that are one grey each."""
+    """Frames with one grey level each."""
     return [torch.full((3, 8, 8), v) for v in values]
 
 
 def walk(places, size=16, background=None):
-    """Frames with one bright column, on a picture or on black."""
+    """Frames with one bright column, on an image or on black."""
     frames = []
     for place in places:
         frame = torch.zeros(3, size, size) if background is None else background.clone()
@@ -69,7 +69,7 @@ def test_a_clip_played_backwards_is_a_mirrored_repeat_and_a_new_one_is_not():
 
 
 def test_the_background_is_no_repeat():
-    """Two clips before the same picture correlate by it alone; the meter looks at what changes."""
+    """Two clips on the same background correlate by the background alone, so only changing pixels are measured."""
     background = 0.5 * torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
     there, on = walk(range(N), background=background), walk(range(N, 2 * N), background=background)
     raw = torch.corrcoef(torch.stack([torch.stack(there).flip(0).flatten(), torch.stack(on).flatten()]))[0, 1]

@@ -1,4 +1,4 @@
-"""How far a video wanders from its first frame: closed forms on made videos."""
+"""The drift of a video from its first frame: closed forms for synthetic videos."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_colour_drift_is_the_change_of_mean_and_deviation():
 
 def test_class_drift_is_1_when_the_judge_is_sure_of_something_else(judge):
     class Sure(Judge):
-        """Sees a class by the brightness of a picture."""
+        """Judges the class by the brightness of an image."""
 
         def forward(self, images):
             number = (images.mean((1, 2, 3)) * 4).long()

@@ -13,7 +13,7 @@ from stillmotion.evaluation.networks.loading import MetricError, sha256
 
 
 def waves(state):
-    """Weights by a formula, so that another implementation can be given the same."""
+    """Weights from a formula, so that another implementation can use the same."""
     weights = {}
     for i, (name, value) in enumerate(sorted(state.items())):
         n = torch.arange(value.numel(), dtype=torch.float64)

@@ -32,7 +32,7 @@ def test_the_distance_is_that_of_torchmetrics(drawn):
     assert found.low < found.value < found.high
 
 
-@pytest.mark.filterwarnings("ignore:std")  # of its one split
+@pytest.mark.filterwarnings("ignore:std")  # of its single split
 def test_the_inception_score_is_that_of_torchmetrics():
     inception = pytest.importorskip("torchmetrics.image.inception", reason=torchmetrics)
     torch.manual_seed(0)

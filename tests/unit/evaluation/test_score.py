@@ -1,4 +1,4 @@
-"""Scores follow from what the judge reads, and their intervals from the clips."""
+"""Scores are computed from the judge's readings, their intervals by bootstrap over the clips."""
 
 import math
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_more_clips_make_the_interval_narrower():
 
 
 def test_pairs_show_a_difference_that_the_two_intervals_hide():
-    """Half of the prompts are hard for both; on one in twelve of all the second model is better."""
+    """Half of the prompts are hard for both models; on one in twelve of all prompts the second model is better."""
     wanted = [RIGHT] * 120
     base = [GOOD] * 60 + [WRONG] * 60
     better = [GOOD] * 70 + [WRONG] * 50

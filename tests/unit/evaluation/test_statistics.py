@@ -93,7 +93,7 @@ def test_a_seed_is_an_interval_and_another_seed_another(g):
 
 
 def test_a_centred_interval_lies_around_a_figure_that_every_draw_makes_larger(g):
-    """The Frechet distance of a repeated sample is biased upwards; the plain quantiles then miss the figure itself."""
+    """The Frechet distance of a resampled set is biased upwards, so that plain quantiles miss the value itself."""
     x, truth = torch.randn(40, 16, generator=g), moments(torch.randn(2000, 16, generator=g))
 
     def distance(drawn):

@@ -1,4 +1,4 @@
-"""FVD, IS, C3D, SSIM and the pocket's versions: closed forms, published implementations, and what a clip must be."""
+"""FVD, IS, C3D, SSIM and the pocket metrics: closed forms, published implementations, and the required clips."""
 
 import math
 
@@ -127,7 +127,7 @@ def test_ssim_of_equal_pictures_is_one_and_falls_with_noise():
 
 def test_the_given_image_comes_to_the_size_of_the_video_by_its_middle():
     image = torch.zeros(3, 40, 80, dtype=torch.uint8)
-    image[:, :, 14:66] = 255  # the middle, 20 to 60, and what a filter sees around it
+    image[:, :, 14:66] = 255  # the middle, 20 to 60, and the surroundings within the filter
     frames = torch.full((2, 3, 20, 20), 255, dtype=torch.uint8)
     torch.testing.assert_close(fitted(image, 20, 20), torch.ones(3, 20, 20), atol=1e-3, rtol=0)
     assert FirstFrameSsim().rows([Film("a", frames, given=image)]).item() == pytest.approx(1, abs=1e-3)
@@ -149,7 +149,7 @@ def truth():
 
 
 def swapped(films):
-    """The captions and images of the next one."""
+    """Each clip with the caption and image of the next clip."""
     return [Film(f.name, f.frames, g.caption, g.given) for f, g in zip(films, films[1:] + films[:1], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Views show what is there: values sit where the axes say, in the colours that the legend says."""
+"""Views are correct: values are at the positions of the axes and in the colours of the legend."""
 
 import math
 from dataclasses import dataclass
@@ -241,7 +241,7 @@ def test_a_long_clip_shows_its_first_and_last_frame():
 
 
 def test_long_names_of_rows_are_whole():
-    """Drawn to the left of the pictures, and not beyond the edge."""
+    """The titles are to the left of the images, and inside the sheet."""
     tiles = [[Image.new("RGB", (4, 4), "white")]]
     sheet = contact_sheet(tiles, ["the mapping network, with its loss"], ["", "a"], title="t")
     dark = np.asarray(sheet.convert("L"))[130:] < 128

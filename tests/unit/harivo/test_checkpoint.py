@@ -1,4 +1,4 @@
-"""HARIVO files: read whole or refused by what is missing."""
+"""HARIVO files: they are read completely, or refused with the name of what is missing."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_the_sizes_of_sd15_have_these_names(request):
     if request.config.getoption("--update-golden"):
         golden.write_text(lines, encoding="utf-8")
     assert golden.read_text(encoding="utf-8") == lines
-    # the temporal keys are AnimateDiff's, which have a list of their own
+    # the temporal keys are AnimateDiff's, which have their own list
     listed = (Path(__file__).parents[2] / "golden" / "keys_animatediff_v3.txt").read_text(encoding="utf-8")
     temporal = {k.removeprefix("temporal.") for k in weights if k.startswith("temporal.")}
     assert temporal == {line.split(" ")[0] for line in listed.splitlines()}

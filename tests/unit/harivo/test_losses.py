@@ -1,4 +1,4 @@
-"""HARIVO's losses: closed forms, zero cases, an independent reference, and who gets a gradient."""
+"""HARIVO's losses: closed forms, zero cases, an independent reference, and which parts get a gradient."""
 
 import math
 
@@ -93,7 +93,7 @@ def test_streaming_equals_the_dense_map_with_its_gradient(part, head_mean):
 
 
 def test_streaming_keeps_no_map_for_the_way_back():
-    """What autograd stores grows with the features, not with the square of the tokens."""
+    """The memory of autograd grows with the features, not with the square of the tokens."""
 
     def stored(tokens):
         kept = []
@@ -107,7 +107,7 @@ def test_streaming_keeps_no_map_for_the_way_back():
 
 
 def contrastive_by_hand(z1, z2, negatives, tau):
-    """Written with plain Python numbers from the definition of the decoupled contrastive loss."""
+    """The decoupled contrastive loss from its definition, in plain Python numbers."""
 
     def unit(v):
         length = math.sqrt(sum(x * x for x in v))
@@ -130,7 +130,7 @@ def test_the_contrastive_loss_is_its_definition():
 
 
 def test_the_positive_pair_is_not_among_the_negatives():
-    """Equal frames and one opposite negative: -1/tau - 1/tau. With the positive below the line it would be near 0."""
+    """Equal frames and one opposite negative: -1/tau - 1/tau. With the positive pair below, near 0."""
     z = torch.randn(1, 6)
     assert decoupled_contrastive(z, z, -z).item() == pytest.approx(-20, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""The mitigating gradient against energies written down here and differentiated by torch, and on a toy denoiser."""
+"""The mitigating gradient, compared with energies that torch differentiates, and on a toy denoiser."""
 
 import math
 from itertools import product
@@ -23,7 +23,7 @@ PLAIN = {"max_eps_ratio": 0.0, "compensate_size": False, "compensate_frames": Fa
 
 @pytest.fixture
 def clip():
-    """x_0 of 7 frames which drift, and noise, float64, (f, c, h, w)."""
+    """x_0 of 7 frames that drift, and noise, float64, (f, c, h, w)."""
     generator = torch.Generator().manual_seed(3)
     drift = 0.2 * torch.randn(7, 4, 3, 5, generator=generator, dtype=torch.float64).cumsum(0)
     x0 = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64) + drift
@@ -31,7 +31,7 @@ def clip():
 
 
 def energy(x0, config):
-    """G, written with norms and logarithms as the text writes it, the bandwidth cut off from the gradient."""
+    """G, with norms and logarithms as in the text; the bandwidth is detached from the gradient."""
     pairs = list(zip(x0[:-1].flatten(1), x0[1:].flatten(1), strict=True))
     distance = torch.stack([(b - a).norm() for a, b in pairs])
     if config.bandwidth == "fixed":
@@ -49,7 +49,7 @@ def test_the_closed_form_is_the_guidance_equation_differentiated_by_autograd(cli
     config = Config(kernel=kernel, bandwidth=bandwidth, jacobian=jacobian, **PLAIN)
     alpha_bar = levels.alpha_bar_from_sigma(torch.tensor(sigma, dtype=torch.float64))
     x_t = (alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps).requires_grad_()
-    predicted = (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()  # eps held fixed
+    predicted = (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()  # eps is constant
     (g,) = torch.autograd.grad(energy(predicted, config), x_t if jacobian == "exact" else predicted)
     guided = eps - config.alpha * (1 - alpha_bar).sqrt() * g
     expected = ((x_t - (1 - alpha_bar).sqrt() * guided) / alpha_bar.sqrt()).detach()
@@ -62,7 +62,7 @@ def test_the_closed_form_is_the_guidance_equation_differentiated_by_autograd(cli
 
 
 def test_the_median_is_a_constant_to_the_gradient(clip):
-    """Differentiating through it moves the median pair much more; that is another method."""
+    """Differentiating through the bandwidth moves the median pair much more, which is another method."""
     x0, eps = clip
     config = Config(**PLAIN)
     x = x0.clone().requires_grad_()
@@ -140,7 +140,7 @@ def test_the_size_of_the_latent_does_not_change_the_force():
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("bandwidth", BANDWIDTHS)
 def test_the_number_of_frames_does_not_change_the_force_on_a_pair(kernel, bandwidth):
-    """A clip of evenly spaced frames: only its ends move, each by the force of one pair."""
+    """In a clip of evenly spaced frames only the ends move, each by the gradient of one pair."""
     direction = torch.randn(4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     config = Config(kernel=kernel, bandwidth=bandwidth, max_eps_ratio=0.0)
     moves = []
@@ -158,7 +158,7 @@ def test_at_the_papers_size_and_length_alpha_is_the_papers():
 
 
 def gaussian_video(frames, elements, alpha, *, seed=0, **options):
-    """DDIM, 25 steps, with the exact denoiser of a Gaussian video, one frame of which the model gets wrong for a while.
+    """DDIM, 25 steps, with the exact denoiser of a Gaussian video, one frame is wrong for some steps.
 
     -> (the median over pairs of the mean square difference, the size of the abrupt pairs over that).
     """
@@ -213,7 +213,7 @@ def test_one_alpha_smooths_alike_for_any_frame_count_and_size():
 @pytest.mark.parametrize(("kernel", "bandwidth", "jacobian"), COMBINATIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_neither_overflows_nor_drifts_on_a_large_latent(kernel, bandwidth, jacobian, dtype):
-    """The plain sum of squares of such a difference, 3e5, is beyond fp16."""
+    """The sum of squares of such a difference, 3e5, exceeds the range of fp16."""
     generator = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 3, 4, 160, 160, generator=generator)
     x0, eps = x0.to(dtype), eps.to(dtype)

@@ -19,12 +19,12 @@ TOKENS = TokenConfig(context_dim=16, context_length=7, frames=6)
 
 
 def silent(module):
-    """Weights that a backward pass did not reach."""
+    """Weights without a gradient after a backward pass."""
     return [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def randomised(module) -> Any:
-    """Weights as after a training."""
+    """Weights as after training."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -94,7 +94,7 @@ def test_the_mapping_network_equals_its_formula_written_with_loops():
                 seen @ m.weight.T for m in (mapping.attention.to_q, mapping.attention.to_k, mapping.attention.to_v)
             )
             heads = [
-                ((q[:, s] @ k[:, s].T) / 2).softmax(-1) @ v[:, s]  # 4 channels a head
+                ((q[:, s] @ k[:, s].T) / 2).softmax(-1) @ v[:, s]  # 4 channels per head
                 for s in (slice(4 * i, 4 * i + 4) for i in range(4))
             ]
             update = mapping.proj_out(z + mapping.attention.to_out[0](torch.cat(heads, dim=1)))
@@ -161,7 +161,7 @@ def test_every_chunk_of_a_long_prompt_gets_its_own_tokens_and_what_is_no_text_ge
 
 
 def test_a_prompt_that_was_repeated_to_the_length_of_another_attends_to_the_same():
-    """ComfyUI repeats the shorter of two prompts; attention over text and tokens must not notice."""
+    """ComfyUI repeats the shorter of two prompts; that must not change attention over text and tokens."""
     generator, context = randomised(FrameTokens(TOKENS)), words(prompts=1)
     query = torch.randn(1, 1, FRAMES, 16, generator=torch.Generator().manual_seed(6)).transpose(1, 2)
 

@@ -1,4 +1,4 @@
-"""Frames come from a file one at a time, in order, as they were written."""
+"""Frames are read from a file one at a time, in order, and unchanged."""
 
 import io
 
@@ -12,7 +12,7 @@ from stillmotion.rendering import reader
 
 @pytest.fixture
 def video(tmp_path):
-    """A lossless file of 10 frames at 5 a second, and the frames."""
+    """A lossless file of 10 frames at 5 fps, and the frames."""
     frames = torch.randint(0, 256, (10, 16, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     path = tmp_path / "ten.mkv"
     with av.open(str(path), "w") as container:

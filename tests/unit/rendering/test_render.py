@@ -1,4 +1,4 @@
-"""A job is made once, clip by clip, and what is on the disk is never trusted blindly."""
+"""A job is rendered once, clip by clip, and the files on disk are always checked."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def frames_of(path):
 
 
 def contents(folder):
-    """Every file of a job that is a result, with its bytes."""
+    """The result files of a job, with their bytes."""
     skipped = {"log.txt", "manifest.json", "job.lock"}
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in skipped)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
@@ -115,7 +115,7 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
-    """Real kills; each repeats at most the clip it fell into."""
+    """Real kills; each repeats at most the clip that was being sampled."""
     clips, kills = 12, 12
     asked = [sys.executable, "-P", str(VICTIM), str(tmp_path / "killed"), str(clips), str(kills), "7"]
     ended = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
@@ -212,7 +212,7 @@ def test_one_clip_is_rendered_again_and_the_others_stay(tmp_path):
     same = [np.array_equal(found[i], first[i]) for i in range(4 * FRAMES)]
     assert same == [True] * FRAMES + [False] * FRAMES + [True] * 2 * FRAMES
     kept = Toy()
-    run(tmp_path, 4, toy=kept)  # without naming it, it stays
+    run(tmp_path, 4, toy=kept)  # it is kept without being named
     assert kept.sampled == []
     run(tmp_path, 4, takes={1: 0})
     assert contents(folder) == before
@@ -221,7 +221,7 @@ def test_one_clip_is_rendered_again_and_the_others_stay(tmp_path):
 
 
 def test_a_clip_with_other_inputs_is_made_again_with_all_after_it(tmp_path):
-    """As a prompt of a story is edited, or one more is written: what was before it stays."""
+    """When a prompt of a story is edited or added, earlier frames are kept."""
     folder, _, _ = run(tmp_path / "edited", 3, toy=Toy(inputs=lambda clip: "aab"[clip]))
     before = contents(folder)
     more = Toy(inputs=lambda clip: "aabc"[clip])
@@ -239,7 +239,7 @@ def test_a_clip_with_other_inputs_is_made_again_with_all_after_it(tmp_path):
 
 
 def test_edited_inputs_survive_a_stop(tmp_path):
-    """Stopped after the edited clip: the clips behind it are still those of the old inputs, and are made again."""
+    """Interrupted after the edited clip: the later clips still belong to the old inputs and are sampled again."""
     run(tmp_path, 4, toy=Toy(inputs=lambda clip: "aaaa"[clip]))
 
     def stop(clip):
@@ -256,7 +256,7 @@ def test_edited_inputs_survive_a_stop(tmp_path):
 
 
 def test_every_clip_is_written_as_often_as_the_first(tmp_path, monkeypatch):
-    """Each file is flushed to the disk, which takes longer than all else that is done for a clip."""
+    """Each file is flushed to disk, which takes longer than everything else for a clip."""
     replaced = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (replaced.append(Path(b)), replace(a, b)))
@@ -349,7 +349,7 @@ def test_odd_sizes_are_told_with_what_would_do():
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit for the size of files there")
 def test_a_full_disk_loses_nothing(tmp_path):
-    """The system refuses a file that grows too long, as it does when the disk is full."""
+    """The system refuses a file that grows too large, like on a full disk."""
     script = f"""
 import resource, signal, sys
 sys.path.insert(0, {str(VICTIM.parent)!r})
@@ -391,7 +391,7 @@ def test_segments_of_other_settings_are_not_joined(tmp_path):
 
 
 def test_what_the_render_gets_is_what_the_disk_holds(tmp_path):
-    """The state of a clip is read from its file, also within one run: a resumed one can get nothing else."""
+    """The state of a clip is read from its file even within one run, so that a resumed run gets the same."""
     seen = []
 
     class Watched(Toy):

@@ -1,4 +1,4 @@
-"""VidRD files: ours, and the layout of the authors' checkpoints."""
+"""VidRD files: our format, and the layout of the authors' checkpoints."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def model_of(**changes):
 
 
 def released(model):
-    """A training checkpoint as the authors' code writes it: the whole U-Net and the text encoder, with prefixes."""
+    """A training checkpoint as written by the authors' code: the complete U-Net and the text encoder, with prefixes."""
     frozen = ["conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight"]
     frozen += ["down_blocks.1.attentions.0.proj_in.weight", "up_blocks.0.upsamplers.0.conv.weight", "conv_out.bias"]
     whole = {f"unet.{k}": v for k, v in model.state_dict().items()} | {f"unet.{k}": torch.zeros(2) for k in frozen}

@@ -1,4 +1,4 @@
-"""The temporal-aware decoder as a stream: the frames of the whole clip, at flat memory."""
+"""The temporal-aware decoder as a stream: the same frames as for the whole clip, with constant memory."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from stillmotion.model_patches.vidrd.config import DecoderConfig
 from stillmotion.model_patches.vidrd.decoder import TemporalDecoder, decode, stream
 
-CONFIG = DecoderConfig(block_channels=(32, 32), layers_per_block=1, conv_layers=3)  # 4 Temp-Convs, 12 frames late
+CONFIG = DecoderConfig(block_channels=(32, 32), layers_per_block=1, conv_layers=3)  # 4 Temp-Convs, 12 frames of delay
 
 
 def parts_of(config=CONFIG):
@@ -43,7 +43,7 @@ def test_a_stream_equals_the_clip_at_once(frames, size):
 
 @torch.no_grad()
 def test_no_stage_ever_sees_more_frames_than_a_part_or_a_halo():
-    """Flat memory: what a stage gets does not grow with the length, nor what is waited for."""
+    """Constant memory: neither the input of a stage nor the buffered frames grow with the length."""
     stages, layers = parts_of()
     seen, given, late = [], [0], [0]
 

@@ -117,7 +117,7 @@ def test_one_frame_passes_through_trained_layers():
 
 
 def test_the_conv_is_the_convolution_over_frames_of_each_pixel():
-    """Against torch's own one-dimensional convolution."""
+    """Compared with torch's own one-dimensional convolution."""
     layer, x = conv(layers=1, dropout=0.0), images()
     parts: Any = layer.convs
     norm, convolution = parts[0], parts[3]
@@ -184,7 +184,7 @@ def test_narrow_layers_get_fewer_groups():
 
 
 def test_a_fresh_layer_learns_through_its_zeros():
-    """The last convolution and the output projection get a gradient at once, so the others do from the second step."""
+    """Only the last convolution and the output projection get a gradient in the first step, the others later."""
     torch.manual_seed(0)
     layer, block = TemporalConv(32, layers=2, dropout=0.0), TemporalAttention(32, heads=4)
     (layer(images(), 3).square().mean() + block(tokens(), 3).square().mean()).backward()

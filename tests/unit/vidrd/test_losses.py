@@ -83,7 +83,7 @@ def test_the_start_is_a_step():
 def test_a_patch_score_sees_a_patch_only():
     torch.manual_seed(0)
     net, x = PatchDiscriminator(width=8, layers=1), pictures(0, 64).requires_grad_()
-    net.net[3] = torch.nn.Identity()  # its norm looks at the whole picture
+    net.net[3] = torch.nn.Identity()  # its norm depends on the whole image
     scores = net(x)
     assert scores.shape[:2] == (2, 1)
     scores[0, 0, 5, 5].backward()

@@ -1,4 +1,4 @@
-"""Reuse of the clip before, against Algorithm 1 written out here, and against what the noise must be."""
+"""Reuse of the previous clip, compared with Algorithm 1 and with the required statistics of the noise."""
 
 import math
 from itertools import product
@@ -13,7 +13,7 @@ SIGMAS = [*torch.linspace(10, 0.5, STEPS).tolist(), 0.0]
 
 
 def denoiser(seed):
-    """A model that mixes the frames of a clip, and a deterministic step."""
+    """A model that mixes the frames of a clip, with a deterministic step."""
     weight = torch.randn(FRAMES, FRAMES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.3
 
     def step(z, k):
@@ -29,7 +29,7 @@ def drawn(count, seed=0, videos=1):
 
 
 def algorithm_1(fresh, step, m, alpha, beta):
-    """The published code, with a list of lists for its cache and nothing shared with ours."""
+    """The published algorithm, with a list of lists as cache, independent of our code."""
     cache, clips = None, []
     a, s = alpha / math.sqrt(1 + alpha**2), 1 / math.sqrt(1 + alpha**2)
     for noise in fresh:
@@ -116,7 +116,7 @@ def test_only_what_is_replayed_is_kept():
     recorder = Recorder(Config(), sigmas, None)
     z = drawn(1)[0]
     for k in range(50):
-        assert recorder.step(k, z) is z  # nothing before it: the first clip is what it would be without this
+        assert recorder.step(k, z) is z  # without a previous clip, reuse has no effect
     history = recorder.history(z)
     assert sum(state.shape[1] for state in history.states.values()) == 20 + 15 + 10 + 5
     assert history.bytes() == (8 + 50) * 2 * 9 * 8
@@ -196,5 +196,5 @@ def test_the_letter_of_the_paper_guides_one_step_more():
             config = Config(rule=rule)  # pyright: ignore[reportArgumentType]
             counts = [guided_frames(k, steps, config) for k in range(steps)]
             assert [sum(c > j for c in counts) for j in range(4)] == [n + more for n in code]
-    # without guidance the letter replaces what the noise has replaced already
+    # without guidance, the paper's rule replaces what the noise has replaced already
     assert [guided_frames(k, 10, Config(guidance=0.0, rule="paper")) for k in range(3)] == [4, 0, 0]
