@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ...model_patches.core.pictures import fit
 from ..networks import c3d, i3d
 from ..networks.c3d import VideoClasses
 from ..networks.clip_similarity import Clip, clip_similarity, first_frame_similarity
@@ -167,15 +167,8 @@ def given(film: Film) -> Tensor:
 
 
 def fitted(image: Tensor, height: int, width: int) -> Tensor:
-    """Bytes (3, h, w) -> 0..1 at the size of a video: scaled to cover it, the middle cut out."""
-    h, w = image.shape[-2:]
-    if (h, w) == (height, width):
-        return units(image)
-    scale = max(height / h, width / w)
-    size = (max(height, round(h * scale)), max(width, round(w * scale)))
-    scaled = F.interpolate(units(image).unsqueeze(0), size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return scaled[:, top : top + height, left : left + width]
+    """Bytes (3, h, w) -> 0..1 at the size of a video: its middle, of the aspect of the video, scaled."""
+    return fit(units(image).unsqueeze(0), height, width, mode="bicubic")[0]
 
 
 def clip_layout(clip: Clip) -> dict[str, Any]:

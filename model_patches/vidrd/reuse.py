@@ -33,7 +33,7 @@ class Config:
     overlap: M, frames that continue the clip before; at most N. Beyond N / 2 frames in the middle copy each other from
         clip to clip and are never renewed. 0: the noise is mixed for all frames, and no frame is guided.
     recycle: alpha. Noise of the other frames is alpha / sqrt(1 + alpha^2) old; 0: all new.
-    guidance: beta, the share of the steps in which frame 0 is guided; frame j is for (1 - j / M) of that.
+    staged_guidance: beta, the share of the steps in which frame 0 is guided; frame j is for (1 - j / M) of that.
     rule: "code" replaces the input of step k while k < beta S (1 - j / M), as the published code does. "paper" is Eq. 8
         to the letter, which guides one step more.
 
@@ -42,7 +42,7 @@ class Config:
 
     overlap: int = 4
     recycle: float = 4.0
-    guidance: float = 0.4
+    staged_guidance: float = 0.4
     rule: Rule = "code"
 
     def check(self, frames: int) -> None:
@@ -60,8 +60,10 @@ class Config:
             raise ValueError(f"reuse: overlap is {self.overlap}; give 0 or more frames")
         if not 0 <= self.recycle < math.inf:
             raise ValueError(f"reuse: recycle is {self.recycle}; it must be at least 0, and finite")
-        if not 0 <= self.guidance <= 1:
-            raise ValueError(f"reuse: guidance is {self.guidance}; it is a share of the steps, from 0 to 1")
+        if not 0 <= self.staged_guidance <= 1:
+            raise ValueError(
+                f"reuse: staged_guidance is {self.staged_guidance}; it is a share of the steps, from 0 to 1"
+            )
 
 
 def reused_share(recycle: float) -> float:
@@ -105,7 +107,7 @@ def guided_frames(step: int, steps: int, config: Config) -> int:
     [21, 16, 11, 6]
     """
     overlap, later = config.overlap, config.rule == "paper"
-    bounds = (config.guidance * steps * (1 - j / overlap) + later for j in range(overlap))
+    bounds = (config.staged_guidance * steps * (1 - j / overlap) + later for j in range(overlap))
     return sum(step < bound - 1e-9 for bound in bounds)  # 0.4 * 50 * 0.75 is 15.000000000000002
 
 
@@ -183,7 +185,7 @@ class Recorder:
             have = "nothing" if state is None else f"latents of the shape {tuple(state.shape)}"
             raise ValueError(
                 f"reuse: the clip before holds {have} for step {k}, a clip of the shape {tuple(z.shape)} needs its "
-                f"last {count} frames; use the same overlap, guidance and size for all clips of a video"
+                f"last {count} frames; use the same overlap, staged_guidance and size for all clips of a video"
             )
         return state.flip(1)[:, :count].to(z)
 

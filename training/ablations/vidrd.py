@@ -43,18 +43,18 @@ OPTIONS = ("model", "decoder", "length")  # of the verb `ablate`
 
 PAPER = Config()
 PARTS = {
-    "independent clips": Config(overlap=0, recycle=0.0, guidance=0.0),
-    "FNR": Config(recycle=0.0, guidance=0.0),
-    "FNR + PNS": Config(guidance=0.0),
+    "independent clips": Config(overlap=0, recycle=0.0, staged_guidance=0.0),
+    "FNR": Config(recycle=0.0, staged_guidance=0.0),
+    "FNR + PNS": Config(staged_guidance=0.0),
     "FNR + PNS + DSG": PAPER,
 }
 SWEEPS = {
     "M": {m: replace(PAPER, overlap=m) for m in (0, 2, 4, 8)},
     "alpha": {alpha: replace(PAPER, recycle=alpha) for alpha in (0.0, 1.0, 4.0, 16.0)},
-    "beta": {beta: replace(PAPER, guidance=beta) for beta in (0.0, 0.2, 0.4, 0.8, 1.0)},
+    "beta": {beta: replace(PAPER, staged_guidance=beta) for beta in (0.0, 0.2, 0.4, 0.8, 1.0)},
 }
 CONFIGS = list(dict.fromkeys([*PARTS.values(), *(config for sweep in SWEEPS.values() for config in sweep.values())]))
-WIDEST = Config(overlap=FRAMES, guidance=1.0)  # the first clip keeps what any row may replay
+WIDEST = Config(overlap=FRAMES, staged_guidance=1.0)  # the first clip keeps what any row may replay
 DECODERS = {"decoder of the image model": PAPER, "temporal-aware decoder": "temporal"}
 DECODER = POCKET / "temporal_decoder.safetensors"
 RECONSTRUCTED = {"psnr": "PSNR, dB", "flicker": "flicker"}

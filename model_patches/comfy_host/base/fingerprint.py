@@ -7,6 +7,7 @@ loaded model; the backup it has of these is what counts.
 
 import hashlib
 from collections.abc import Iterable
+from types import FunctionType
 from typing import Any
 
 import comfy.model_management
@@ -43,6 +44,14 @@ def of_values(values: Any) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def of_sampler(sampler: Any) -> str:
+    """A SAMPLER: its class, its function, and all of its options, those that a function was made with included."""
+    digest = hashlib.sha256()
+    digest.update(f"{type(sampler).__module__} {type(sampler).__qualname__}".encode())
+    _walk(digest, getattr(sampler, "__dict__", {}))
+    return digest.hexdigest()[:DIGITS]
+
+
 def of_machine() -> dict[str, str]:
     """On which the last bits of a result depend."""
     device = comfy.model_management.get_torch_device()
@@ -66,6 +75,9 @@ def _walk(digest: Any, value: Any) -> None:
             _walk(digest, item)
     elif isinstance(value, str | int | float | bool | None):
         digest.update(repr(value).encode())
+    elif isinstance(value, FunctionType):
+        digest.update(f"{value.__module__} {value.__qualname__}".encode())
+        _walk(digest, [value.__defaults__, value.__kwdefaults__, [_cell(cell) for cell in value.__closure__ or ()]])
     else:
         _object(digest, value)
 
@@ -80,6 +92,15 @@ def _object(digest: Any, value: Any) -> None:
         _walk(digest, value.rule)
     if hasattr(value, "weights"):  # of a LoRA, and of the frames of our own ControlNet
         _walk(digest, value.weights)
+
+
+def _cell(cell: Any) -> Any:
+    """What a function remembers of where it was made. Another function, which may be itself, counts by its name."""
+    try:
+        content = cell.cell_contents
+    except ValueError:  # a name without a value yet
+        return None
+    return content.__qualname__ if isinstance(content, FunctionType) else content
 
 
 def _own_models(control: Any) -> Iterable[Any]:

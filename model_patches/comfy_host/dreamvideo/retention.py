@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ... import checkpoint
 from ...assembly import retention_branch
+from ...core.pictures import FITS, fit, same_aspect
 from ...core.slots import Slot
 from ...dreamvideo.config import DreamVideoConfig, RetentionConfig
-from ...dreamvideo.image import FITS, fit, pixels, same_aspect, white
+from ...dreamvideo.image import pixels, white
 from ...dreamvideo.retention import RetentionBranch
 from ...systems import DREAMVIDEO
 from ..base import unet

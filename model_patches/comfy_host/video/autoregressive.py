@@ -16,19 +16,19 @@ from typing import Any
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...artv.guidance import CONDITIONS, MASKS, Weights, guided, needed
 from ...artv.story import anchor_of
+from ...core.pictures import fit
 from ..artv.apply import apply_artv, blended
 from ..artv.checks import Given
 from ..artv.files import LoadedArtv
 from ..base.fingerprint import of_machine, of_model, of_values
 from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import ToldStory
-from .shared import SAMPLERS, SCHEDULERS, as_bytes, clip_seed, decoded, latent_shape, levels_of
+from .shared import SAMPLERS, SCHEDULERS, as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
 
 __all__ = ["FITS", "MASKS", "SAMPLERS", "SCHEDULERS", "ArtvGuider", "Roll", "Start", "Weights", "fitted", "started"]
 
@@ -89,7 +89,8 @@ class Roll:
     """What a render is made with whose clips are single frames: see `rendering.loop.Work`.
 
     artv: the module, for this MODEL. level: of the noise on references and anchor, 0..999. size: (height, width) in
-    pixels. masks: of `MASKS`. story: its prompts stand in the place of positive's text.
+    pixels. sampler: a name, or a SAMPLER. sigmas: SIGMAS in the place of scheduler and steps. masks: of `MASKS`. story:
+    its prompts stand in the place of positive's text.
     ValueError, before anything is sampled: another base than the module's, a size that the VAE does not have, no
     condition.
     """
@@ -102,7 +103,7 @@ class Roll:
         *,
         positive: Any,
         negative: Any,
-        sampler: str,
+        sampler: Any,
         scheduler: str,
         steps: int,
         seed: int,
@@ -112,6 +113,7 @@ class Roll:
         masks: str = MASKS[0],
         start: Start | None = None,
         story: ToldStory | None = None,
+        sigmas: Tensor | None = None,
     ) -> None:
         self.model, self.artv, self.vae, self.story = model, artv, vae, story
         self.seed, self.level, self.weights, self.start = seed, level, weights, start or Start()
@@ -122,8 +124,8 @@ class Roll:
                 'use a file whose anchor is "latent"'
             )
         self.shape = latent_shape(model, vae, size)
-        self.sigmas = levels_of(model, sampler, scheduler, steps)
-        self.sampler = comfy.samplers.sampler_object(sampler)
+        self.sigmas = levels_of(model, sampler, scheduler, steps, sigmas)
+        self.sampler = sampler_of(sampler)
         self.conditions = self._given(positive, negative)
         self._patched(0, 0, None)  # tells what does not fit
 
@@ -255,13 +257,11 @@ def fitted(image: Tensor, size: tuple[int, int], rule: str = FITS[0]) -> tuple[T
     """
     height, width = size
     h, w = image.shape[1:3]
-    pixels = image[..., :3].movedim(-1, 1).float()
+    found = fit(image[..., :3].movedim(-1, 1).float(), height, width, rule, mode="bicubic").movedim(1, -1)
     if (h, w) == (height, width):
-        return pixels.movedim(1, -1), ""
-    crop = "center" if rule == "crop" else "disabled"
-    found = comfy.utils.common_upscale(pixels, width, height, "bicubic", crop).clamp(0, 1)
+        return found, ""
     done = "scaled and cut at its middle" if rule == "crop" else "stretched"
-    return found.movedim(1, -1), f"the picture of {w} x {h} pixels was {done} to {width} x {height}"
+    return found, f"the picture of {w} x {h} pixels was {done} to {width} x {height}"
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import PromptSchedule
 from ..vidrd.decoder import TemporalVAE
 from ..vidrd.reuse import ClipSampler
-from .shared import as_bytes, clip_seed, decoded, latent_shape, levels_of
+from .shared import as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
 
 VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
 
@@ -50,8 +50,9 @@ class LongVideo:
     """What a render is made with: see `rendering.loop.Work`, whose two functions are `sample` and `decode`.
 
     guider: ComfyUI's GUIDER; its MODEL and conditions are not changed. prompts: one per clip, in the place of the
-    guider's positive text. size: (height, width) of the video in pixels. ValueError, before anything is sampled: a size
-    that the VAE does not have, a sampler that cannot be replayed, more overlap than frames, no condition.
+    guider's positive text. size: (height, width) of the video in pixels. sampler: a name, or a SAMPLER. sigmas: SIGMAS
+    in the place of scheduler and steps. ValueError, before anything is sampled: a size that the VAE does not have, a
+    sampler that cannot be replayed, more overlap than frames, no condition.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class LongVideo:
         guider: Any,
         vae: Any,
         *,
-        sampler: str,
+        sampler: Any,
         scheduler: str,
         steps: int,
         seed: int,
@@ -68,12 +69,13 @@ class LongVideo:
         config: ReuseConfig,
         step_noise: bool = False,
         prompts: PromptSchedule | None = None,
+        sigmas: Tensor | None = None,
     ) -> None:
         config.check(frames)
         self.guider, self.vae, self.prompts = guider, vae, prompts
         self.seed, self.frames, self.config = seed, frames, config
-        self.clips = ClipSampler(comfy.samplers.sampler_object(sampler), config, step_noise=step_noise)
-        self.sigmas = levels_of(guider.model_patcher, sampler, scheduler, steps)
+        self.clips = ClipSampler(sampler_of(sampler), config, step_noise=step_noise)
+        self.sigmas = levels_of(guider.model_patcher, sampler, scheduler, steps, sigmas)
         self.shape = latent_shape(guider.model_patcher, vae, size)
 
     def check(self, clips: int) -> None:
@@ -147,4 +149,4 @@ class LongVideo:
 
     def _step_seed(self, clip: int, take: int) -> int:
         """Of noise in the steps: as ReuseSampler has it."""
-        return self.seed + clip if take == 0 else clip_seed(self.seed, clip, take)
+        return (self.seed + clip) % 2**64 if take == 0 else clip_seed(self.seed, clip, take)

@@ -45,9 +45,38 @@ def as_bytes(parts: Iterator[Tensor]) -> Iterator[Tensor]:
         yield images.mul(255).round().to(torch.uint8)
 
 
-def levels_of(model: Any, sampler: str, scheduler: str, steps: int) -> Tensor:
-    """The levels that the KSampler node takes."""
-    return comfy.samplers.KSampler(model, steps, torch.device("cpu"), sampler, scheduler).sigmas
+def sampler_of(sampler: Any) -> Any:
+    """ComfyUI's SAMPLER for a name; a SAMPLER itself stays as it is."""
+    return comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+
+
+def levels_of(model: Any, sampler: Any, scheduler: str, steps: int, sigmas: Tensor | None = None) -> Tensor:
+    """The noise levels of the steps, (steps + 1,): SIGMAS where they are connected, else those of a scheduler.
+
+    For a sampler's name they are those of the KSampler node, for a SAMPLER those of the BasicScheduler node. ValueError
+    for SIGMAS that no sampler can follow.
+    """
+    if sigmas is not None:
+        return checked_levels(sigmas)
+    if isinstance(sampler, str):
+        return comfy.samplers.KSampler(model, steps, torch.device("cpu"), sampler, scheduler).sigmas
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def checked_levels(sigmas: Tensor) -> Tensor:
+    """SIGMAS on the CPU. ValueError unless they are two or more finite numbers that fall."""
+    levels = sigmas.detach().float().cpu()
+    if levels.ndim != 1 or len(levels) < 2:
+        raise ValueError(
+            f"sigmas: they have the shape {tuple(levels.shape)}; a list of two or more noise levels is needed, one "
+            "more than there are steps, as BasicScheduler makes it"
+        )
+    if not levels.isfinite().all() or (levels.diff() >= 0).any() or levels[-1] < 0:
+        raise ValueError(
+            f"sigmas: noise levels must be finite, fall from step to step and end at 0 or above; these are "
+            f"{[round(level, 4) for level in levels.tolist()]}"
+        )
+    return levels
 
 
 def latent_shape(model: Any, vae: Any, size: tuple[int, int]) -> tuple[int, int, int]:

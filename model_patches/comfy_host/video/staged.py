@@ -13,19 +13,19 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import comfy.sampler_helpers
-import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...core.pictures import FITS, fit, same_aspect
 from ...dreamvideo.guidance import TEXT_FIRST
-from ...dreamvideo.image import FITS, fit, pixels, same_aspect
+from ...dreamvideo.image import pixels
 from ...dreamvideo.stages import REANCHOR, UNDER_NOISE, StagePlan, colours_of, parse_stages, reanchored
 from ..base.fingerprint import of_machine, of_model, of_values
 from ..conditions.prompts import PromptSchedule
 from ..dreamvideo.guider import DoubleConditionGuider, double_condition_guider
 from ..dreamvideo.retention import Conditioning, LoadedBranch, apply_retention
 from ..vidrd.decoder import TemporalVAE
-from .shared import SAMPLERS, SCHEDULERS, clip_seed, decoded, latent_shape, levels_of
+from .shared import SAMPLERS, SCHEDULERS, clip_seed, decoded, latent_shape, levels_of, sampler_of
 
 __all__ = [
     "FITS",
@@ -52,7 +52,8 @@ class StagedVideo:
 
     image: (1, H, W, 3) of the video's size, None for the null image. scales: of text and image, and their order. size:
     (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor, under_noise: of REANCHOR and
-    UNDER_NOISE. ValueError, before anything is sampled: a branch for another base, a size that the VAE does not have.
+    UNDER_NOISE. sampler: a name, or a SAMPLER. sigmas: SIGMAS in the place of scheduler and steps. ValueError, before
+    anything is sampled: a branch for another base, a size that the VAE does not have.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class StagedVideo:
         negative: Conditioning | None,
         image: Tensor | None,
         size: tuple[int, int],
-        sampler: str,
+        sampler: Any,
         scheduler: str,
         steps: int,
         seed: int,
@@ -74,6 +75,7 @@ class StagedVideo:
         strength: float = 1.0,
         reanchor: str = REANCHOR[0],
         under_noise: str = UNDER_NOISE[0],
+        sigmas: Tensor | None = None,
     ) -> None:
         for name, value, known in (("reanchor", reanchor, REANCHOR), ("image_under_noise", under_noise, UNDER_NOISE)):
             if value not in known:
@@ -83,8 +85,8 @@ class StagedVideo:
         self.reanchor, self.under_noise = reanchor, under_noise
         self.prompts = PromptSchedule(clip, tuple(enumerate(plan.prompts)))
         self.shape = latent_shape(model, vae, size)
-        self.sigmas = levels_of(model, sampler, scheduler, steps)
-        self.sampler = comfy.samplers.sampler_object(sampler)
+        self.sigmas = levels_of(model, sampler, scheduler, steps, sigmas)
+        self.sampler = sampler_of(sampler)
         self.negative = clip.encode_from_tokens_scheduled(clip.tokenize("")) if negative is None else negative
         self._guider(self.negative, image)  # tells what does not fit
 

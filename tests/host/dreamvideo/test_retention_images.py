@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.model_patches.dreamvideo.image import fit
+from stillmotion.model_patches.core.pictures import fit
 
 from ..artv.test_autoregressive import words
 from .test_staged import branch_file

@@ -9,7 +9,7 @@ import torch
 from stillmotion.model_patches.vidrd.reuse import Config, History, next_noise
 
 FRAMES, CONTEXT, SIZE = 4, 32, 32
-CONFIG = Config(overlap=2, guidance=0.6)
+CONFIG = Config(overlap=2, staged_guidance=0.6)
 
 
 def words(seed, rows=1):

@@ -6,7 +6,7 @@ import torch
 from stillmotion.model_patches.vidrd.reuse import Config, guided_frames, next_noise
 
 FRAMES, CLIPS, CONTEXT = 4, 3, 32
-CONFIG = Config(overlap=2, guidance=0.6)
+CONFIG = Config(overlap=2, staged_guidance=0.6)
 WHOLE = {"euler", "ddim", "dpmpp_2m", "uni_pc", "uni_pc_bh2", "res_multistep", "heun", "dpm_2", "heunpp2"}
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # DEIS in ComfyUI, on new NumPy
 HISTORY_OF_EPS = {"lms", "ipndm", "ipndm_v", "deis", "gradient_estimation"}  # their update is not just a ratio of x
@@ -74,7 +74,7 @@ class Algorithm1:
                 z = z.clone()
                 if cache is not None:
                     for j in range(CONFIG.overlap):
-                        if k < CONFIG.guidance * (len(sigmas) - 1) * (1 - j / CONFIG.overlap):
+                        if k < CONFIG.staged_guidance * (len(sigmas) - 1) * (1 - j / CONFIG.overlap):
                             z[j] = cache[k][j]
                 new.append(z.flip(0))
                 options = {"model_options": extra_args["model_options"], "seed": extra_args["seed"] + i}
@@ -195,12 +195,15 @@ def test_noise_of_the_steps_is_reused_or_the_sampler_is_refused(ran, tiny_sd, na
         reusing(name)
     noise, same = draw(1), fixed(tiny_sd, torch.full((1, 4, 1, 1), 0.5))
     both = torch.cat([noise, noise.flip(0)])
-    config = Config(overlap=0, recycle=1e9, guidance=0.0)
+    config = Config(overlap=0, recycle=1e9, staged_guidance=0.0)
     sigmas = levels(last=0.4)
     found = ran(reusing(name, config, step_noise=True), both, sigmas=sigmas, model=same)
     torch.testing.assert_close(found[FRAMES:], found[:FRAMES].flip(0), rtol=1e-4, atol=1e-4)
     alone = ran(
-        reusing(name, Config(overlap=0, recycle=0.0, guidance=0.0), step_noise=True), both, sigmas=sigmas, model=same
+        reusing(name, Config(overlap=0, recycle=0.0, staged_guidance=0.0), step_noise=True),
+        both,
+        sigmas=sigmas,
+        model=same,
     )
     assert (alone[FRAMES:] - alone[:FRAMES].flip(0)).abs().mean() > 0.05
 

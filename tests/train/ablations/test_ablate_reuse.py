@@ -30,7 +30,7 @@ S = 2
 def test_every_sweep_goes_through_the_papers_setting_and_changes_one_number():
     for name, sweep in SWEEPS.items():
         assert PAPER in sweep.values(), name
-        field = {"M": "overlap", "alpha": "recycle", "beta": "guidance"}[name]
+        field = {"M": "overlap", "alpha": "recycle", "beta": "staged_guidance"}[name]
         for value, config in sweep.items():
             changed = {k for k in vars(PAPER) if getattr(config, k) != getattr(PAPER, k)}
             assert getattr(config, field) == value
@@ -55,7 +55,7 @@ def plain_video(model, prompt, noises, config, steps):
         for k, t in enumerate(times):
             z = z.clone()
             for j in range(config.overlap if number else 0):
-                if k < config.guidance * steps * (1 - j / config.overlap) - 1e-9:
+                if k < config.staged_guidance * steps * (1 - j / config.overlap) - 1e-9:
                     z[:, j] = cache[k][:, j]
             cache[k] = z.flip(1)
             at = torch.full((2,), t)
@@ -70,9 +70,9 @@ def plain_video(model, prompt, noises, config, steps):
     return model.pictures(torch.cat(done, 1))
 
 
-@pytest.mark.parametrize("config", [PAPER, Config(overlap=8, recycle=1.0, guidance=1.0)], ids=["paper", "much"])
+@pytest.mark.parametrize("config", [PAPER, Config(overlap=8, recycle=1.0, staged_guidance=1.0)], ids=["paper", "much"])
 def test_videos_are_those_of_algorithm_1(comfyui_dir, tmp_path, monkeypatch, config):
-    monkeypatch.setattr(ablate_reuse, "CONFIGS", [Config(overlap=0, recycle=0.0, guidance=0.0), config])
+    monkeypatch.setattr(ablate_reuse, "CONFIGS", [Config(overlap=0, recycle=0.0, staged_guidance=0.0), config])
     tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"
     job = VideoJob(
         model=POCKET / "motion.safetensors",

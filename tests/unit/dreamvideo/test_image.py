@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stillmotion.model_patches.dreamvideo.image import FITS, fit, pixels, same_aspect, white
+from stillmotion.model_patches.core.pictures import FITS, fit, same_aspect
+from stillmotion.model_patches.dreamvideo.image import pixels, white
 
 
 def picture(*shape):

@@ -69,7 +69,7 @@ def test_it_is_algorithm_1(m, alpha, beta):
         reference = algorithm_1(drawn(4, videos=2), denoiser(1), 0, alpha, 0.0)
     else:
         reference = algorithm_1(drawn(4, videos=2), denoiser(1), m, alpha, beta)
-    found = ours(drawn(4, videos=2), denoiser(1), Config(overlap=m, recycle=alpha, guidance=beta))
+    found = ours(drawn(4, videos=2), denoiser(1), Config(overlap=m, recycle=alpha, staged_guidance=beta))
     for a, b in zip(reference, found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -159,7 +159,7 @@ def test_another_schedule_size_or_setting_is_an_error():
     with pytest.raises(ValueError, match="clips of one video need the same number of frames"):
         next_noise(z, z[:, :4], Config())
     with pytest.raises(ValueError, match="holds nothing for step 4"):
-        Recorder(Config(guidance=0.8), SIGMAS, history).step(4, z)
+        Recorder(Config(staged_guidance=0.8), SIGMAS, history).step(4, z)
     with pytest.raises(ValueError, match="holds latents of the shape"):
         Recorder(Config(), SIGMAS, history).step(0, z[..., :2])
     with pytest.raises(ValueError, match="needs its last 6 frames"):
@@ -181,7 +181,7 @@ def test_less_overlap_than_before_takes_the_frames_next_to_the_join():
         ({"overlap": -1}, "overlap is -1"),
         ({"recycle": -0.1}, "recycle is -0.1"),
         ({"recycle": math.inf}, "recycle is inf"),
-        ({"guidance": 1.5}, "guidance is 1.5"),
+        ({"staged_guidance": 1.5}, "staged_guidance is 1.5"),
         ({"rule": "other"}, "rule is 'other'; use one of code, paper"),
     ],
 )
@@ -197,4 +197,4 @@ def test_the_letter_of_the_paper_guides_one_step_more():
             counts = [guided_frames(k, steps, config) for k in range(steps)]
             assert [sum(c > j for c in counts) for j in range(4)] == [n + more for n in code]
     # without guidance, the paper's rule replaces what the noise has replaced already
-    assert [guided_frames(k, 10, Config(guidance=0.0, rule="paper")) for k in range(3)] == [4, 0, 0]
+    assert [guided_frames(k, 10, Config(staged_guidance=0.0, rule="paper")) for k in range(3)] == [4, 0, 0]
