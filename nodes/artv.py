@@ -16,10 +16,11 @@ from ..model_patches.comfy_host.artv.files import load_artv
 from ..model_patches.comfy_host.artv.masks import as_images, schedule_parts, seen_masks
 from ..model_patches.comfy_host.conditions.prompts import ToldStory
 from ..model_patches.comfy_host.video.autoregressive import FITS
-from ..model_patches.comfy_host.video.shared import SAMPLERS
-from . import files, widgets
+from . import files, sockets
+from .render import widgets
 from .render.autoregressive import RollRequest
-from .render.base import KEEP, RenderNode
+from .render.base import RenderNode
+from .render.options import ArtvOptions
 from .sockets import CATEGORY, ArtvModel, Story
 
 GROUP = f"{CATEGORY}/autoregressive"
@@ -96,6 +97,62 @@ class StoryNode(io.ComfyNode):
         return io.NodeOutput(ToldStory.of(clip, parse_story(text)))
 
 
+class AutoregressiveOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        weight: dict[str, Any] = {"min": 0.0, "max": 100.0, "step": 0.05}
+        return io.Schema(
+            node_id="StillMotion_AutoregressiveOptions",
+            display_name="Autoregressive Options",
+            category=f"{CATEGORY}/options",
+            description="Guidance by earlier frames, noise on them, and masks for Autoregressive Video (ART-V). "
+            "Without this node the values are those of the paper.",
+            search_aliases=["ART-V", "reference weight", "anchor", "noise augmentation", "masked diffusion"],
+            inputs=[
+                io.Float.Input(
+                    "reference_weight",
+                    default=ArtvOptions.reference_weight,
+                    tooltip="Guidance by the two frames before, no unit. 0 saves a model call in each step.",
+                    **weight,
+                ),
+                io.Float.Input(
+                    "anchor_weight",
+                    default=ArtvOptions.anchor_weight,
+                    tooltip="Guidance by the anchor, no unit. 0 saves a model call in each step.",
+                    **weight,
+                ),
+                io.Int.Input(
+                    "t_test",
+                    default=ArtvOptions.t_test,
+                    min=0,
+                    max=999,
+                    tooltip="Time step whose noise is put on references and anchor, so that errors do not add up. 0 is "
+                    "none, 200 the paper's; it was trained up to 550.",
+                ),
+                io.Combo.Input(
+                    "masks",
+                    options=list(MASKS),
+                    default=ArtvOptions.masks,
+                    tooltip="What decides where the frame before is copied. one for all: decided under all conditions, "
+                    "then only what moves is guided. one for each: the four predictions decide by themselves, as in "
+                    "the paper's formula; where they disagree, guidance grows from step to step and pictures burst.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default=ArtvOptions.fit,
+                    tooltip="A picture or video of another size. crop: scaled until it covers the frame, cut at both "
+                    "sides. stretch: pulled into shape.",
+                ),
+            ],
+            outputs=[sockets.ArtvOptions.Output("artv_options", tooltip="For Autoregressive Video.")],
+        )
+
+    @classmethod
+    def execute(cls, **options) -> io.NodeOutput:
+        return io.NodeOutput(ArtvOptions(**options))
+
+
 class AutoregressiveVideo(RenderNode):
     request = RollRequest
 
@@ -106,14 +163,14 @@ class AutoregressiveVideo(RenderNode):
             display_name="Autoregressive Video",
             category=GROUP,
             description="Makes a video of any length one frame at a time (ART-V), each from the two before it and an "
-            "anchor, straight into a file. Begins with a picture, with what the model draws, or where a video ends. A "
-            "stopped or killed render goes on where it was; finished ones are extended by asking for more frames.",
+            "anchor, straight into a file. It begins with a picture, with what the model draws, or where a video ends. "
+            "Queue it again after an interrupt or a crash and it resumes; ask for more frames to extend it.",
             search_aliases=["ART-V", "image to video", "story", "continue video", "long video", "resume"],
-            inputs=cls._sockets() + cls._widgets() + cls._guidance() + cls._more_widgets(),
+            inputs=cls._sockets() + cls._widgets(),
             outputs=[
-                io.Video.Output("video", tooltip="The file, read when it is needed."),
+                io.Video.Output("video", tooltip="The finished video, read from its file when it is needed."),
                 io.Image.Output("last_frame", tooltip="The last frame."),
-                io.String.Output("job", tooltip="The folder of the job."),
+                io.String.Output("job", tooltip="The path of the job's folder."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
@@ -125,6 +182,7 @@ class AutoregressiveVideo(RenderNode):
             io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
             ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
             io.Vae.Input("vae", tooltip="Decodes the frames, and encodes what the video begins with."),
+            widgets.latent(),
             io.Conditioning.Input(
                 "positive",
                 optional=True,
@@ -136,7 +194,7 @@ class AutoregressiveVideo(RenderNode):
                 tooltip="An empty text, as in the training. With a story it may be left out; it is not needed with "
                 "text_weight 0.",
             ),
-            Story.Input("story", optional=True, tooltip="From Story: its texts stand in the place of positive's."),
+            Story.Input("story", optional=True, tooltip="From Story: its texts replace the text of positive."),
             io.Image.Input(
                 "image", optional=True, tooltip="The first frame; without it and without a video the model draws one."
             ),
@@ -148,107 +206,37 @@ class AutoregressiveVideo(RenderNode):
             io.Image.Input(
                 "anchor",
                 optional=True,
-                tooltip="With video: what the look is held by, in the place of the video's last frame.",
+                tooltip="With video: a picture that keeps the look, in the place of the video's last frame.",
             ),
+            sockets.ArtvOptions.Input(
+                "artv_options",
+                optional=True,
+                tooltip="From Autoregressive Options: guidance by earlier frames, noise on them, masks. Without them "
+                "as in the paper.",
+            ),
+            *widgets.render_sockets(),
         ]
 
     @classmethod
     def _widgets(cls) -> list[Any]:
         return [
-            io.String.Input(
-                "name",
-                default="video",
-                tooltip="Of the job: its folder in output/autoregressive_video begins with it.",
-            ),
             widgets.seed(),
-            io.Int.Input(
-                "frames",
-                default=16,
-                min=1,
-                max=100000,
-                tooltip="Frames of the video; at least those of a story, whose last prompt goes on. More than a "
-                "finished job has extend it.",
+            widgets.frames(
+                RollRequest,
+                "Frames of the video; at least those of a story, whose last prompt goes on. Raise it after a render "
+                "has finished to extend the video.",
+                100000,
             ),
-            io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Steps of the sampler; the paper takes 50."),
-            io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="Of the video, in pixels."),
-            io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="Of the video, in pixels."),
-        ]
-
-    @classmethod
-    def _guidance(cls) -> list[Any]:
-        weight = {"min": 0.0, "max": 100.0, "advanced": True}
-        return [
             io.Float.Input(
                 "text_weight",
-                default=6.5,
+                default=RollRequest.text_weight,
+                min=0.0,
+                max=100.0,
                 step=0.1,
                 tooltip="Guidance by the text, no unit; 6.5 is what cfg 7.5 is elsewhere.",
-                **weight,
             ),
-            io.Float.Input(
-                "reference_weight",
-                default=0.25,
-                step=0.05,
-                tooltip="Guidance by the two frames before, no unit. 0 spares a model call in each step.",
-                **weight,
-            ),
-            io.Float.Input(
-                "anchor_weight",
-                default=0.25,
-                step=0.05,
-                tooltip="Guidance by the anchor, no unit. 0 spares a model call in each step.",
-                **weight,
-            ),
-            io.Int.Input(
-                "t_test",
-                default=200,
-                min=0,
-                max=999,
-                advanced=True,
-                tooltip="Time step whose noise is put on references and anchor, so that errors do not add up. 0 is "
-                "none, 200 the paper's; it was trained up to 550.",
-            ),
-        ]
-
-    @classmethod
-    def _more_widgets(cls) -> list[Any]:
-        return [
-            io.Combo.Input(
-                "sampler_name",
-                options=list(SAMPLERS),
-                default="dpmpp_2s_ancestral",
-                advanced=True,
-                tooltip="Any; dpmpp_2s_ancestral in the paper.",
-            ),
-            widgets.scheduler(),
-            widgets.fps(),
-            widgets.file_format(),
-            io.Combo.Input(
-                "fit",
-                options=list(FITS),
-                default=FITS[0],
-                advanced=True,
-                tooltip="A picture or video of another size. crop: scaled until it covers the frame, cut at both "
-                "sides. stretch: pulled into shape.",
-            ),
-            io.Combo.Input(
-                "keep",
-                options=list(KEEP),
-                default=KEEP[0],
-                advanced=True,
-                tooltip="When the video is finished. everything: a changed story goes on from its first new frame at "
-                "once. what extends it: smaller; a changed story is then made anew from the beginning.",
-            ),
-            widgets.enlarge(),
-            io.Combo.Input(
-                "masks",
-                options=list(MASKS),
-                default=MASKS[0],
-                optional=True,
-                advanced=True,
-                tooltip="What says where the frame before is copied. one for all: decided under all conditions, then "
-                "only what moves is guided. one for each: the four predictions decide by themselves, as in the paper's "
-                "formula; where they disagree, guidance grows from step to step and pictures can burst.",
+            *widgets.sampling(
+                RollRequest, steps="50 in the paper.", sampler="Any sampler; dpmpp_2s_ancestral in the paper."
             ),
         ]
 
@@ -305,4 +293,4 @@ class ArtvMasks(io.ComfyNode):
         return io.NodeOutput(picture, as_images(masks), told, ui=ui.PreviewImage(picture, cls=cls))
 
 
-NODES = [LoadArtvModel, StoryNode, AutoregressiveVideo, ArtvMasks]
+NODES = [LoadArtvModel, StoryNode, AutoregressiveOptions, AutoregressiveVideo, ArtvMasks]

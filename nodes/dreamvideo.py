@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..model_patches.comfy_host.dreamvideo.guider import double_condition_guider
 from ..model_patches.comfy_host.dreamvideo.retention import apply_retention, load_branch
+from ..model_patches.core.pictures import FITS
 from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
-from ..model_patches.dreamvideo.image import FITS
 from . import files
 from .files import POCKET
 from .sockets import CATEGORY, RetentionBranch

@@ -3,13 +3,70 @@
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
 from ..model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 from ..model_patches.harivo.mitigating import BANDWIDTHS, JACOBIANS, KERNELS, Config
-from .sockets import CATEGORY, GuidanceReadout
+from .sockets import CATEGORY, GradientOptions, GuidanceReadout
 
 DEFAULTS = Config()
+
+
+class MitigatingGradientOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_MitigatingGradientOptions",
+            display_name="Mitigating Gradient Options",
+            category=f"{CATEGORY}/options",
+            description="How Mitigating Gradient measures the similarity of two frames, and what its alpha is relative "
+            "to (HARIVO). Without this node as in the paper.",
+            search_aliases=["HARIVO", "kernel bandwidth", "jacobian"],
+            inputs=[
+                io.Combo.Input(
+                    "bandwidth",
+                    options=list(BANDWIDTHS),
+                    default=DEFAULTS.bandwidth,
+                    tooltip="Scale of the differences between frames. median_log: measured from the clip at every "
+                    "step. fixed: the value of variance at every step, so that a smooth clip is hardly changed.",
+                ),
+                io.Float.Input(
+                    "variance",
+                    default=DEFAULTS.variance,
+                    min=0.0001,
+                    max=10.0,
+                    step=0.001,
+                    round=0.0001,
+                    tooltip="Used by bandwidth fixed: variance of the difference between two frames, per latent "
+                    "element, in squared latent units.",
+                ),
+                io.Combo.Input(
+                    "jacobian",
+                    options=list(JACOBIANS),
+                    default=DEFAULTS.jacobian,
+                    tooltip="plain: matches the paper's values of alpha. exact: the full chain rule, which is much "
+                    "stronger in the first steps; start with alpha 10.",
+                ),
+                io.Boolean.Input(
+                    "compensate_size",
+                    default=DEFAULTS.compensate_size,
+                    tooltip="Give alpha the same effect at every width and height. The paper's 40 is for 256 x 256 "
+                    "pixels.",
+                ),
+                io.Boolean.Input(
+                    "compensate_frames",
+                    default=DEFAULTS.compensate_frames,
+                    tooltip="Give alpha the same effect for every number of frames. The paper's 40 is for 24 frames.",
+                ),
+            ],
+            outputs=[GradientOptions.Output("options", tooltip="For Mitigating Gradient.")],
+        )
+
+    @classmethod
+    def execute(cls, **options) -> io.NodeOutput:
+        return io.NodeOutput(Config(**options))
 
 
 class MitigatingGradient(io.ComfyNode):
@@ -49,33 +106,6 @@ class MitigatingGradient(io.ComfyNode):
                     "leaves hard cuts alone. log: pulls the most different pair most, best against a single bad "
                     "frame. logsum: between the two.",
                 ),
-                io.Combo.Input(
-                    "bandwidth",
-                    options=list(BANDWIDTHS),
-                    default=DEFAULTS.bandwidth,
-                    advanced=True,
-                    tooltip="Scale of the differences between frames. median_log: measured from the clip at every "
-                    "step. fixed: the value of variance at every step, so that a smooth clip is hardly changed.",
-                ),
-                io.Combo.Input(
-                    "jacobian",
-                    options=list(JACOBIANS),
-                    default=DEFAULTS.jacobian,
-                    advanced=True,
-                    tooltip="plain: matches the paper's values of alpha. exact: the full chain rule, which is much "
-                    "stronger in the first steps; start with alpha 10.",
-                ),
-                io.Float.Input(
-                    "variance",
-                    default=DEFAULTS.variance,
-                    min=0.0001,
-                    max=10.0,
-                    step=0.001,
-                    round=0.0001,
-                    advanced=True,
-                    tooltip="Used by bandwidth fixed: variance of the difference between two frames, per latent "
-                    "element, in squared latent units.",
-                ),
                 io.Float.Input(
                     "max_eps_ratio",
                     default=DEFAULTS.max_eps_ratio,
@@ -104,18 +134,11 @@ class MitigatingGradient(io.ComfyNode):
                     advanced=True,
                     tooltip="Where in the sampling it ends, as a fraction: 1 is the last step.",
                 ),
-                io.Boolean.Input(
-                    "compensate_size",
-                    default=DEFAULTS.compensate_size,
-                    advanced=True,
-                    tooltip="Give alpha the same effect at every width and height. The paper's 40 is for 256 x 256 "
-                    "pixels.",
-                ),
-                io.Boolean.Input(
-                    "compensate_frames",
-                    default=DEFAULTS.compensate_frames,
-                    advanced=True,
-                    tooltip="Give alpha the same effect for every number of frames. The paper's 40 is for 24 frames.",
+                GradientOptions.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From Mitigating Gradient Options: how similarity is measured. Without them as in the "
+                    "paper.",
                 ),
             ],
             outputs=[
@@ -128,9 +151,11 @@ class MitigatingGradient(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, frames: int, start_percent: float, end_percent: float, **options) -> io.NodeOutput:
+    def execute(
+        cls, model, frames: int, start_percent: float, end_percent: float, options=DEFAULTS, **strength
+    ) -> io.NodeOutput:
         patched, readout = apply_mitigating_gradient(
-            model, Config(**options), frames=frames, start_percent=start_percent, end_percent=end_percent
+            model, replace(options, **strength), frames=frames, start_percent=start_percent, end_percent=end_percent
         )
         return io.NodeOutput(patched, readout)
 
@@ -158,4 +183,4 @@ class ReadGuidance(io.ComfyNode):
         return io.NodeOutput(table, ui=ui.PreviewText(table))
 
 
-NODES = [MitigatingGradient, ReadGuidance]
+NODES = [MitigatingGradient, MitigatingGradientOptions, ReadGuidance]

@@ -11,8 +11,8 @@ from ..model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
 from ..model_patches.comfy_host.vidrd.reuse import ReuseNoise, ReuseSampler
 from ..model_patches.core.levels import BETA_END, BETA_START, SCHEDULES
 from ..model_patches.harivo.stepped import EARLY, LATE, SWITCH, SteppedScale
-from ..model_patches.vidrd.reuse import RULES, Rule
-from ..model_patches.vidrd.reuse import Config as ReuseConfig
+from .render import widgets
+from .render.options import ReuseOptions
 from .sockets import CATEGORY
 
 
@@ -196,47 +196,7 @@ class ReuseAndDiffuse(io.ComfyNode):
                     max=4096,
                     tooltip="Number of frames of one clip. The batch size of the latent must be a multiple of it.",
                 ),
-                io.Int.Input(
-                    "overlap",
-                    default=4,
-                    min=0,
-                    max=4096,
-                    tooltip="M in the paper: number of frames at the start of a clip that reuse the end of the "
-                    "previous one. Use at most half of a clip, or the video stops changing.",
-                ),
-                io.Float.Input(
-                    "recycle",
-                    default=4.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.1,
-                    tooltip="alpha in the paper, without unit: how much of the noise of the other frames is reused "
-                    "from the previous clip. 0 is none, 4 is 97 %.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=0.4,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="beta in the paper: fraction of the steps in which the first frame is replaced by the "
-                    "latent of the previous clip; fewer steps for the frames after it. 1 repeats them in reverse.",
-                ),
-                io.Combo.Input(
-                    "rule",
-                    options=list(RULES),
-                    default=RULES[0],
-                    advanced=True,
-                    tooltip="How the guided steps are counted. code: as in the authors' code. paper: as printed in "
-                    "Eq. 8, which is one step more.",
-                ),
-                io.Boolean.Input(
-                    "reuse_step_noise",
-                    default=False,
-                    advanced=True,
-                    tooltip="For ancestral and SDE samplers: also reuse the noise that they add at each step. It needs "
-                    "memory for one latent of a clip per step.",
-                ),
+                *widgets.reuse(),
             ],
             outputs=[
                 io.Noise.Output("NOISE", tooltip="The noise of all clips; connect it to SamplerCustomAdvanced."),
@@ -247,21 +207,11 @@ class ReuseAndDiffuse(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        noise,
-        sampler,
-        frames: int,
-        overlap: int,
-        recycle: float,
-        guidance: float,
-        rule: Rule = RULES[0],
-        reuse_step_noise: bool = False,
-    ) -> io.NodeOutput:
-        config = ReuseConfig(overlap=overlap, recycle=recycle, guidance=guidance, rule=rule)
-        config.check(frames)
+    def execute(cls, noise, sampler, frames: int, **options) -> io.NodeOutput:
+        reuse = ReuseOptions(**options)
+        reuse.check(frames)
         return io.NodeOutput(
-            ReuseNoise(noise, frames, config), ReuseSampler(sampler, frames, config, step_noise=reuse_step_noise)
+            ReuseNoise(noise, frames, reuse), ReuseSampler(sampler, frames, reuse, step_noise=reuse.reuse_step_noise)
         )
 
 

@@ -24,7 +24,7 @@ from ..evaluation.metrics import continuity
 from ..evaluation.scores.statistics import normality
 from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, watched
 from ..rendering import reader
-from . import widgets
+from .render import widgets
 from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"

@@ -23,6 +23,12 @@ def input_hashes(prompt: Mapping[str, Any], node: str, inputs: tuple[str, ...]) 
     return {name: _digest([_hash(prompt, link[0], known), link[1]]) for name, link in links.items()}
 
 
+def source_of(prompt: Mapping[str, Any], node: str, name: str) -> str:
+    """The number of the node that an input of a node is linked to; "" where it is not linked."""
+    value = prompt.get(node, {}).get("inputs", {}).get(name)
+    return value[0] if _is_link(value, prompt) else ""
+
+
 def _hash(prompt: Mapping[str, Any], number: str, known: dict[str, str]) -> str:
     """Of one node with everything before it. known: hashes of nodes that were met already."""
     if number not in known:

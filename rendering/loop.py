@@ -268,7 +268,7 @@ def parse_takes(text: str) -> dict[int, int]:
         clip, _, take = (word.strip() for word in entry.partition(":"))
         if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
             raise RenderError(
-                f'render: re_render has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
+                f'render again: clips has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
                 'second other take, "7:0" for the first one again'
             )
         takes[int(clip) - 1] = int(take) if take else 1

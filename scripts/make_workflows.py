@@ -39,11 +39,13 @@ COLUMNS = {
         "StillMotion_ApplyMotionModel",
         "StillMotion_ModelSamplingBetas",
         "StillMotion_SteppedCFG",
+        "StillMotion_MitigatingGradientOptions",
         "StillMotion_MitigatingGradient",
     ),
     "Prompt": (
         "StillMotion_PromptSchedule",
         "StillMotion_Story",
+        "StillMotion_StagePrompts",
         "CLIPTextEncode",
         "EmptyLatentImage",
         "VAEEncode",
@@ -67,6 +69,13 @@ COLUMNS = {
         "StillMotion_NoiseNormality",
     ),
     "Sampling": ("KSampler", "SamplerCustomAdvanced"),  # grows by the preview
+    "Options": (
+        "StillMotion_ReuseOptions",
+        "StillMotion_AutoregressiveOptions",
+        "StillMotion_StageOptions",
+        "StillMotion_RenderAgain",
+        "StillMotion_VideoOutputOptions",
+    ),
     "Video": (  # grows by the video
         "StillMotion_LongVideo",
         "StillMotion_StagedVideo",
@@ -91,6 +100,7 @@ SIZES = {
     "CLIPTextEncode": [340, 140],
     "StillMotion_PromptSchedule": [340, 140],
     "StillMotion_Story": [340, 140],
+    "StillMotion_StagePrompts": [340, 140],
     "Note": [350, 300],
     "StillMotion_PocketPicture": [350, 400],
     "StillMotion_GuidanceReadout": [480, 470],
@@ -103,7 +113,7 @@ SIZES = {
     "StillMotion_ArtvMasks": [480, 560],
 }
 # below the widgets, where a render shows its frames; a text field takes what these leave
-ROOM = {"StillMotion_LongVideo": 230, "StillMotion_AutoregressiveVideo": 230, "StillMotion_StagedVideo": 310}
+ROOM = dict.fromkeys(("StillMotion_LongVideo", "StillMotion_AutoregressiveVideo", "StillMotion_StagedVideo"), 290)
 POCKET_NOTE = """The pocket model knows eight shapes (circle, square, triangle, star, cross, diamond, ring, heart) in \
 eight colours (red, green, blue, yellow, orange, purple, cyan, pink). They move right, left, up, down or in a circle, \
 or stand still, slowly or quickly, on a black, white or gray background, at night, over a green field or at sunset."""

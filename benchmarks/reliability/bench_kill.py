@@ -54,15 +54,15 @@ def prompt_of(args: argparse.Namespace) -> dict:
         )
     (kind,) = kinds
     prompt = workflow.up_to(prompt, kind)
-    (video,) = [node["inputs"] for node in prompt.values() if node["class_type"] == kind]
-    settings = {
-        "frames" if kind == ROLL else "clips": args.clips,
-        "steps": args.steps,
-        "overlap": min(4, args.frames // 2),
-    }
-    video |= {name: value for name, value in settings.items() if name in video}
+    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    inputs[kind]["steps"] = args.steps
     if kind == STAGED:
-        video["prompts"] = "\n".join(islice(cycle(video["prompts"].splitlines()), args.clips))
+        texts = inputs["StillMotion_StagePrompts"]
+        texts["text"] = "\n".join(islice(cycle(texts["text"].splitlines()), args.clips))
+    else:
+        inputs[kind]["frames" if kind == ROLL else "clips"] = args.clips
+    if kind == LONG:
+        inputs["StillMotion_ReuseOptions"]["overlap"] = min(4, args.frames // 2)
     return prompt if kind == ROLL else workflow.adapt(prompt, frames=args.frames)
 
 

@@ -1,10 +1,12 @@
-"""From the inputs of Long Video to the render: what can be wrong is told first, then a job is opened and made."""
+"""What the three render nodes share: their common inputs, the render itself, and what the node shows of it."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import comfy.model_management
 import comfy.utils
@@ -12,24 +14,136 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ...rendering.formats import enlarged
-from ...rendering.job import Job, clean
+from ...model_patches.comfy_host.base.fingerprint import of_sampler
+from ...model_patches.comfy_host.video.shared import latent_size
+from ...rendering.formats import check_format, enlarged
+from ...rendering.graph import input_hashes, source_of
+from ...rendering.job import Job, clean, open_job
 from ...rendering.loop import Output, Watch, Work, render
 from ...rendering.preview import Progress
+from .options import KEEP, OutputOptions
 
-FOLDER = "long_video"  # of ComfyUI's output folder
-KEEP = ("everything", "what extends it")
 log = logging.getLogger(__name__)
 
 
-def job_root(folder: str = FOLDER) -> Path:
+class Engine(Protocol):
+    """What samples and decodes: see `rendering.loop.Work`. identity: what the frames depend on that it alone knows."""
+
+    sigmas: Any
+
+    def sample(
+        self, clip: int, take: int, before: Any, step: Callable[[float], None], /
+    ) -> tuple[Any, dict[str, Any]]: ...
+    def decode(self, latents: Any, /) -> Iterator[Any]: ...
+    def identity(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """What a request asks for: `count` clips of `frames` frames, made by the engine.
+
+    pictures(job): what the node returns as IMAGE. inputs(job): see Work. takes: clips to render again. remarks: what
+    there is to log. doubled, unit: see Output.
+    """
+
+    engine: Engine
+    count: int
+    frames: int
+    pictures: Callable[[Job], Any]
+    inputs: Callable[[Job], Callable[[int], str]] = lambda _job: lambda _clip: ""
+    takes: Mapping[int, int] = field(default_factory=dict)
+    remarks: Iterable[str] = ()
+    doubled: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The inputs that the three nodes have in common, under their names. A node adds its own, and `rendering`."""
+
+    folder: ClassVar[str]  # in ComfyUI's output folder
+    unit: ClassVar[str]  # what a clip is called
+    links: ClassVar[tuple[str, ...]] = ()  # inputs that count by what flows into them
+    texts: ClassVar[str] = ""  # input whose texts do not count as a whole; its engine has one for each clip
+    settings: ClassVar[tuple[str, ...]]  # inputs that count by their values
+
+    vae: Any
+    latent: Any
+    seed: int = 0
+    frames: int = 16
+    steps: int = 50
+    sampler_name: str = "ddim"
+    scheduler: str = "normal"
+    sampler: Any = None
+    sigmas: Any = None
+    output_options: OutputOptions = field(default_factory=OutputOptions)
+
+    def rendering(self, size: tuple[int, int]) -> Rendering:
+        """What is to be rendered at (height, width) in pixels. ValueError for inputs that do not fit."""
+        raise NotImplementedError
+
+    def values(self) -> dict[str, Any]:
+        """Further values that the frames depend on."""
+        return {}
+
+    def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
+        """The path of the finished video, and pictures of it."""
+        options, size, what = self.output_options, self.size(), self.folder.replace("_", " ")
+        kind = check_format(options.format, size[1] * options.enlarge, size[0] * options.enlarge)
+        rendering = self.rendering(size)
+        identity = self.identity(size) | rendering.engine.identity() | {"graph": self.graph(prompt, str(node))}
+        meta = metadata(prompt, pnginfo)
+        output = Output(kind, self.rate(), rendering.frames, meta, unit=self.unit, doubled=rendering.doubled)
+        watch = NodeWatch(rendering.count, len(rendering.engine.sigmas) - 1, what)
+        with open_job(job_root(self.folder), options.name, identity) as (job, remark):
+            decode = as_files(rendering.engine.decode, options.enlarge)
+            work = Work(rendering.engine.sample, decode, rendering.inputs(job))
+            path = render_job(
+                job, rendering.count, work, output,
+                watch=watch, keep=options.keep, remarks=[remark, *rendering.remarks], takes=rendering.takes,
+            )  # fmt: skip
+            return path, rendering.pictures(job)
+
+    def rate(self) -> Fraction:
+        return rate_of(self.output_options.fps)
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return latent_size(self.latent, self.vae)
+
+    def count(self, clips: int, frames: int) -> int:
+        """Clips of `frames` frames: those for the length in seconds where one is set, else `clips`."""
+        seconds = self.output_options.seconds
+        return math.ceil(seconds * self.rate() / frames) if seconds else clips
+
+    def identity(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Settings that the frames depend on. The length is none of them, so a finished job can be extended."""
+        names = [*self.settings, *(() if self.sigmas is not None else ("scheduler", "steps"))]
+        chosen = {"sampler_name": self.sampler_name} if self.sampler is None else {"sampler": of_sampler(self.sampler)}
+        options = {name: getattr(self.output_options, name) for name in ("format", "enlarge")}
+        file = {"width": size[1], "height": size[0], "fps": str(self.rate()), **options}
+        return {name: getattr(self, name) for name in names} | self.values() | chosen | file
+
+    def linked(self) -> tuple[str, ...]:
+        """Inputs that count by what flows into them; those that replace others may differ."""
+        return self.links
+
+    def graph(self, prompt: Any, node: str) -> dict[str, str]:
+        """Hashes of what flows into the inputs that count by it, and into the text encoder behind `texts`."""
+        if prompt is None:
+            return {}
+        source = source_of(prompt, node, self.texts)
+        clip = input_hashes(prompt, source, ("clip",)) if source else {}
+        return input_hashes(prompt, node, ("sampler", *self.linked())) | clip
+
+
+def job_root(folder: str) -> Path:
     return Path(folder_paths.get_output_directory()) / folder
 
 
 class NodeWatch(Watch):
     """A render on a node: ComfyUI's progress bar, the strip as its preview, remarks in the log."""
 
-    def __init__(self, clips: int, steps: int, what: str = "long video") -> None:
+    def __init__(self, clips: int, steps: int, what: str) -> None:
         self.steps, self.what = clips * steps, what
         self.bar = comfy.utils.ProgressBar(self.steps)
 
@@ -106,7 +220,7 @@ def shown(path: Path, pictures: Any) -> io.NodeOutput:
 class RenderNode(io.ComfyNode):
     """A node that renders a file. `request`: its inputs, with render() -> the file and pictures of it."""
 
-    request: Callable[..., Any]
+    request: type[Request]
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
@@ -114,9 +228,9 @@ class RenderNode(io.ComfyNode):
         return float("nan")
 
     @classmethod
-    def execute(cls, **given: Any) -> io.NodeOutput:
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
         hidden = cls.hidden
-        return shown(*cls.request(**given).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
+        return shown(*cls.request(**inputs).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 def metadata(prompt: Any, pnginfo: Any) -> dict[str, Any]:

@@ -1,129 +1,102 @@
-"""From the inputs of Staged Video to the render: what is wrong is told first, then a job is opened and made."""
+"""The inputs of the Staged Video node, and the render that they describe."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...model_patches.comfy_host.video.shared import latent_size
 from ...model_patches.comfy_host.video.staged import StagedVideo, as_image, fitted
-from ...model_patches.dreamvideo.image import FITS
-from ...model_patches.dreamvideo.stages import REANCHOR, UNDER_NOISE, StagePlan, parse_stages
-from ...rendering.formats import check_format
-from ...rendering.graph import input_hashes
-from ...rendering.job import LATENTS, Job, open_job
-from ...rendering.loop import Output, Work, parse_takes
-from .base import KEEP, NodeWatch, as_files, job_root, metadata, rate_of, render_job
+from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
+from ...model_patches.dreamvideo.stages import StagePlan
+from ...rendering.job import LATENTS, Job
+from .base import Rendering, Request
+from .options import StageOptions
 
-FOLDER = "staged_video"  # of ComfyUI's output folder
-WHAT = "staged video"
+
+@dataclass(frozen=True)
+class StagePrompts:
+    """One text for each stage, and the CLIP that encodes them."""
+
+    clip: Any
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagedRequest:
+class StagedRequest(Request):
     """The inputs of the node, under their names."""
 
+    folder, unit = "staged_video", "stage"
+    settings = ("seed", "frames", "text_scale", "image_scale")
+    # the image counts by what it shows, not by what made it; texts count by stages, see `StagedVideo.inputs`
+    links = ("model", "vae", "retention_branch", "negative")
+    texts = "prompts"
+
     model: Any
-    clip: Any
-    vae: Any
     retention_branch: Any
-    prompts: str
-    seed: int
-    frames: int
-    steps: int
-    text_scale: float
-    image_scale: float
-    name: str = "video"
-    width: int = 256
-    height: int = 256
-    drop_doubled: bool = False
-    reanchor: str = REANCHOR[0]
-    order: str = "text first"
-    strength: float = 1.0
-    sampler_name: str = "ddim"
-    scheduler: str = "normal"
-    fps: float = 8.0
-    format: str = "h264-mp4"
-    fit: str = FITS[0]
-    re_render: str = ""
-    keep: str = KEEP[0]
-    enlarge: int = 1
-    image_under_noise: str = UNDER_NOISE[0]
+    prompts: StagePrompts
+    frames: int = 8
+    text_scale: float = DEFAULT_SCALE
+    image_scale: float = DEFAULT_SCALE
     negative: Any = None
     image: Any = None
-    latent: Any = None
+    stage_options: StageOptions = field(default_factory=StageOptions)
+    render_again: Mapping[int, int] = field(default_factory=dict)
 
-    def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
-        """The path of the video, and the picture of its last frame."""
-        plan, size, takes = self.plan(), self.size(), parse_takes(self.re_render)
-        kind = check_format(self.format, size[1] * self.enlarge, size[0] * self.enlarge)
-        image, told = fitted(self.image, size, self.fit)
-        video = self.video(plan, size, image)
-        identity = self.identity(size) | video.identity() | {"graph": self.graph(prompt, node)}
-        output = Output(kind, self.rate(), self.frames, metadata(prompt, pnginfo), unit="stage", doubled=plan.doubled)
-        watch = NodeWatch(plan.count, self.steps, WHAT)
-        with open_job(job_root(FOLDER), self.name, identity) as (job, remark):
-            work = Work(video.sample, as_files(video.decode, self.enlarge), inputs_of(video, job, takes))
-            remarks = [remark, told, f"{plan.count} stages, {plan.total} frames"]
-            path = render_job(job, plan.count, work, output, watch=watch, keep=self.keep, remarks=remarks, takes=takes)
-            return path, as_image(job.read_tensors(plan.count - 1, LATENTS)["latents"][-1:])
+    def rendering(self, size: tuple[int, int]) -> Rendering:
+        plan = self.plan()
+        image, remark = fitted(self.image, size, self.stage_options.fit)
+        engine = self.engine(plan, size, image)
+
+        def last_frame(job: Job) -> Any:
+            return as_image(job.read_tensors(plan.count - 1, LATENTS)["latents"][-1:])
+
+        return Rendering(
+            engine=engine,
+            count=plan.count,
+            frames=self.frames,
+            pictures=last_frame,
+            inputs=lambda job: self.inputs(engine, job),
+            takes=self.render_again,
+            remarks=(remark, f"{plan.count} stages, {plan.total} frames"),
+            doubled=plan.doubled,
+        )
 
     def plan(self) -> StagePlan:
-        return StagePlan(prompts=parse_stages(self.prompts), frames=self.frames, drop_doubled=self.drop_doubled)
+        if seconds := self.output_options.seconds:
+            raise ValueError(
+                f"staged video: Video Output Options ask for {seconds:g} seconds, but the prompts say how many stages "
+                "there are; set seconds to 0"
+            )
+        drop = self.stage_options.drop_doubled
+        return StagePlan(prompts=self.prompts.texts, frames=self.frames, drop_doubled=drop)
 
-    def rate(self) -> Fraction:
-        return rate_of(self.fps)
-
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return (self.height, self.width) if self.latent is None else latent_size(self.latent, self.vae)
-
-    def video(self, plan: StagePlan, size: tuple[int, int], image: Any) -> StagedVideo:
+    def engine(self, plan: StagePlan, size: tuple[int, int], image: Any) -> StagedVideo:
+        options = self.stage_options
         return StagedVideo(
             self.model,
-            self.clip,
+            self.prompts.clip,
             self.vae,
             self.retention_branch,
             plan,
             negative=self.negative,
             image=image,
             size=size,
-            sampler=self.sampler_name,
+            sampler=self.sampler_name if self.sampler is None else self.sampler,
             scheduler=self.scheduler,
             steps=self.steps,
+            sigmas=self.sigmas,
             seed=self.seed,
-            scales=(self.text_scale, self.image_scale, self.order),
-            strength=self.strength,
-            reanchor=self.reanchor,
-            under_noise=self.image_under_noise,
+            scales=(self.text_scale, self.image_scale, options.order),
+            strength=options.strength,
+            reanchor=options.reanchor,
+            under_noise=options.image_under_noise,
         )
 
-    def identity(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Settings that the frames depend on. How many stages there are is none, and neither are their texts: what of
-        them differs is made anew from there on."""
-        names = (
-            "seed",
-            "frames",
-            "steps",
-            "text_scale",
-            "image_scale",
-            "order",
-            "drop_doubled",
-            "reanchor",
-            "strength",
-        )
-        given = {name: getattr(self, name) for name in (*names, "sampler_name", "scheduler", "format", "enlarge")}
-        given |= {"image_under_noise": self.image_under_noise} if self.image_under_noise != UNDER_NOISE[0] else {}
-        return given | {"width": size[1], "height": size[0], "fps": str(self.rate())}
+    def inputs(self, engine: StagedVideo, job: Job) -> Callable[[int], str]:
+        """Text and take of a stage, as the stages behind another take begin with other images."""
+        takes = self.render_again
+        return lambda stage: json.dumps([engine.inputs(stage), takes.get(stage, job.record(stage).take)])
 
-    def graph(self, prompt: Any, node: Any) -> dict[str, str]:
-        """The image counts by what it shows, not by what made it."""
-        names = ("model", "clip", "vae", "retention_branch", "negative")
-        return input_hashes(prompt, str(node), names) if prompt else {}
-
-
-def inputs_of(video: StagedVideo, job: Job, takes: Mapping[int, int]) -> Any:
-    """What the engine asks of a stage: text and take, for the stages behind another take begin with other images."""
-    return lambda stage: json.dumps([video.inputs(stage), takes.get(stage, job.record(stage).take)])
+    def values(self) -> dict[str, Any]:
+        """How the image was brought to size is seen in the image."""
+        return {name: value for name, value in asdict(self.stage_options).items() if name != "fit"}

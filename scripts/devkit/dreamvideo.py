@@ -92,16 +92,18 @@ class Parts:
         self.positive, self.negative = (node, 0), (node, 1)
 
     def gradient(self) -> None:
-        settings = {"alpha": 20, "frames": self.frames, "kernel": "rbf", "bandwidth": "median_log"}
-        settings |= {"jacobian": "plain", "variance": 0.05, "max_eps_ratio": 0.5, "start_percent": 0, "end_percent": 1}
-        settings |= {"compensate_size": True, "compensate_frames": True, "model": self.model}
+        measure = {"bandwidth": "median_log", "jacobian": "plain", "variance": 0.05}
+        measure |= {"compensate_size": True, "compensate_frames": True}
+        options = self.add("StillMotion_MitigatingGradientOptions", "Mitigating Gradient Options", **measure)
+        settings = {"alpha": 20, "frames": self.frames, "kernel": "rbf", "max_eps_ratio": 0.5}
+        settings |= {"start_percent": 0, "end_percent": 1, "model": self.model, "options": (options, 0)}
         self.model = (self.add("StillMotion_MitigatingGradient", "Mitigating Gradient", **settings), 0)
 
     def sampled(self, latent: Link, *, reuse: bool = False, image_scale: int = IMAGE_SCALE) -> Link:
         noise: Link = (self.add("RandomNoise", "RandomNoise", noise_seed=SEED), 0)
         sampler: Link = (self.add("KSamplerSelect", "KSamplerSelect", sampler_name="ddim"), 0)
         if reuse:
-            rules = {"overlap": 3, "recycle": 4, "guidance": 0.4, "rule": "code", "reuse_step_noise": False}
+            rules = {"overlap": 3, "recycle": 4, "staged_guidance": 0.4, "rule": "code", "reuse_step_noise": False}
             both = {"frames": self.frames, "noise": noise, "sampler": sampler}
             node = self.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", **rules, **both)
             noise, sampler = (node, 0), (node, 1)
@@ -151,13 +153,17 @@ def text_to_video() -> dict:
 def stages() -> dict:
     """Three prompts, the second and third begin with the last frame of the stage before."""
     parts = Parts(None)
-    inputs = {"model": parts.model, "clip": parts.clip, "vae": parts.vae, "retention_branch": parts.branch}
-    inputs |= {"negative": parts.negative, "image": parts.image(), "frames": parts.frames}
-    settings = {"prompts": "\n".join(STAGES), "seed": SEED, "steps": STEPS, "text_scale": TEXT_SCALE}
-    settings |= {"image_scale": IMAGE_SCALE, "name": "dreamvideo_stages", "width": SIDE, "height": SIDE}
-    settings |= {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1}
-    settings |= {"sampler_name": "ddim", "scheduler": "normal", "fps": 8, "format": "h264-mp4", "fit": "crop"}
-    settings |= {"re_render": "", "keep": "everything", "enlarge": 8, "image_under_noise": "off"}
+    prompts = parts.add("StillMotion_StagePrompts", "Stage Prompts", text="\n".join(STAGES), clip=parts.clip)
+    size = parts.add("EmptyLatentImage", "Empty Latent Image", width=SIDE, height=SIDE, batch_size=1)
+    ways = {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1, "fit": "crop"}
+    stage = parts.add("StillMotion_StageOptions", "Stage Options", **ways, image_under_noise="off")
+    file = {"name": "dreamvideo_stages", "fps": 8, "seconds": 0, "format": "h264-mp4", "enlarge": 8}
+    output = parts.add("StillMotion_VideoOutputOptions", "Video Output Options", **file, keep="everything")
+    inputs = {"model": parts.model, "vae": parts.vae, "retention_branch": parts.branch, "prompts": (prompts, 0)}
+    inputs |= {"negative": parts.negative, "image": parts.image(), "frames": parts.frames, "latent": (size, 0)}
+    inputs |= {"stage_options": (stage, 0), "output_options": (output, 0)}
+    settings = {"seed": SEED, "steps": STEPS, "text_scale": TEXT_SCALE, "image_scale": IMAGE_SCALE}
+    settings |= {"sampler_name": "ddim", "scheduler": "normal"}
     video = (parts.add("StillMotion_StagedVideo", "Staged Video", **settings, **inputs), 0)
     parts.add("StillMotion_VideoContinuity", "Video Continuity", video=video, frames=parts.frames)
     return parts.graph.nodes

@@ -66,8 +66,8 @@ def test_no_nodes_lie_over_each_other(editor_file, name: str):
 
 
 # the widget that controls changes of the seed
-CONTROL = {"KSampler": 1, "RandomNoise": 1, "StillMotion_LongVideo": 2, "StillMotion_StagedVideo": 2}
-CONTROL |= {"StillMotion_AutoregressiveVideo": 2}
+CONTROL = dict.fromkeys(("KSampler", "RandomNoise", "StillMotion_LongVideo", "StillMotion_StagedVideo"), 1)
+CONTROL |= {"StillMotion_AutoregressiveVideo": 1}
 
 
 def test_no_seed_changes_by_itself(editor_file):

@@ -231,3 +231,33 @@ def schemas(comfy) -> list[Any]:
 
     with ThreadPoolExecutor(1) as thread:  # the browser tests may have left an event loop running in this one
         return thread.submit(asyncio.run, ask()).result()
+
+
+@pytest.fixture
+def flat_request(comfy: ModuleType):
+    """flat_request(kind, **settings) -> a request of a render node from settings in one table: those of option nodes go
+    into their options, `width` and `height` into a latent, `clips_again` into takes."""
+    from dataclasses import fields
+
+    from stillmotion.nodes.render import options
+    from stillmotion.rendering.loop import parse_takes
+
+    kinds = {
+        "output_options": options.OutputOptions,
+        "reuse_options": options.ReuseOptions,
+        "artv_options": options.ArtvOptions,
+        "stage_options": options.StageOptions,
+    }
+
+    def request(kind, **settings):
+        width, height = settings.pop("width"), settings.pop("height")
+        empty = {"samples": torch.zeros(1, 4, height // 4, width // 4), "downscale_ratio_spacial": 4}
+        settings.setdefault("latent", empty)
+        if "clips_again" in settings:
+            settings["render_again"] = parse_takes(settings.pop("clips_again"))
+        for name in {field.name for field in fields(kind)} & kinds.keys():
+            chosen = {field.name for field in fields(kinds[name])} & settings.keys()
+            settings[name] = kinds[name](**{option: settings.pop(option) for option in chosen})
+        return kind(**settings)
+
+    return request

@@ -47,7 +47,7 @@ def test_timed_tells_the_network_s_share(tiny_sd, run_sampler):
 
 
 KILLED = {
-    "vidrd_long_video": ("StillMotion_LongVideo", {"clips": 5, "steps": 3, "overlap": 3}),
+    "vidrd_long_video": ("StillMotion_LongVideo", {"clips": 5, "steps": 3}),
     "dreamvideo_stages": ("StillMotion_StagedVideo", {"steps": 3}),
     "artv_text_image_to_video": ("StillMotion_AutoregressiveVideo", {"frames": 5, "steps": 3}),
 }
@@ -67,7 +67,13 @@ def test_the_graph_that_is_killed_is_the_bundled_one_without_views(name):
         "GetVideoComponents" in node["class_type"] or "Save" in node["class_type"] for node in prompt.values()
     )
     if name == "dreamvideo_stages":
-        assert len(video["prompts"].splitlines()) == 5
+        (texts,) = [
+            node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "StillMotion_StagePrompts"
+        ]
+        assert len(texts.splitlines()) == 5
+    if name == "vidrd_long_video":
+        (reuse,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "StillMotion_ReuseOptions"]
+        assert reuse["overlap"] == 3
     if kind != "StillMotion_AutoregressiveVideo":
         (frames,) = [node["inputs"]["value"] for node in prompt.values() if node["class_type"] == "PrimitiveInt"]
         assert frames == 6

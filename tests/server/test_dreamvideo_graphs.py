@@ -73,7 +73,7 @@ def test_every_graph_makes_its_video(client: Client, file: str, tmp_path: Path, 
 
 
 def without_reuse(prompt: dict) -> None:
-    node_of(prompt, "StillMotion_ReuseAndDiffuse")[1]["inputs"] |= {"overlap": 0, "recycle": 0, "guidance": 0}
+    node_of(prompt, "StillMotion_ReuseAndDiffuse")[1]["inputs"] |= {"overlap": 0, "recycle": 0, "staged_guidance": 0}
 
 
 def without_retention(prompt: dict) -> None:

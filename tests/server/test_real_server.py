@@ -55,12 +55,12 @@ def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Call
         ("artv_text_image_to_video", "StillMotion_AutoregressiveVideo"),
     ],
 )
-def test_a_graph_that_was_stored_before_an_input_was_appended_still_runs(client: Client, name: str, kind: str):
+def test_a_graph_without_the_optional_nodes_runs(client: Client, name: str, kind: str):
     prompt = workflow.up_to(workflow.adapt(workflow.load(name), frames=4), kind)
     given = node_of(prompt, kind)["inputs"]
     given |= {"steps": 2, **({"clips": 1} if "clips" in given else {})}
-    for appended in ("enlarge", "masks"):
-        given.pop(appended, None)
+    for optional in ("output_options", "reuse_options", "artv_options", "render_again"):
+        given.pop(optional, None)
     client.run(prompt).check()
 
 
@@ -88,7 +88,8 @@ def test_a_workflow_makes_a_playable_video(client: Client, tmp_path: Path, name:
 
 def test_a_long_video_is_a_file_that_goes_on(client: Client, tmp_path: Path):
     prompt = workflow.adapt(workflow.load("vidrd_long_video"), frames=4)
-    node_of(prompt, "StillMotion_LongVideo")["inputs"] |= {"clips": 2, "steps": 2, "overlap": 2}
+    node_of(prompt, "StillMotion_LongVideo")["inputs"] |= {"clips": 2, "steps": 2}
+    node_of(prompt, "StillMotion_ReuseOptions")["inputs"]["overlap"] = 2
     run = client.run(prompt)
     assert len(decoded(only_video(client, run, tmp_path))) == 2 * 4
     assert run.data("progress")[-1]["value"] == run.data("progress")[-1]["max"] == 2 * 2
@@ -101,8 +102,24 @@ def test_a_long_video_is_a_file_that_goes_on(client: Client, tmp_path: Path):
         assert sum(1 for _ in video.decode(video=0)) == 3 * 4
         stored = json.loads(video.metadata["prompt"])
     assert node_of(stored, "StillMotion_LongVideo")["inputs"]["clips"] == 3
-    node_of(prompt, "StillMotion_LongVideo")["inputs"]["overlap"] = 9
+    node_of(prompt, "StillMotion_ReuseOptions")["inputs"]["overlap"] = 9
     assert "overlap is 9, a clip has 4 frames" in (client.run(prompt).error or {})["exception_message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "missing", "old"),
+    [
+        ("vidrd_long_video", "StillMotion_LongVideo", "latent", {"width": 64, "height": 64, "overlap": 4}),
+        ("vidrd_reuse_pocket", "StillMotion_ReuseAndDiffuse", "staged_guidance", {"guidance": 0.4}),
+    ],
+)
+def test_a_graph_with_inputs_that_have_moved_is_refused(client: Client, name: str, kind: str, missing: str, old: dict):
+    prompt = workflow.load(name)
+    inputs = node_of(prompt, kind)["inputs"]
+    del inputs[missing]
+    inputs |= old
+    with pytest.raises(Rejected, match=f"{kind}.*{missing}"):
+        client.run(prompt)
 
 
 def test_clips_that_continue_each_other_become_one_video(client: Client, tmp_path: Path):

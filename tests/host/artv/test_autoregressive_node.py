@@ -21,7 +21,7 @@ def output(comfy, tmp_path):
 
 
 @pytest.fixture
-def rendered(output, tiny_sd, tiny_vae, artv):
+def rendered(output, tiny_sd, tiny_vae, artv, flat_request):
     """rendered(...) -> (path of the video, its last image)."""
     from stillmotion.nodes.render.autoregressive import RollRequest
 
@@ -31,7 +31,7 @@ def rendered(output, tiny_sd, tiny_vae, artv):
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
         given = {"model": tiny_sd, "artv": artv, "vae": tiny_vae, **settings} | changes
         with torch.inference_mode():
-            return RollRequest(**given).render(prompt, pnginfo, node)
+            return flat_request(RollRequest, **given).render(prompt, pnginfo, node)
 
     return render
 

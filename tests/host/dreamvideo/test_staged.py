@@ -61,9 +61,10 @@ def output(comfy, tmp_path):
 
 
 @pytest.fixture
-def rendered(output, tiny_sd, tiny_vae, branch):
+def rendered(output, tiny_sd, tiny_vae, branch, flat_request):
     """rendered(...) -> (path of the video, its last image)."""
-    from stillmotion.nodes.render.staged import StagedRequest
+    from stillmotion.model_patches.dreamvideo.stages import parse_stages
+    from stillmotion.nodes.render.staged import StagedRequest, StagePrompts
 
     clip = Words(tiny_sd)
     settings = {"prompts": "a\nbb", "seed": 3, "frames": FRAMES, "steps": 2, "text_scale": 3.0, "image_scale": 2.0}
@@ -71,9 +72,10 @@ def rendered(output, tiny_sd, tiny_vae, branch):
     settings |= {"negative": words(2)}
 
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
-        given = {"model": tiny_sd, "clip": clip, "vae": tiny_vae, "retention_branch": branch, **settings} | changes
+        given = {"model": tiny_sd, "vae": tiny_vae, "retention_branch": branch, **settings} | changes
+        given["prompts"] = StagePrompts(clip, parse_stages(given["prompts"]))
         with torch.inference_mode():
-            return StagedRequest(**given).render(prompt, pnginfo, node)
+            return flat_request(StagedRequest, **given).render(prompt, pnginfo, node)
 
     return render
 
@@ -225,7 +227,7 @@ def test_another_take_takes_along_what_begins_with_it(rendered, counted):
     path, _ = rendered(**given)
     before = frames_of(path)
     model, calls = counted()
-    after = frames_of(rendered(model=model, re_render="2", **given)[0])
+    after = frames_of(rendered(model=model, clips_again="2", **given)[0])
     assert len(calls) == 2 * 2
     assert np.array_equal(after[:FRAMES], before[:FRAMES])
     assert not np.array_equal(after[FRAMES : 2 * FRAMES], before[FRAMES : 2 * FRAMES])
@@ -233,7 +235,7 @@ def test_another_take_takes_along_what_begins_with_it(rendered, counted):
     calls.clear()
     assert np.array_equal(frames_of(rendered(model=model, **given)[0]), after)  # it is kept without being named again
     assert calls == []
-    assert np.array_equal(frames_of(rendered(re_render="2:0", **given)[0]), before)
+    assert np.array_equal(frames_of(rendered(clips_again="2:0", **given)[0]), before)
 
 
 def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
@@ -244,10 +246,10 @@ def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
     rendered(**given)
     model, _ = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == 3))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        rendered(model=model, re_render="2", **given)
+        rendered(model=model, clips_again="2", **given)
     found = frames_of(rendered(**given)[0])
     rendered(name="once", **given)
-    assert np.array_equal(frames_of(rendered(name="once", re_render="2", **given)[0]), found)
+    assert np.array_equal(frames_of(rendered(name="once", clips_again="2", **given)[0]), found)
 
 
 def test_the_doubled_frame_is_dropped_and_nothing_else(rendered):
@@ -299,12 +301,13 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"name": "../n"}, "the name is '../n'"),
         ({"image": picture(count=3)}, "3 images were given, one is needed"),
         ({"image": picture() / 0}, "values that are no numbers"),
-        ({"re_render": "3"}, "clip 3 shall be rendered again"),
-        ({"re_render": "x"}, "re_render has 'x'"),
+        ({"clips_again": "3"}, "clip 3 shall be rendered again"),
+        ({"clips_again": "x"}, "render again: clips has 'x'"),
         ({"order": "both"}, "order is 'both'"),
         ({"reanchor": "both"}, "reanchor is 'both'"),
         ({"image_under_noise": "yes"}, "image_under_noise is 'yes'; choose one of off, without text, always"),
         ({"fit": "squeeze"}, "fit is 'squeeze'"),
+        ({"seconds": 4.0}, "ask for 4 seconds, but the prompts say how many stages there are"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):
@@ -380,3 +383,23 @@ def test_progress_is_told_in_stages(rendered, monkeypatch):
     assert shares[-1] == pytest.approx(1)
     assert str(told[-1]) == "stage 2 of 2, 0 s left"
     assert len(told[-1].strip.getcolors(1 << 20)) > 9  # an image, not a blank one
+
+
+def test_prompts_may_be_edited_and_the_text_encoder_behind_them_may_not(rendered, tiny_sd, tiny_vae, flat_request):
+    from stillmotion.nodes.render.staged import StagedRequest
+
+    request = flat_request(
+        StagedRequest, model=tiny_sd, vae=tiny_vae, retention_branch=None, prompts=None, width=SIZE, height=SIZE
+    )
+
+    def graph(text="a", file="x"):
+        return {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": file}},
+            "2": {"class_type": "StillMotion_StagePrompts", "inputs": {"clip": ["1", 1], "text": text}},
+            "9": {"class_type": "StillMotion_StagedVideo", "inputs": {"prompts": ["2", 0], "seed": 1}},
+        }
+
+    before = request.graph(graph(), "9")
+    assert before.keys() == {"clip"}
+    assert request.graph(graph(text="a\nb"), "9") == before
+    assert request.graph(graph(file="y"), "9") != before

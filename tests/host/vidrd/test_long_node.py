@@ -27,7 +27,7 @@ def output(comfy, tmp_path):
 
 
 @pytest.fixture
-def rendered(output, tiny_sd, tiny_vae):
+def rendered(output, tiny_sd, tiny_vae, flat_request):
     """rendered(...) -> (path of the video, images of the first clip)."""
     from stillmotion.nodes.render.long import LongRequest
 
@@ -37,7 +37,7 @@ def rendered(output, tiny_sd, tiny_vae):
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
         given = {"model": tiny_sd, "vae": tiny_vae, **settings} | changes
         with torch.inference_mode():
-            return LongRequest(**given).render(prompt, pnginfo, node)
+            return flat_request(LongRequest, **given).render(prompt, pnginfo, node)
 
     return render
 
@@ -102,7 +102,7 @@ def test_more_clips_extend_and_other_inputs_are_another_job(rendered, output):
     assert np.array_equal(frames_of(longer)[: 2 * FRAMES], two)
     seconds, _ = rendered(clips=99, seconds=1.2)  # 9.6 frames, rounded up to complete clips
     assert len(frames_of(seconds)) == 3 * FRAMES
-    for changed in ({"seed": 4}, {"positive": words(5)}, {"steps": 3}, {"guidance": 0.9}, {"fps": 9.0}):
+    for changed in ({"seed": 4}, {"positive": words(5)}, {"steps": 3}, {"staged_guidance": 0.9}, {"fps": 9.0}):
         assert rendered(**changed)[0].parent != first.parent
     assert len(jobs(output)) == 6
 
@@ -110,32 +110,36 @@ def test_more_clips_extend_and_other_inputs_are_another_job(rendered, output):
 def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
     path, _ = rendered(clips=3)
     before = frames_of(path)
-    after = frames_of(rendered(clips=3, re_render="2", keep="what extends it")[0])
+    after = frames_of(rendered(clips=3, clips_again="2", keep="what extends it")[0])
     same = [np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
     # on a model with independent frames, frames that continue the previous clip contain nothing new
     assert same == [True] * FRAMES + [True, True, False, False] + [True] * FRAMES
     assert len(list(path.parent.glob("clips/*/state.safetensors"))) == 1
-    assert np.array_equal(frames_of(rendered(clips=3, re_render="2:0")[0]), before)
+    assert np.array_equal(frames_of(rendered(clips=3, clips_again="2:0")[0]), before)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
-        ({"re_render": "x"}, "re_render has 'x'; write clips, counted from 1"),
-        ({"re_render": "0"}, "re_render has '0'"),
-        ({"re_render": "3"}, "clip 3 shall be rendered again, but the video has clips 1 to 2"),
+        ({"clips_again": "x"}, "render again: clips has 'x'; write clips, counted from 1"),
+        ({"clips_again": "0"}, "render again: clips has '0'"),
+        ({"clips_again": "3"}, "clip 3 shall be rendered again, but the video has clips 1 to 2"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"overlap": 5}, "overlap is 5, a clip has 4 frames"),
         ({"positive": None}, "there is nothing to draw; connect positive, prompts or guider"),
         ({"negative": None}, "cfg is 3 without a negative condition"),
+        ({"model": None}, "neither a model nor a guider is connected; connect one of the two"),
+        ({"sigmas": torch.zeros(1, 3)}, r"sigmas: they have the shape \(1, 3\)"),
+        ({"sigmas": torch.tensor([1.0, 2.0, 0.0])}, "must be finite, fall from step to step"),
+        ({"sigmas": torch.tensor([float("nan"), 0.0])}, "must be finite, fall from step to step"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_sampled(rendered, tiny_sd, changes, message):
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(lambda args: pytest.fail("sampled"))
     with pytest.raises(ValueError, match=message):
-        rendered(model=model, **changes)
+        rendered(**({"model": model} | changes))
 
 
 def test_the_size_of_a_latent_counts(rendered, tiny_vae):
@@ -161,10 +165,58 @@ def test_a_guider_guides_in_its_own_way(rendered, tiny_sd):
     guider.set_conds(words(1), words(2))
     guider.set_cfg(3.0)
     conditions, model = guider.original_conds, guider.model_patcher
-    found = frames_of(rendered(guider=guider, positive=None, negative=None, cfg=99.0)[0])
+    found = frames_of(rendered(guider=guider, model=None, positive=None, negative=None, cfg=99.0)[0])
     assert np.array_equal(found, frames_of(rendered()[0]))
     assert guider.original_conds is conditions
     assert guider.model_patcher is model
+
+
+def test_a_guider_replaces_what_is_connected_beside_it(rendered, tiny_sd):
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(tiny_sd)
+    guider.set_conds(words(1), words(2))
+    guider.set_cfg(3.0)
+    path, _ = rendered(guider=guider, positive=words(7))
+    assert np.array_equal(frames_of(path), frames_of(rendered()[0]))
+    assert "model, positive, negative and cfg are not used" in (path.parent / "log.txt").read_text()
+
+
+def test_a_sampler_and_sigmas_replace_names_and_steps(rendered, tiny_sd, output):
+    import comfy.samplers
+
+    by_name = frames_of(rendered(sampler_name="euler")[0])
+    sigmas = comfy.samplers.KSampler(tiny_sd, 2, torch.device("cpu"), "euler", "normal").sigmas
+    connected = {"sampler": comfy.samplers.sampler_object("euler"), "sigmas": sigmas}
+    path, _ = rendered(**connected)
+    assert np.array_equal(frames_of(path), by_name)
+    again, _ = rendered(**connected, sampler_name="ddim", scheduler="karras", steps=9)
+    assert again == path  # what is replaced is no part of the job
+    assert np.array_equal(frames_of(rendered(sampler=connected["sampler"])[0]), by_name)
+    assert np.array_equal(frames_of(rendered(sigmas=sigmas, sampler_name="euler")[0]), by_name)
+    assert rendered(**connected | {"sigmas": sigmas * 0.5})[0].parent != path.parent
+    with pytest.raises(ValueError, match="the sampler dpm_fast_function chooses its own steps"):
+        rendered(sampler=comfy.samplers.sampler_object("dpm_fast"))
+
+
+@pytest.mark.parametrize("options", [{"s_noise": 1.1}, {"s_tmin": 0.5}])
+def test_options_of_a_sampler_are_part_of_the_job(rendered, options):
+    import comfy.samplers
+
+    plain, _ = rendered(sampler=comfy.samplers.ksampler("euler"))
+    assert rendered(sampler=comfy.samplers.ksampler("euler"))[0] == plain
+    assert rendered(sampler=comfy.samplers.ksampler("euler", options))[0].parent != plain.parent
+
+
+def test_values_that_a_sampler_s_function_remembers_are_part_of_the_job(comfy):
+    from stillmotion.model_patches.comfy_host.base.fingerprint import of_sampler
+
+    def sampler(eta):
+        import comfy.samplers
+
+        return comfy.samplers.ksampler("sa_solver", {"tau_func": lambda sigma: eta * sigma})
+
+    assert of_sampler(sampler(0.5)) == of_sampler(sampler(0.5)) != of_sampler(sampler(0.7))
 
 
 PROMPT = {
@@ -185,7 +237,7 @@ def test_only_what_flows_in_counts(comfy):
     before = graph()
     assert before.keys() == {"model", "vae"}
     assert graph(**{"3": {"class_type": "Other", "inputs": {"x": 1}}}) == before
-    assert graph(**{"9": PROMPT["9"] | {"inputs": PROMPT["9"]["inputs"] | {"clips": 5, "re_render": "2"}}}) == before
+    assert graph(**{"9": PROMPT["9"] | {"inputs": PROMPT["9"]["inputs"] | {"clips": 5, "seed": 3}}}) == before
     stronger = graph(**{"2": {"class_type": "Apply", "inputs": {"model": ["1", 0], "strength": 2.0}}})
     assert stronger["model"] != before["model"]
     assert stronger["vae"] == before["vae"]

@@ -1,0 +1,56 @@
+"""What the option nodes hold. Every default stands here, once; the inputs of the nodes take theirs from here."""
+
+from dataclasses import dataclass
+
+from ...model_patches.artv.guidance import MASKS
+from ...model_patches.comfy_host.video.autoregressive import FITS as ARTV_FITS
+from ...model_patches.core.pictures import FITS
+from ...model_patches.dreamvideo.guidance import TEXT_FIRST
+from ...model_patches.dreamvideo.stages import REANCHOR, UNDER_NOISE
+from ...model_patches.vidrd.reuse import Config as ReuseConfig
+
+KEEP = ("everything", "what extends it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The file: name of the job, frames per second, length in seconds (0: not set), format, enlargement, and what of
+    the job is kept, of KEEP."""
+
+    name: str = "video"
+    fps: float = 8.0
+    seconds: float = 0.0
+    format: str = "h264-mp4"
+    enlarge: int = 1
+    keep: str = KEEP[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseOptions(ReuseConfig):
+    """How much of the clip before is used again, and whether the noise of a sampler's steps is."""
+
+    reuse_step_noise: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtvOptions:
+    """Guidance weights of references and anchor, the time step of their noise, masks (of MASKS), and how pictures are
+    brought to size."""
+
+    reference_weight: float = 0.25
+    anchor_weight: float = 0.25
+    t_test: int = 200
+    masks: str = MASKS[0]
+    fit: str = ARTV_FITS[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """How stages follow each other, and how the image is used; the words are those of `model_patches.dreamvideo`."""
+
+    drop_doubled: bool = False
+    reanchor: str = REANCHOR[0]
+    order: str = TEXT_FIRST
+    strength: float = 1.0
+    fit: str = FITS[0]
+    image_under_noise: str = UNDER_NOISE[0]
