@@ -110,8 +110,15 @@ def clips() -> Blueprint:
     positive, negative = parts.prompts()
     noise = parts.add("RandomNoise", "Random Noise", {"seed": "noise_seed"}, noise_seed=7)
     sampler = parts.add("KSamplerSelect", "KSampler Select", sampler_name="ddim")
-    settings = {"overlap": 4, "recycle": 4.0, "guidance": 0.4, "frames": frames, "noise": noise, "sampler": sampler}
-    shown = ("overlap", "recycle", "guidance")
+    settings = {
+        "overlap": 4,
+        "recycle": 4.0,
+        "staged_guidance": 0.4,
+        "frames": frames,
+        "noise": noise,
+        "sampler": sampler,
+    }
+    shown = ("overlap", "recycle", "staged_guidance")
     reuse, _ = parts.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", shown, **settings)
     conditions = {"positive": positive, "negative": negative, "model": model}
     guider = parts.add("CFGGuider", "CFG Guider", ("cfg",), cfg=7.5, **conditions)
