@@ -169,7 +169,53 @@ def image_to_video() -> Blueprint:
     )
 
 
-BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (harivo, clips, image_to_video)
+def long_video() -> Blueprint:
+    parts = Parts()
+    frames = parts.frames()
+    model = parts.motion("pocket/vidrd.safetensors", frames)
+    positive, negative = parts.prompts()
+    size = {"width": SIDE, "height": SIDE, "batch_size": 1}
+    latent = parts.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), **size)
+    settings = {"seed": 7, "clips": 4, "cfg": 7.5, "steps": 25, "sampler_name": "ddim", "scheduler": "normal"}
+    given = {"model": model, "positive": positive, "negative": negative, "latent": latent, "frames": frames}
+    shown = ("vae", "seed", "clips", "cfg", "steps")
+    parts.add("StillMotion_LongVideo", "Long Video", shown, **settings, **given)
+    return Blueprint(
+        "Long Video (VidRD)",
+        "Renders a long video clip by clip into a file, from one prompt; queue it again to resume or extend it. "
+        "Frames, width and height are set for the bundled pocket models.",
+        ("VidRD", "long video", "infinite video", "AnimateDiff"),
+        parts.graph.nodes,
+        parts.sorted_inputs(),
+        {"video": ("Long Video", 0), "first_clip": ("Long Video", 1)},
+    )
+
+
+def frame_by_frame() -> Blueprint:
+    parts = Parts()
+    artv = parts.add(
+        "StillMotion_LoadArtvModel", "Load ART-V Model", ("artv_name",), artv_name="pocket/artv.safetensors"
+    )
+    positive, negative = parts.prompts()
+    size = {"width": SIDE, "height": SIDE, "batch_size": 1}
+    latent = parts.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), **size)
+    settings = {"seed": 7, "frames": FRAMES, "text_weight": 6.5, "steps": 12}
+    settings |= {"sampler_name": "dpmpp_2s_ancestral", "scheduler": "normal"}
+    given = {"artv": artv, "positive": positive, "negative": negative, "latent": latent}
+    shown = ("model", "vae", "image", "seed", "frames", "text_weight", "steps")
+    parts.add("StillMotion_AutoregressiveVideo", "Autoregressive Video", shown, **settings, **given)
+    return Blueprint(
+        "Image to Video, Frame by Frame (ART-V)",
+        "Continues an image one frame at a time into a file (ART-V); queue it again to resume or extend it. Width and "
+        "height are set for the bundled pocket models.",
+        ("ART-V", "image to video", "autoregressive", "long video"),
+        parts.graph.nodes,
+        parts.sorted_inputs(),
+        {"video": ("Autoregressive Video", 0), "last_frame": ("Autoregressive Video", 1)},
+    )
+
+
+BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (harivo, clips, long_video, image_to_video, frame_by_frame)
 
 # API form -> editor form, folded: sockets first, as a node shows them, then the widgets in the order of `inputs`
 FOLD = """async ([nodes, title, inputs, outputs]) => {
