@@ -11,9 +11,10 @@ from typing import Any
 
 from playwright.sync_api import ConsoleMessage, Response, sync_playwright
 
-# answers that a fresh user profile gets, and one line that the frontend always writes: no faults
+# answers that a fresh user profile gets, one line that the frontend always writes, and its question for the size of a
+# model file that is missing here, which the server's policy forbids: no faults
 EXPECTED = re.compile(r"/user\.css$|/api/userdata[?/]")
-NOISE = re.compile(r"Failed to load resource|ComfyApp graph accessed before initialization")
+NOISE = re.compile(r"Failed to load resource|ComfyApp graph accessed before initialization|https://huggingface\.co/")
 
 # the Run button is there and the start-up mask is gone; acting earlier leaves the mask up for ever
 READY = """() => window.app?.vueAppReady && window.app.canvas && document.querySelector('[data-testid=queue-button]')
