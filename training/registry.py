@@ -1,7 +1,7 @@
-"""The registry of systems: what `train`, `doctor`, `ablate`, the previews and the documentation ask about a system.
+"""The registry of systems, which `train`, `doctor`, `ablate`, the previews and the documentation use.
 
-A system of yours is added with `register`, before its first config is read. The entries of this package are at the end
-of the module; the heavy modules of a system are imported when it is used for the first time.
+Add your own system with `register`, before its first config is read. The entries of this package are at the end
+of the module; the modules of a system are imported when it is used for the first time.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,11 +28,11 @@ class Trainer(Protocol):
     """The name of the weight file in the output folder."""
 
     def prepare(self, plan: Any, tokenizer: Path, /) -> tuple[Any, Any]:
-        """The `SystemTask` of a config and the image model under it. Errors of the config come from here."""
+        """The `SystemTask` of a config and its image model. Reports errors of the config."""
         ...
 
     def preview(self, task: Any, base: Any, plan: Any, /) -> Callable[[int, dict[str, Any]], None] | None:
-        """What is called after every step with the step and the average weights; None for no pictures."""
+        """A function that is called after every step with the step and the averaged weights; None for no previews."""
         ...
 
     def write(self, task: Any, average: dict[str, Any], path: Path, /) -> None:
@@ -44,13 +44,13 @@ class Ablation(Protocol):
     """The module of an ablation in `ablations/`."""
 
     OPTIONS: tuple[str, ...]
-    """The options of the verb `ablate` that not every ablation takes, and this one does."""
+    """The optional options of the verb `ablate` that this ablation supports."""
     Options: Any
     Budget: Any
     QUICK: Any
 
     def ablate(self, options: Any, /) -> dict[str, Any]:
-        """Train or draw, score, write the tables into `options.out`."""
+        """Train or sample, score, and write the tables into `options.out`."""
         ...
 
 
@@ -59,28 +59,28 @@ class System:
     """A system that can be trained."""
 
     name: str
-    """The word `system` of its configs."""
+    """The value of `system` in its configs."""
     plan: type[BasePlan]
-    """Its config."""
+    """The class of its configs."""
     trainer: Callable[[], Trainer]
-    """Imports its trainer."""
+    """A function that imports its trainer."""
     ablations: Mapping[str, Callable[[], Ablation]] = field(default_factory=dict)
-    """Imports its ablations, by the words of the verb `ablate`."""
+    """Functions that import its ablations, by their names in the verb `ablate`."""
 
 
 _SYSTEMS: dict[str, System] = {}
 
 
 def register(system: System) -> None:
-    """Make a system known. ValueError when its name, or that of an ablation, is taken."""
-    taken = {*_SYSTEMS} & {system.name} | {*ablations()} & {*system.ablations}
-    if taken:
-        raise ValueError(f"there is already a system or an ablation called {min(taken)!r}; choose another name")
+    """Add a system. Raises ValueError when its name, or that of one of its ablations, exists already."""
+    duplicates = {*_SYSTEMS} & {system.name} | {*ablations()} & {*system.ablations}
+    if duplicates:
+        raise ValueError(f"there is already a system or an ablation called {min(duplicates)!r}; choose another name")
     _SYSTEMS[system.name] = system
 
 
 def unregister(name: str) -> None:
-    """Forget a system that `register` made known."""
+    """Remove a system that was added with `register`."""
     _SYSTEMS.pop(name, None)
 
 
@@ -90,29 +90,29 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> System:
-    """The system of that name. KeyError for one that is not known."""
+    """The system of that name. Raises KeyError for an unknown name."""
     return _SYSTEMS[name]
 
 
 def ablations() -> dict[str, Callable[[], Ablation]]:
-    """The ablations of all systems, by the words of the verb `ablate`."""
+    """The ablations of all systems, by their names in the verb `ablate`."""
     return {name: load for system in _SYSTEMS.values() for name, load in system.ablations.items()}
 
 
 def read(path: Path, changes: Sequence[str] = (), *, out: Path | None = None) -> Any:
-    """The plan of a config file, as `plans.config.read` makes it, of any system that is known."""
+    """The plan of a config file of any registered system, read by `plans.config.read`."""
     return config.read(path, {name: system.plan for name, system in _SYSTEMS.items()}, changes, out=out)
 
 
 def prepare(plan: BasePlan, tokenizer: Path) -> tuple[Any, Any]:
-    """The task of a config of any system, and the image model under it."""
+    """The task of a config of any registered system, and its image model."""
     return get(plan.system).trainer().prepare(plan, tokenizer)
 
 
 def train(plan: BasePlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Path:
-    """Train as a config says and write the weight file; what is frozen is compared bit for bit.
+    """Train with a config and write the weight file; frozen weights are checked bit for bit.
 
-    ChangedRun when the folder holds a run of other settings; `allow` names those that may differ.
+    Raises ChangedRun when the folder holds a run with other settings; `allow` names those that may differ.
     """
     from .systems.learning import learn
 
@@ -123,7 +123,7 @@ def train(plan: BasePlan, tokenizer: Path, *, allow: Collection[str] = ()) -> Pa
 
 
 def _module(name: str) -> Callable[[], Any]:
-    """Imports a module of this package when it is asked for."""
+    """A function that imports a module of this package."""
     return lambda: import_module(name, __package__)
 
 

@@ -12,28 +12,28 @@ from .common import DSM, BasePlan, DataTable, EpsLossTable, SamplesTable
 
 @dataclass(frozen=True, kw_only=True)
 class ArtvDataTable(DataTable):
-    """Clips of which single frames are learned, each from the two before and an anchor (ART-V, section 3)."""
+    """Clips whose single frames are samples, each with its two previous frames and an anchor (ART-V, section 3)."""
 
-    frames: int = 16  # of a clip
-    drop_references: float = 0.1  # share of the samples without references; independent of the other two
+    frames: int = 16  # frames of a clip
+    drop_references: float = 0.1  # share of the samples without references; the three drops are independent
     drop_anchor: float = 0.1
-    anchor_window: int = 10  # the anchor is one of so many frames before
-    max_level: int = MAX_LEVEL  # references and anchor are noised to a level from 0 to this
+    anchor_window: int = 10  # the anchor is one of this many frames before the sample's frame
+    max_level: int = MAX_LEVEL  # references and anchor are noised to a level from 0 to this one
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtvModelTable:
-    """What of ART-V is trained, its sizes and the choices that the paper leaves open (`artv.config.ArtvConfig`)."""
+    """The trained parts of ART-V, their sizes and the choices that the paper leaves open (`artv.config.ArtvConfig`)."""
 
-    # Noise schedule: that of the base, which the file does not change.
+    # the noise schedule of the base, which an ART-V file does not change
     beta_schedule: ClassVar[str] = "scaled_linear"
     beta_start: ClassVar[float] = BETA_START
     beta_end: ClassVar[float] = BETA_END
 
-    unet: bool = True  # the image U-Net learns, too, as in the paper; it is then a second file
-    heads: tuple[int, ...] = ()  # of the anchor blocks; none: those of the U-Net
-    mask_channels: tuple[int, ...] = ()  # none: a fifth of the U-Net's, the paper's 64 to 320
-    mask_heads: tuple[int, ...] = ()  # none: 32 channels a head
+    unet: bool = True  # also train the image U-Net, as in the paper; it is written to a second file
+    heads: tuple[int, ...] = ()  # of the anchor blocks; empty: those of the U-Net
+    mask_channels: tuple[int, ...] = ()  # empty: a fifth of the U-Net's channels, as in the paper (64 for 320)
+    mask_heads: tuple[int, ...] = ()  # empty: 32 channels per head
     adapter_blocks: int = 2
     anchor: str = "latent"
     anchor_patch: int = 4
@@ -47,7 +47,7 @@ class ArtvModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class ArtvSamplesTable(SamplesTable):
-    """Pictures while training: rolls from the prompt alone. `guidance` is 1 + the text's weight in Eq. 8."""
+    """Previews during training: videos from the prompt alone. `guidance` is 1 + the weight of the text in Eq. 8."""
 
     reference: float = 0.25  # weights of Eq. 8
     anchor: float = 0.25
@@ -65,7 +65,7 @@ class ArtvPlan(BasePlan):
     samples: ArtvSamplesTable = field(default_factory=ArtvSamplesTable)
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
-        anchors = [name for name in ANCHORS if name != "clip"]  # whose tokens no cache of latents holds
+        anchors = [name for name in ANCHORS if name != "clip"]  # a cache of latents does not hold CLIP's tokens
         return super().choices() | {
             "model.anchor": (self.model.anchor, anchors),
             "model.level_embedding": (self.model.level_embedding, LEVELS),

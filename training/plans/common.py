@@ -1,6 +1,6 @@
-"""The tables of a training's config, one class each; what they belong to and how they are read: `config`.
+"""The tables of a training config that the systems share, one class each; `config` reads them.
 
-A field that a paper leaves open says so.
+Fields that a paper does not specify are marked.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,20 @@ class BaseTable:
     """The frozen image model."""
 
     kind: str = "pocket"  # "pocket", "sd15" or "sd21"
-    weights: str = BUNDLED  # a .safetensors file, a diffusers folder, "bundled" (pocket), or "random" (to try a shape)
-    half: bool = False  # hold the frozen weights in bfloat16; needs train.precision = "bf16"
-    checkpointing: bool = False  # forget activations of the U-Net and compute them again: less memory, more time
+    weights: str = BUNDLED  # a .safetensors file, a diffusers folder, "bundled" (pocket), or "random" (to try a config)
+    half: bool = False  # store the frozen weights in bfloat16; needs train.precision = "bf16"
+    checkpointing: bool = False  # gradient checkpointing of the U-Net: less memory, more time
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    latents: str = ""  # folder of cached latents; made by the verb `latents`
-    kept: str = ""  # a list of their clips that are taken, made by the verb `select`; none: all
-    frames: int = 24  # of a clip
+    """The training data."""
+
+    latents: str = ""  # folder of cached latents, written by the verb `latents`
+    selection: str = ""  # list of the clips to use, written by the verb `select`; empty: all clips
+    frames: int = 24  # frames of a clip
     drop: float = 0.1  # share of empty captions, for classifier-free guidance
-    still_weight: int = 1  # times a drawn clip at rest is taken in an epoch; others once. Ours
+    still_weight: int = 1  # uses of a drawn clip at rest per epoch; other clips are used once. Ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +41,18 @@ class LayersTable:
 
     conv_layers: int = 4
     dropout: float = 0.1
-    group_norm: str = "per_clip"  # or "per_frame": ours
-    embedding: str = "stream"  # or "branch": ours, a fresh model is then the image model
-    beta_schedule: str = "scaled_linear"  # the base's own, which the paper does not change
+    group_norm: str = "per_clip"  # or "per_frame", which is ours
+    embedding: str = "stream"  # or "branch", which is ours: an untrained model then equals the image model
+    beta_schedule: str = "scaled_linear"  # that of the base, which the paper does not change
     beta_start: float = 0.00085
     beta_end: float = 0.012
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpsLossTable:
-    """Which noise levels count how much; the paper has none of this."""
+    """Loss weights of noise levels; the papers do not weight them."""
 
-    dsm: str = "plain"  # as in LossTable
+    dsm: str = "plain"  # as in HarivoLossTable
     boost: float = 1.0
     high_share: float = 0.0
     high_noise: int = 600
@@ -58,9 +60,9 @@ class EpsLossTable:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesTable:
-    """Pictures while training: one row a prompt."""
+    """Previews during training: one row for each prompt."""
 
-    every: int = 500  # steps, 0: never
+    every: int = 500  # steps between previews; 0: never
     prompts: tuple[str, ...] = ()
     steps: int = 12
     guidance: float = 7.5
@@ -72,13 +74,13 @@ DSM = ("plain", "boosted")
 SAMPLES_DEPEND_ON = (
     *("frames", "drop", "still_weight"),
     *("drop_references", "drop_anchor", "anchor_window", "max_level", "drop_image"),
-)  # of [data]; the data themselves are known by their hash
-STARTS = ("model.start", "model.controlnet", "loss.lpips")  # files: what of them lasts is known by its hash
+)  # keys of [data]; the data themselves are identified by their hash
+STARTS = ("model.start", "model.controlnet", "loss.lpips")  # files, which are identified by hashes
 
 
 @dataclass(frozen=True, kw_only=True)
 class BasePlan:
-    """What the configs of all systems have. `model` and `loss` are tables of the system."""
+    """The tables that the configs of all systems have. `model` and `loss` are specific to the system."""
 
     system: ClassVar[str]
     train: TrainTable
@@ -89,25 +91,25 @@ class BasePlan:
     loss: Any
 
     def settings(self) -> dict[str, str]:
-        """What a resumed run must find unchanged, beside the engine's own; files are known by their hashes."""
-        kept = {"base": ("kind", "half"), "data": SAMPLES_DEPEND_ON, "model": None, "loss": None}
-        chosen = {
+        """The settings that must not change when a run resumes, in addition to those of the engine."""
+        keys = {"base": ("kind", "half"), "data": SAMPLES_DEPEND_ON, "model": None, "loss": None}
+        values = {
             f"{table}.{name}": str(value)
-            for table, names in kept.items()
+            for table, names in keys.items()
             for name, value in asdict(getattr(self, table)).items()
             if names is None or name in names
         }
-        return {name: value for name, value in chosen.items() if name not in STARTS}
+        return {name: value for name, value in values.items() if name not in STARTS}
 
     def choices(self) -> dict[str, tuple[str, Sequence[str]]]:
-        """Words: key -> (value, the known ones)."""
+        """Keys with a fixed set of values: key -> (value, allowed values)."""
         return {
             "base.kind": (self.base.kind, BASES),
             "train.precision": (self.train.precision, ("no", "bf16")),
         }
 
     def least(self) -> dict[str, tuple[float, float]]:
-        """Numbers: key -> (value, the smallest that will do)."""
+        """Lower limits: key -> (value, smallest allowed value)."""
         return {
             "data.frames": (self.data.frames, 2),
             "data.still_weight": (self.data.still_weight, 1),
@@ -118,5 +120,5 @@ class BasePlan:
         }
 
     def most(self) -> dict[str, tuple[float, float]]:
-        """Numbers: key -> (value, the largest that will do)."""
+        """Upper limits: key -> (value, largest allowed value)."""
         return {"data.drop": (self.data.drop, 1)}

@@ -1,8 +1,8 @@
-"""The tables of `python -m stillmotion.training train CONFIG`: typed, and an unknown key is an error that names it.
+"""Reads the configs of `python -m stillmotion.training train CONFIG`. Values are typed, and unknown keys are errors.
 
-A config may begin with `system = "harivo"` (the default), "vidrd", "vidrd_decoder", "artv" or "dreamvideo"; [model] and
-[loss] are then those of that system (`tables`). The values of a run of the papers are in configs/harivo_sd15.toml,
-configs/vidrd_sd21.toml, configs/artv_sd21.toml and configs/dreamvideo_sd21.toml.
+A config may start with `system = "harivo"` (the default), "vidrd", "vidrd_decoder", "artv" or "dreamvideo", which
+selects the tables [model] and [loss]. The values of the papers are in configs/harivo_sd15.toml, vidrd_sd21.toml,
+artv_sd21.toml and dreamvideo_sd21.toml.
 """
 
 import difflib
@@ -16,18 +16,19 @@ from .common import BasePlan
 from .errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-DEFAULT_SYSTEM = "harivo"  # of a file that names none
+DEFAULT_SYSTEM = "harivo"  # of a file that does not name one
 T = TypeVar("T")
 
 
 def read(
     path: Path, plans: Mapping[str, type[BasePlan]], changes: Sequence[str] = (), *, out: Path | None = None
 ) -> Any:
-    """The plan of a config file with TABLE.KEY=VALUE changes, an instance of one of `plans`, which are by system.
+    """Read a config file, apply TABLE.KEY=VALUE changes, and return an instance of the plan of its system.
 
-    out: the run's folder, runs/NAME of the file where it is not given.
+    plans: system -> class of its plan. out: the output folder; default: runs/NAME, where NAME is that of the file.
 
-    ConfigError for a file that does not exist or is no TOML, an unknown key, a value of the wrong kind or out of range.
+    Raises ConfigError for a file that does not exist or is not TOML, for an unknown key, and for a value of the wrong
+    type or out of range.
     """
     tables = _toml(path)
     system = tables.pop("system", DEFAULT_SYSTEM)
@@ -40,7 +41,7 @@ def read(
         if name not in kinds:
             raise ConfigError(f"{path.name}: there is no table [{name}]{_nearest(name, list(kinds))}")
     if "out" in tables.get("train", {}):
-        raise ConfigError(f"{path.name}: train.out is given by --out, not in the file")
+        raise ConfigError(f"{path.name}: train.out cannot be set in the file; use --out")
     tables["train"] = {"out": out or Path("runs") / path.stem, **tables.get("train", {})}
     values = {name: build(kind, tables.get(name, {}), f"{path.name}: {name}") for name, kind in kinds.items()}
     plan = plans[system](**values)
@@ -49,24 +50,24 @@ def read(
 
 
 def find(name: str) -> Path:
-    """A config file by path, or a bundled one by name."""
+    """The path of a config file, or of a bundled one by its name. Raises ConfigError for an unknown name."""
     path = Path(name)
     if path.suffix == ".toml" or path.exists():
         return path
     bundled = CONFIGS / f"{name}.toml"
     if not bundled.exists():
-        known = sorted(path.stem for path in CONFIGS.glob("*_*.toml") if "system" in _toml(path))
-        raise ConfigError(f"there is no config {name}; give a .toml file, or one of {', '.join(known)}")
+        names = sorted(path.stem for path in CONFIGS.glob("*_*.toml") if "system" in _toml(path))
+        raise ConfigError(f"there is no config {name}; give a .toml file, or one of {', '.join(names)}")
     return bundled
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """The dataclass of a table. ConfigError for a key that it does not have or a value of another kind."""
+    """An instance of the dataclass of a table. Raises ConfigError for an unknown key or a value of the wrong type."""
     kinds = get_type_hints(cls)
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in table:
         if key not in names:
-            raise ConfigError(f"{where}.{key} is unknown{_nearest(key, names)}; known are {', '.join(names)}")
+            raise ConfigError(f"{where}.{key} is unknown{_nearest(key, names)}; the keys are {', '.join(names)}")
     values = {key: _typed(value, kinds[key], f"{where}.{key}") for key, value in table.items()}
     try:
         return cls(**values)
@@ -76,14 +77,14 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def _toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"there is no config file {path}")
+        raise ConfigError(f"there is no config file {path}; give the path of a .toml file, or a bundled name")
     try:
         tables = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for name, table in tables.items():
         if not isinstance(table, dict) and name != "system":
-            raise ConfigError(f"{path.name}: {name} stands outside of a table; put it below [train] or another")
+            raise ConfigError(f"{path.name}: {name} is outside of a table; move it below [train] or another table")
     return tables
 
 
@@ -95,33 +96,33 @@ def _change(tables: dict[str, dict[str, Any]], change: str) -> None:
     try:
         tables.setdefault(table, {})[key] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        tables.setdefault(table, {})[key] = value.strip()  # a word without quotes
+        tables.setdefault(table, {})[key] = value.strip()  # a string without quotes
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} is {value!r}; give a list")
-        return tuple(_typed(each, get_args(kind)[0], where) for each in value)
+        return tuple(_typed(item, get_args(kind)[0], where) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path:
         return Path(str(value))
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {int: "a whole number", float: "a number", str: "a word in quotes", bool: "true or false"}[kind]
-        raise ConfigError(f"{where} is {value!r}; it must be {wanted}")
+        expected = {int: "an integer", float: "a number", str: "a string in quotes", bool: "true or false"}[kind]
+        raise ConfigError(f"{where} is {value!r}; it must be {expected}")
     return value
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _nearest(name: str, names: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _check(plan: BasePlan, name: str) -> None:
-    for key, (value, known) in plan.choices().items():
-        if value not in known:
-            raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(known)}")
+    for key, (value, choices) in plan.choices().items():
+        if value not in choices:
+            raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(choices)}")
     for key, (value, smallest) in plan.least().items():
         if value < smallest:
             raise ConfigError(f"{name}: {key} is {value}; it must be at least {smallest}")
@@ -131,8 +132,8 @@ def _check(plan: BasePlan, name: str) -> None:
     longest = getattr(getattr(plan, "model", None), "max_frames", None)
     if longest is not None and plan.data.frames > longest:
         raise ConfigError(
-            f"{name}: data.frames is {plan.data.frames}, but model.max_frames knows positions for "
-            f"{longest}; raise it or use shorter clips"
+            f"{name}: data.frames is {plan.data.frames}, but model.max_frames is {longest}; raise model.max_frames or "
+            "use shorter clips"
         )
     if plan.base.half and plan.train.precision != "bf16":
         raise ConfigError(f'{name}: base.half needs train.precision = "bf16"')

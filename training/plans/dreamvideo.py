@@ -13,29 +13,29 @@ from .common import DSM, BasePlan, DataTable, EpsLossTable, LayersTable, Samples
 
 @dataclass(frozen=True, kw_only=True)
 class DreamVideoDataTable(DataTable):
-    """Clips and their first frames, which are the images (DreamVideo, section 4.3)."""
+    """Clips and their first frames, which are used as images (DreamVideo, section 4.3)."""
 
     frames: int = 8
-    drop_image: float = 0.1  # share of the samples with a white image; independent of the text's
+    drop_image: float = 0.1  # share of the samples with a white image; independent of empty texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamVideoModelTable(LayersTable):
-    """What of DreamVideo is trained: its branch, and perhaps the temporal layers of the primary U-Net."""
+    """The trained parts of DreamVideo: its branch, and optionally the temporal layers of the primary U-Net."""
 
-    motion: bool = True  # the temporal layers learn, too, as in the paper; else they stay those of `start`
-    temporal: str = "frozen"  # temporal layers in the branch: "frozen" copies of those at the start, or "none"
+    motion: bool = True  # also train the temporal layers, as in the paper; else those of `start` stay unchanged
+    temporal: str = "frozen"  # temporal layers in the branch: "frozen" copies of the initial ones, or "none"
     inject: str = "skips"  # or "up_blocks" (`dreamvideo.config.RetentionConfig`)
     image_range: str = "unit"  # or "signed"
-    start: str = ""  # a VidRD file (the paper's start), a DreamVideo file, or a motion file, whose layers do not learn
-    controlnet: str = ""  # a ControlNet of the base that the branch begins as; none: the U-Net's own blocks
+    start: str = ""  # a VidRD file (as in the paper), a DreamVideo file, or a motion file, whose layers stay frozen
+    controlnet: str = ""  # a ControlNet of the base to initialise the branch with; empty: the U-Net's own blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamVideoSamplesTable(SamplesTable):
-    """Pictures while training: the image, and what is made of it. `guidance` is s_t of Eq. 5."""
+    """Previews during training: images and the clips made from them. `guidance` is s_t of Eq. 5."""
 
-    clips: int = 3  # first ones of the data: a row of each, from its first frame and caption; `prompts` have no image
+    clips: int = 3  # first clips of the data: a row each, from first frame and caption; `prompts` have no image
     guidance: float = DEFAULT_SCALE
     image: float = DEFAULT_SCALE  # s_i
 

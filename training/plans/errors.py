@@ -2,4 +2,4 @@
 
 
 class ConfigError(ValueError):
-    """A config cannot be used; the message names the file, the key, and what would do."""
+    """A config cannot be used; the message names the file and the key, and says what is needed."""

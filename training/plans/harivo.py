@@ -10,7 +10,7 @@ from .common import DSM, BasePlan
 
 @dataclass(frozen=True, kw_only=True)
 class HarivoModelTable:
-    """What is trained. Betas and tokens are the paper's; the sizes of the mapping network are not told."""
+    """The trained parts. Betas and tokens are the paper's; it does not give the sizes of the mapping network."""
 
     mid_block: bool = True
     heads: int = 8
@@ -22,7 +22,7 @@ class HarivoModelTable:
     mapping: bool = True
     mapping_width: int = 128
     mapping_heads: int = 8
-    tokens: int = 3  # frame-wise tokens a frame, 0: none
+    tokens: int = 3  # frame-wise tokens per frame; 0: none
     token_layers: int = 2
     token_kernel: int = 1
     start: str = ""  # a motion or HARIVO file to start from, or "bundled" (pocket)
@@ -30,21 +30,21 @@ class HarivoModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class HarivoLossTable:
-    """Weights of the terms, all RECONSTRUCTED: the paper does not print them. 0 leaves a term out altogether."""
+    """Weights of the terms, all RECONSTRUCTED: the paper does not print them. A term with weight 0 is not computed."""
 
     reg: float = 0.1
     trs: float = 0.1
     dc: float = 0.01
     softening: str = "sqrt_alpha_bar"
-    reg_frames: int = 0  # frames of each clip that the image model sees, chosen by sample; 0: all. Ours, to save time
-    trs_queries: int = 256  # query pixels of each map, spread evenly; 0: all. Ours, to save memory
-    trs_heads: str = "mean"  # "mean" over heads, or "all"
+    reg_frames: int = 0  # frames of each clip used for L_reg, chosen at random; 0: all. Ours, to save time
+    trs_queries: int = 256  # query pixels of each map, evenly spaced; 0: all. Ours, to save memory
+    trs_heads: str = "mean"  # "mean" over the heads, or "all"
     tau: float = TAU
     queue: int = 1024
-    dsm: str = "plain"  # "plain" (the paper's), or "boosted": min-SNR with `boost`, which suits the pocket model. Ours
+    dsm: str = "plain"  # "plain" (the paper's), or "boosted": min-SNR with `boost`, for the pocket model. Ours
     boost: float = 1.0
-    high_share: float = 0.0  # share of the samples whose timestep is drawn from high_noise on. Ours
-    high_noise: int = 600  # timesteps from here on decide layout and motion
+    high_share: float = 0.0  # share of the samples whose timestep is at least high_noise. Ours
+    high_noise: int = 600  # timesteps from this one on determine layout and motion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from .common import DSM, BasePlan, EpsLossTable, LayersTable
 
 @dataclass(frozen=True, kw_only=True)
 class VidrdModelTable(LayersTable):
-    """What of VidRD is trained, beside its temporal layers."""
+    """The trained parts of VidRD's U-Net: its temporal layers, and optionally the spatial transformers."""
 
-    spatial: bool = True  # fine-tune the blocks of the spatial transformers, too
+    spatial: bool = True  # also fine-tune the blocks of the spatial transformers
     start: str = ""  # a VidRD file to start from
 
 

@@ -11,34 +11,34 @@ from .common import BasePlan, DataTable
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderDataTable(DataTable):
-    """Pictures: what a decoder learns from. It has no captions and no cached latents."""
+    """Clips in pixels, for the training of a decoder, without captions and cached latents."""
 
     frames: int = 8
-    videos: str = ""  # a folder of videos; none: drawn clips
-    clips: int = 20000  # drawn ones
+    videos: str = ""  # a folder of videos; empty: drawn clips
+    clips: int = 20000  # number of drawn clips
     size: int = 64  # width and height in pixels
-    fps: float = 6.0  # frames a second, of videos
+    fps: float = 6.0  # frames per second, of videos
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderModelTable:
-    """Temp-Convs of the decoder. Statistics per frame are ours: a stream is then exact."""
+    """Temp-Convs of the decoder. Statistics per frame are our choice, which makes decoding as a stream exact."""
 
     conv_layers: int = 3
     dropout: float = 0.1
-    group_norm: str = "per_frame"  # or "per_clip": the published code
+    group_norm: str = "per_frame"  # or "per_clip", as in the published code
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderLossTable:
-    """Eq. 9. The weights are the paper's; what the terms are is RECONSTRUCTED. L_reg is constant and left out."""
+    """Eq. 9. The weights are the paper's; the terms are RECONSTRUCTED. L_reg is constant and omitted."""
 
     rec: float = 1.0
     disc: float = 0.5
-    flicker: float = 0.0  # weight of mean |d y - d x|, d between a frame and the next. Ours
-    perceptual: str = "gradient"  # or "lpips", with weights
-    lpips: str = ""  # a TorchScript file that gives LPIPS of two images in -1..1
-    disc_start: int = 0  # step at which the discriminator's part begins; latent diffusion takes 50,001
+    flicker: float = 0.0  # weight of mean |d y - d x|, where d is the difference of adjacent frames. Ours
+    perceptual: str = "gradient"  # or "lpips", which needs a file
+    lpips: str = ""  # a TorchScript file that computes LPIPS of two images in -1..1
+    disc_start: int = 0  # step at which the discriminator starts; latent diffusion uses 50,001
     disc_width: int = 64
     disc_layers: int = 3
 
