@@ -1,9 +1,10 @@
-"""python -m stillmotion.training ablate artv: what mask, anchor, noise augmentation and guidance do to long videos.
+"""python -m stillmotion.training ablate artv: how mask, anchor, noise augmentation and guidance affect long videos.
 
-Nothing is trained: rows differ in sampling alone, on one ART-V model of the pocket. Each video begins with the first
-frame of a held-out prompt's clip and is rolled frame by frame by DDIM from the same noise. "without mask" is the model
-with m = 0, so its dynamic network works where training let the mask help it; a model trained without a mask is another
-file. The sweeps change one of t_test and the weights of Eq. 8 around the paper's (arXiv 2311.18834, Figures 4 and 8).
+Nothing is trained: the rows differ only in sampling, with one ART-V model of the pocket. Each video starts with the
+first frame of a held-out prompt's clip and is sampled frame by frame with DDIM from the same noise. "without mask" is
+the same model with m = 0: its dynamic network then has to work without the mask that it was trained with. A model that
+was trained without a mask would be another file. The sweeps change one of t_test and the weights of Eq. 8 around the
+paper's values (arXiv 2311.18834, Figures 4 and 8).
 """
 
 import json
@@ -34,11 +35,11 @@ from ...model_patches.diffusers_host.artv import ArtvUNet
 from ...model_patches.pocket import SCALE
 from ...model_patches.systems import ARTV
 from ..data import sprites
-from ..data.latents import encoded
+from ..data.latents import encode_frames
 from ..metrics import judging
 from ..plans.common import POCKET, BaseTable
 from ..plans.errors import ConfigError
-from ..sampling.autoregressive import Roller, Settings, roll
+from ..sampling.autoregressive import FrameModel, Settings, roll
 from ..sampling.ddim import timesteps
 from ..systems import bases
 from ..systems.preview import decoded
@@ -67,17 +68,18 @@ DRIFTS = {"colour_drift": "colour drift", "class_drift": "class drift"}
 LATE = {f"late_{name}": f"late {name}" for name in ("colour", "shape", "background")}
 COLUMNS = {**DRIFTS, **LATE, **{k: v for k, v in report.COLUMNS.items() if k != "difference"}}
 READ = (
-    f"Drifts are of the last {FRAMES} frames against frame 0: colour, of mean and deviation of each channel, pixels in "
-    "0..1; class, of the judge's probabilities, 0..1. late: the judge on these frames. The rest is of the first "
-    f"{FRAMES}. The paper (Figure 8): without mask a large loss and drift, t_test 200 the best FVD, without anchor a "
-    "worse FVD; Figure 4: the mask's mean rises along the steps."
+    f"Drifts compare the last {FRAMES} frames with frame 0: colour drift, the mean and deviation of each channel, "
+    "pixels in 0..1; class drift, the judge's probabilities, 0..1. late: the judge on these last frames. The other "
+    f"columns are for the first {FRAMES} frames. The paper reports (Figure 8) a large loss and drift without the mask, "
+    "the best FVD at t_test 200 and a worse FVD without the anchor, and (Figure 4) that the mask's mean rises during "
+    "sampling."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     prompts: int = 20
-    sampling: int = 12  # DDIM steps of a frame
+    sampling: int = 12  # DDIM steps per frame
     length: int = 64  # frames of a video
 
 
@@ -86,7 +88,7 @@ QUICK = Budget(prompts=3, sampling=6, length=2 * FRAMES)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command was asked for."""
+    """The options of the command."""
 
     out: Path
     tokenizer: Path
@@ -98,7 +100,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class RollJob(Job):
-    """A video of each prompt for each of `ROWS`: clips (rows, prompts, length, 3, 64, 64), and what the masks did."""
+    """A video of each prompt for each of `ROWS`: clips (rows, prompts, length, 3, 64, 64).
+
+    masks: (rows, prompts, 2, steps), the mean and the contrast of the masks at each step.
+    """
 
     length: int
 
@@ -116,47 +121,47 @@ class RollJob(Job):
         prompts = self.prompts()
         masks: list[Tensor] = []
 
-        def see(frame: int, _t: int, m: Tensor) -> None:
+        def record(frame: int, _t: int, m: Tensor) -> None:
             if frame:
                 masks.append(torch.stack([m.mean((1, 2, 3)), m.std((1, 2, 3), correction=0)], dim=1))  # (n, 2)
 
         first = model.first_frames(prompts)
         video = roll(
-            model.roller,
-            model.words([sprites.caption(prompt) for prompt in prompts]),
-            model.words([""] * len(prompts)),
+            model.frame_model,
+            model.context([sprites.caption(prompt) for prompt in prompts]),
+            model.context([""] * len(prompts)),
             shape=tuple(first.shape),
             frames=self.length,
             settings=settings,
             first=first,
             numbers=[self.first + i for i in range(len(prompts))],
             seed=self.seed,
-            see=see,
+            on_mask=record,
         )
-        seen = torch.stack(masks).unflatten(0, (self.length - 1, self.steps)).mean(0)  # (steps, n, 2)
-        return {"clips": model.pictures(video), "masks": seen.permute(1, 2, 0).contiguous()}
+        means = torch.stack(masks).unflatten(0, (self.length - 1, self.steps)).mean(0)  # (steps, n, 2)
+        return {"clips": model.pictures(video), "masks": means.permute(1, 2, 0).contiguous()}
 
 
 class PocketArtv:
-    """The pocket with an ART-V model around it."""
+    """The pocket model with an ART-V model."""
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base = bases.load(BaseTable(), tokenizer)
         file = checkpoint.load(path, expect=ARTV)
         model = ArtvModel(ArtvConfig.from_dict(file.config)).eval().requires_grad_(False)
         model.load_state_dict({k: v.float() for k, v in file.weights.items()})
-        self.roller = Roller(ArtvUNet(self.base.unet, model), alpha_bars().float())
+        self.frame_model = FrameModel(ArtvUNet(self.base.unet, model), alpha_bars().float())
 
-    def words(self, texts: list[str]) -> Tensor:
+    def context(self, texts: list[str]) -> Tensor:
         return self.base.text(self.base.ids(texts)).last_hidden_state
 
     def first_frames(self, prompts: Sequence[sprites.Clip]) -> Tensor:
-        """Frame 0 of what each prompt means, as a latent: (n, 4, h, w)."""
+        """The rendered first frame of each prompt's clip, as a latent: (n, 4, h, w)."""
         pictures = torch.cat([sprites.render(prompt, sprites.frame_times(FRAMES)[:1]) for prompt in prompts])
-        return encoded(self.base.vae, pictures * 2 - 1, SCALE).float()
+        return encode_frames(self.base.vae, pictures * 2 - 1, SCALE).float()
 
     def pictures(self, latents: Tensor) -> Tensor:
-        """(n, f, 4, h, w) -> bytes (n, f, 3, 64, 64)."""
+        """Decoded videos: (n, f, 4, h, w) -> bytes (n, f, 3, 64, 64)."""
         return (decoded(self.base.vae, latents, latents.shape[1]) * 255).round().byte()
 
 
@@ -164,22 +169,22 @@ pocket_artv = lru_cache(maxsize=1)(PocketArtv)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one row."""
+class RowResult:
+    """The measurements of one row."""
 
     early: Sample  # the first FRAMES of each video
-    late: Sample  # the last
-    drifted: Tensor  # (n, 2), mean drifts of the last FRAMES
-    drifts: dict[str, list[float]]  # by name, of each frame, the mean over videos
-    masks: list[list[float]]  # mean and contrast, of each step
+    late: Sample  # the last FRAMES
+    late_drifts: Tensor  # (n, 2), mean drifts of the last FRAMES
+    drifts: dict[str, list[float]]  # name -> drift of each frame, as a mean over the videos
+    masks: list[list[float]]  # mean and contrast at each step
 
     def scores(self, real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
-        return intervals(DRIFTS, self.drifted.tolist()) | score(self.early, real) | _late(score(self.late))
+        return intervals(DRIFTS, self.late_drifts.tolist()) | score(self.early, real) | _late(score(self.late))
 
-    def minus(self, base: "Found", real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
-        """In pairs: the same prompt and noise."""
-        drifted = intervals(DRIFTS, (self.drifted - base.drifted).tolist())
-        return drifted | compare(self.early, base.early, real) | _late(compare(self.late, base.late))
+    def minus(self, base: "RowResult", real: tuple[Tensor, Tensor]) -> dict[str, Interval]:
+        """Paired differences, with the same prompt and noise in each pair."""
+        drifts = intervals(DRIFTS, (self.late_drifts - base.late_drifts).tolist())
+        return drifts | compare(self.early, base.early, real) | _late(compare(self.late, base.late))
 
 
 def _late(scores: dict[str, Interval]) -> dict[str, Interval]:
@@ -187,29 +192,29 @@ def _late(scores: dict[str, Interval]) -> dict[str, Interval]:
 
 
 def ablate(options: Options) -> dict:
-    """Draw, score, write `out/ablation.md`, `.json` and `curves.png`; returns what the JSON holds."""
+    """Sample, score, and write `out/ablation.md`, `.json` and `curves.png`; returns the content of the JSON."""
     if not options.model.is_file():
         raise ConfigError(f"there is no model {options.model}; give an ART-V file of the pocket model (--model FILE)")
     if options.budget.length < FRAMES:
-        raise ConfigError(f"--length {options.budget.length}: the judges look at {FRAMES} frames, give as many or more")
-    wanted = jobs(options)
-    draw_all(wanted, options.processes)
+        raise ConfigError(f"--length {options.budget.length}: the judges need {FRAMES} frames; give at least {FRAMES}")
+    roll_jobs = jobs(options)
+    draw_all(roll_jobs, options.processes)
     after = options.budget.prompts + SPLITS[options.split]
     video_judge = judging.bundled_video_judge()
     real = judging.reference(video_judge, motions=MOTIONS, after=after)
     judge = judging.bundled_judge()
-    prompts = [prompt for job in wanted for prompt in job.prompts()]
+    prompts = [prompt for job in roll_jobs for prompt in job.prompts()]
 
-    def found(row: int) -> Found:
-        videos, masks = row_of(wanted, row)
+    def result(row: int) -> RowResult:
+        videos, masks = row_of(roll_jobs, row)
         tracks = [drift.track(judge, video) for video in videos]
         early = judging.sample((video[:FRAMES] for video in videos), prompts, judge, video_judge)
         late = judging.sample((video[-FRAMES:] for video in videos), prompts, judge)
-        drifted = torch.tensor([[fmean(track[name][-FRAMES:]) for name in DRIFTS] for track in tracks])
+        late_drifts = torch.tensor([[fmean(track[name][-FRAMES:]) for name in DRIFTS] for track in tracks])
         drifts = {name: torch.tensor([track[name] for track in tracks]).mean(0).tolist() for name in DRIFTS}
-        return Found(early, late, drifted, drifts, masks.mean(0).tolist())
+        return RowResult(early, late, late_drifts, drifts, masks.mean(0).tolist())
 
-    return write(options, {settings: found(row) for row, settings in enumerate(ROWS)}, real)
+    return write(options, {settings: result(row) for row, settings in enumerate(ROWS)}, real)
 
 
 def jobs(options: Options) -> list[RollJob]:
@@ -229,65 +234,65 @@ def jobs(options: Options) -> list[RollJob]:
     ]
 
 
-def row_of(wanted: Sequence[Job], row: int) -> tuple[list[Tensor], Tensor]:
+def row_of(row_jobs: Sequence[Job], row: int) -> tuple[list[Tensor], Tensor]:
     """The videos (length, 3, 64, 64) in 0..1 of a row, in the order of the prompts, and its masks (n, 2, steps)."""
     videos, masks = [], []
-    for job in wanted:
+    for job in row_jobs:
         with safe_open(job.file, "pt") as file:
             videos += list(file.get_slice("clips")[row].float() / 255)
             masks.append(file.get_slice("masks")[row])
     return videos, torch.cat(masks)
 
 
-def write(options: Options, made: dict[Settings, Found], real: tuple[Tensor, Tensor]) -> dict:
-    """The tables and curves in `out`."""
+def write(options: Options, results: dict[Settings, RowResult], real: tuple[Tensor, Tensor]) -> dict:
+    """Write the tables and curves into `out`."""
     settings = {"split": options.split, "model": options.model.name, **asdict(options.budget)}
     tables = {"parts": PARTS} | {
         name: {f"{name} {value:g}": row for value, row in sweep.items()} for name, sweep in SWEEPS.items()
     }
-    scores = {row: found.scores(real) for row, found in made.items()}
-    changes = {row: found.minus(made[PAPER], real) for row, found in made.items() if row != PAPER}
+    scores = {row: result.scores(real) for row, result in results.items()}
+    changes = {row: result.minus(results[PAPER], real) for row, result in results.items() if row != PAPER}
     text = [report.origin(command(), **settings), "", READ]
-    told: dict[str, object] = dict(settings)
+    data: dict[str, object] = dict(settings)
     for table, rows in tables.items():
         text += ["", report.markdown({name: scores[row] for name, row in rows.items()}, COLUMNS)]
-        told[table] = {
-            name: report.figures(scores[row]) | {"drifts": made[row].drifts, "masks": made[row].masks}
+        data[table] = {
+            name: report.figures(scores[row]) | {"drifts": results[row].drifts, "masks": results[row].masks}
             for name, row in rows.items()
         }
     others = {name: changes[row] for rows in tables.values() for name, row in rows.items() if row != PAPER}
-    text += ["", f"Minus {next(iter(PARTS))}, in pairs:", "", report.markdown(others, COLUMNS)]
-    told["minus_first"] = {name: report.figures(found) for name, found in others.items()}
+    text += ["", f"Paired differences from {next(iter(PARTS))}:", "", report.markdown(others, COLUMNS)]
+    data["minus_first"] = {name: report.figures(row) for name, row in others.items()}
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    curves(made, scores, options.budget.sampling).save(options.out / "curves.png")
+    (options.out / "ablation.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    curves(results, scores, options.budget.sampling).save(options.out / "curves.png")
     log.info("%s", "\n".join(text))
-    return told
+    return data
 
 
-def curves(made: dict[Settings, Found], scores: dict[Settings, dict[str, Interval]], steps: int) -> Image.Image:
-    """Drifts over the frames of the parts and of t_test, the late drift over t_test, and the mask over the steps."""
+def curves(results: dict[Settings, RowResult], scores: dict[Settings, dict[str, Interval]], steps: int) -> Image.Image:
+    """Charts: drifts over the frames, by part and by t_test; the late drift over t_test; the mask over the steps."""
     levels = {f"t_test {level:g}": row for level, row in SWEEPS["t_test"].items()}
     rows = []
-    for lines, what in ((PARTS, "parts"), (levels, "t_test")):
+    for rows_of_chart, subject in ((PARTS, "parts"), (levels, "t_test")):
         pair = []
         for name, title in DRIFTS.items():
-            drawn = {
-                key: (list(map(float, range(len(made[row].drifts[name])))), made[row].drifts[name])
-                for key, row in lines.items()
+            lines = {
+                key: (list(map(float, range(len(results[row].drifts[name])))), results[row].drifts[name])
+                for key, row in rows_of_chart.items()
             }
-            pair.append(line_chart(drawn, title=f"{title.capitalize()}, {what}", x="frame", y=title, zero=True))
+            pair.append(line_chart(lines, title=f"{title.capitalize()}, {subject}", x="frame", y=title, zero=True))
         rows.append(beside(pair))
-    over = [float(level) for level in SWEEPS["t_test"]]
-    late = {title: (over, [scores[row][name].value for row in levels.values()]) for name, title in DRIFTS.items()}
+    xs = [float(level) for level in SWEEPS["t_test"]]
+    late = {title: (xs, [scores[row][name].value for row in levels.values()]) for name, title in DRIFTS.items()}
     t = [float(t) for t in timesteps(len(alpha_bars()), steps)]
-    mean, contrast = made[PAPER].masks
+    mean, contrast = results[PAPER].masks
     mask = {"mean": (t, mean), "contrast": (t, contrast)}
     rows.append(
         beside(
             [
                 line_chart(late, title="Late drift over t_test", x="t_test", y="drift", zero=True),
-                line_chart(mask, title="Mask over the time step (sampling goes to the left)", x="t", y="m", zero=True),
+                line_chart(mask, title="Mask over the timestep (sampling goes to the left)", x="t", y="m", zero=True),
             ]
         )
     )

@@ -1,11 +1,10 @@
-"""python -m stillmotion.training ablate harivo: what each part of HARIVO does, on the pocket model.
+"""python -m stillmotion.training ablate harivo: the effect of each part of HARIVO, on the pocket model.
 
-The rows of the paper's ablation, each with what the rows before it have: every one is trained anew from the same motion
-file, with the same budget, samples and seeds, then draws the same prompts from the same noise. Scores are those of
-`evaluation.scores.score`, with intervals, beside the row before and beside the baseline in pairs.
+The rows are those of the paper's ablation; each adds a part to the previous row. Every row is trained separately from
+the same motion file, with the same budget, samples and seeds, and then samples the same prompts from the same noise.
+The scores are those of `evaluation.scores.score`, with intervals, and as paired differences from the baseline.
 
-OUT/<row>-<seed>/ holds a run of the trainer, OUT/clips/<row>-<seed>/ the clips. A stopped ablation goes on where it
-was.
+OUT/<row>-<seed>/ holds a run of the trainer, OUT/clips/<row>-<seed>/ the clips. An interrupted ablation resumes.
 """
 
 import json
@@ -30,7 +29,7 @@ from ..plans.common import BaseTable
 from ..plans.errors import ConfigError
 from ..plans.harivo import HarivoPlan
 from .common import SPLITS, command, once, run_training, shares
-from .jobs import MOTIONS, ClipJob, draw_all, drawn
+from .jobs import MOTIONS, ClipJob, draw_all, read_clips
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ CONFIG = "harivo_pocket"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what is switched off in training, and the scale of the mitigating gradient in sampling."""
+    """A row of the table: the settings that disable parts in training, and alpha of the mitigating gradient."""
 
     key: str
     name: str
@@ -50,7 +49,7 @@ class Row:
 
     @property
     def model(self) -> str:
-        """The key of the row whose weights are used."""
+        """The key of the row whose trained weights this row uses."""
         return "tokens" if self.alpha else self.key
 
 
@@ -64,8 +63,8 @@ ROWS = (
     Row("tokens", "+ tokens"),
     Row("mg", "+ MG", alpha=mitigating.Config().alpha),
 )
-# Table 1 and A2 of arXiv 2410.07763: FVD on UCF101; share of yes of people asked for content, action, smoothness and
-# looks, averaged. The order of the first two losses in the second is not certain.
+# Tables 1 and A2 of arXiv 2410.07763: FVD on UCF101; share of positive human votes, averaged over content, action,
+# smoothness and appearance. In Table A2 the order of the first two losses is not certain.
 PAPER = {
     "baseline": (1934.72, 0.2525),
     "trs": (None, 0.615),
@@ -78,10 +77,10 @@ PAPER = {
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much of everything; `quick` is the smaller one."""
+    """The size of the ablation; `QUICK` is the small version."""
 
-    steps: int = 400  # of each training
-    clips: int = 3000  # encoded for it, where no latents are given
+    steps: int = 400  # steps of each training
+    clips: int = 3000  # clips to encode, if no latents are given
     prompts: int = 200
     sampling: int = 25  # DDIM steps
 
@@ -91,7 +90,7 @@ QUICK = Budget(steps=40, clips=250, prompts=20, sampling=10)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command was asked for."""
+    """The options of the command."""
 
     out: Path
     tokenizer: Path
@@ -105,34 +104,35 @@ class Options:
     changes: tuple[str, ...] = ()
 
 
-def chosen(keys: str) -> tuple[Row, ...]:
-    """Rows by their keys, "all" or "baseline,trs,...". ConfigError names a key that is none."""
-    known = {row.key: row for row in ROWS}
-    names = list(known) if keys == "all" else [key.strip() for key in keys.split(",")]
+def select_rows(keys: str) -> tuple[Row, ...]:
+    """Rows by their keys: "all", or "baseline,trs,...". Raises ConfigError for an unknown key."""
+    rows = {row.key: row for row in ROWS}
+    names = list(rows) if keys == "all" else [key.strip() for key in keys.split(",")]
     for name in names:
-        if name not in known:
-            raise ConfigError(f"--rows: there is no row {name!r}; the rows are {', '.join(known)}")
-    return tuple(known[name] for name in names)
+        if name not in rows:
+            raise ConfigError(f"--rows: there is no row {name!r}; the rows are {', '.join(rows)}")
+    return tuple(rows[name] for name in names)
 
 
 def ablate(options: Options) -> dict:
-    """Train, draw, score, write `out/ablation.md`, `.json` and `slices.png`; returns what the JSON holds."""
+    """Train, sample, score, and write `out/ablation.md`, `.json` and `slices.png`; returns the content of the JSON."""
     plans = {HarivoPlan.system: HarivoPlan}
-    config.read(config.find(options.config), plans, options.changes)  # its errors come before anything is computed
-    latents = options.latents or encoded(options)
+    config.read(config.find(options.config), plans, options.changes)  # reports its errors before anything is computed
+    latents = options.latents or encoded_clips(options)
     models = {row.model for row in options.rows}
     for seed in options.seeds:
         for row in (row for row in ROWS if row.key in models):
             train(options, row, seed, latents)
-    wanted = [job for seed in options.seeds for row in options.rows for job in jobs(options, row, seed)]
-    draw_all(wanted, options.processes)
-    made = {row.key: sampled(options, row) for row in options.rows}
+    clip_jobs = [job for seed in options.seeds for row in options.rows for job in jobs(options, row, seed)]
+    draw_all(clip_jobs, options.processes)
+    samples = {row.key: row_sample(options, row) for row in options.rows}
     first = options.budget.prompts + SPLITS[options.split]
     real = judging.reference(judging.bundled_video_judge(), motions=MOTIONS, after=first)
-    return write(options, made, real)
+    return write(options, samples, real)
 
 
-def encoded(options: Options) -> Path:
+def encoded_clips(options: Options) -> Path:
+    """The folder with the latents of the training clips."""
     from ..tools.latents import encode
 
     settings: dict[str, Any] = {"size": 64, "frames": FRAMES, "fps": 0, "clips": options.budget.clips}
@@ -140,7 +140,7 @@ def encoded(options: Options) -> Path:
 
 
 def train(options: Options, row: Row, seed: int, latents: Path) -> None:
-    """A run of the trainer, which resumes one that was stopped and refuses one of other settings."""
+    """Run the trainer, which resumes an interrupted run and refuses to resume one with other settings."""
     changes = {"train.steps": options.budget.steps, "train.seed": seed, "samples.every": 0}
     sets = [*options.changes, *(f"{name}={value}" for name, value in changes.items()), *row.without]
     log.info("row %s, seed %d: training", row.name, seed)
@@ -164,56 +164,56 @@ def jobs(options: Options, row: Row, seed: int) -> list[ClipJob]:
     ]
 
 
-def sampled(options: Options, row: Row) -> Sample:
-    """What the judges see in a row's clips of all seeds."""
+def row_sample(options: Options, row: Row) -> Sample:
+    """The judges' readings of a row's clips, for all seeds."""
     judge = judging.bundled_judge()
     video_judge = judging.bundled_video_judge()
     parts = []
     for seed in options.seeds:
-        found = jobs(options, row, seed)
-        prompts = [prompt for job in found for prompt in job.prompts()]
-        parts.append(judging.sample(drawn(found), prompts, judge, video_judge))
+        row_jobs = jobs(options, row, seed)
+        prompts = [prompt for job in row_jobs for prompt in job.prompts()]
+        parts.append(judging.sample(read_clips(row_jobs), prompts, judge, video_judge))
     return joined(parts)
 
 
-def write(options: Options, made: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:
-    """The table, beside the paper's, and the changes against the first row, in `out`."""
+def write(options: Options, samples: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:
+    """Write the table, the paper's table and the paired differences from the first row into `out`."""
     names = {row.key: row.name for row in options.rows}
-    scores = {key: score(sample, real) for key, sample in made.items()}
-    base, *others = made
-    changes = {key: compare(made[key], made[base], real) for key in others}
+    scores = {key: score(sample, real) for key, sample in samples.items()}
+    base, *others = samples
+    changes = {key: compare(samples[key], samples[base], real) for key in others}
     settings = {"seeds": len(options.seeds), "split": options.split, **asdict(options.budget)}
-    told = {"rows": {names[key]: report.figures(found) for key, found in scores.items()}, **settings}
-    told["minus_first"] = {names[key]: report.figures(found) for key, found in changes.items()}
-    text = [report.origin(command(), **settings), "", report.markdown(_named(names, scores))]
-    text += ["", f"Minus {names[base]}, in pairs:", "", report.markdown(_named(names, changes))]
+    result = {"rows": {names[key]: report.figures(row) for key, row in scores.items()}, **settings}
+    result["minus_first"] = {names[key]: report.figures(row) for key, row in changes.items()}
+    text = [report.origin(command(), **settings), "", report.markdown(_by_name(names, scores))]
+    text += ["", f"Paired differences from {names[base]}:", "", report.markdown(_by_name(names, changes))]
     text += ["", "The paper:", "", paper_table(options.rows)]
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (options.out / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     slices(options).save(options.out / "slices.png")
     log.info("%s", "\n".join(text))
-    return told
+    return result
 
 
-def _named(names: dict[str, str], rows: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Interval]]:
-    return {names[key]: found for key, found in rows.items()}
+def _by_name(names: dict[str, str], rows: dict[str, dict[str, Interval]]) -> dict[str, dict[str, Interval]]:
+    return {names[key]: row for key, row in rows.items()}
 
 
 def paper_table(rows: tuple[Row, ...]) -> str:
-    """What the paper prints for these rows, on other data, of another size: directions can be compared, figures not."""
-    lines = ["| | FVD, UCF101 | yes of people |", "| --- | --- | --- |"]
+    """The paper's figures for these rows. Data and model size differ, so that only the trends can be compared."""
+    lines = ["| | FVD, UCF101 | share of human votes |", "| --- | --- | --- |"]
     for row in rows:
-        fvd, yes = PAPER[row.key]
-        lines.append(f"| {row.name} | {'' if fvd is None else fvd} | {yes} |")
+        fvd, votes = PAPER[row.key]
+        lines.append(f"| {row.name} | {'' if fvd is None else fvd} | {votes} |")
     return "\n".join(lines)
 
 
 def slices(options: Options) -> Image.Image:
-    """A line of pixels over time, through the sprite, for the first prompts: a row of pictures for each row."""
+    """x-t slices through the sprite for the first prompts: one row of images for each row of the table."""
     judge = judging.bundled_judge()
     tiles, prompts = [], jobs(options, options.rows[0], options.seeds[0])[0].prompts()
     for row in options.rows:
-        clips = drawn(jobs(options, row, options.seeds[0])[:1])
+        clips = read_clips(jobs(options, row, options.seeds[0])[:1])
         tiles.append([through_sprite(clip, prompt.motion, judge) for clip, prompt in zip(clips, prompts, strict=True)])
     heads = ["", *(f"{p.sprite.colour} {p.sprite.shape} {p.motion}" for p in prompts)]
     title, text = "x-t slices through the sprite", "a line of pixels (across); time runs downwards"

@@ -1,4 +1,4 @@
-"""Clips of a trained model on the pocket, drawn once, kept as files, shared out among processes."""
+"""Sampling of clips with a trained model on the pocket: once, into files, divided among processes."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ from ..data import sprites
 from ..engine import logs
 from ..engine.loop import sample_generator
 from ..plans.common import BaseTable
-from ..sampling.ddim import Begin, Guide, ddim
+from ..sampling.ddim import BeforeStep, Guide, ddim
 from ..systems import bases
 from ..systems.loading import harivo_of, levels_of
 from ..systems.preview import decoded
@@ -47,67 +47,68 @@ GUIDANCE = 7.5
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Some prompts and a model that draws them, in one process, for one file. A subclass says how."""
+    """Some prompts and a model that samples them, in one process, into one file. A subclass defines the sampling."""
 
     model: Path
     file: Path
     seed: int
-    steps: int  # of DDIM
-    first: int  # held-out prompt
-    count: int
+    steps: int  # DDIM steps
+    first: int  # number of the first held-out prompt
+    count: int  # number of prompts
     tokenizer: Path
 
     def prompts(self) -> list[sprites.Clip]:
         return sprites.held_out(self.count, motions=MOTIONS, first=self.first)
 
     def settings(self) -> list[object]:
-        """What decides the clips beside the model's weights."""
+        """Everything that determines the clips besides the weights of the model."""
         return [self.seed, self.steps, self.first, self.count, GUIDANCE, FRAMES]
 
     def clips(self) -> Tensor:
-        """(n, f, 3, 64, 64) bytes; f is FRAMES or a multiple. What most files hold."""
+        """The clips, (n, f, 3, 64, 64) bytes, where f is FRAMES or a multiple of it."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the file holds."""
+        """The tensors of the file."""
         return {"clips": self.clips()}
 
-    def made_of(self) -> str:
-        """A digest of what decides the clips: they are drawn again when any of it has changed."""
+    def digest(self) -> str:
+        """A digest of everything that determines the clips; they are sampled again when it changes."""
         return hashlib.sha256(json.dumps([fingerprint(self.model), *self.settings()]).encode()).hexdigest()
 
     def done(self) -> bool:
+        """Whether the file exists and was made with the same model and settings."""
         if not self.file.exists():
             return False
         with safe_open(self.file, "pt") as file:
-            return (file.metadata() or {}).get("made_of") == self.made_of()
+            return (file.metadata() or {}).get("digest") == self.digest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipJob(Job):
-    """A clip for each prompt."""
+    """One clip for each prompt."""
 
-    alpha: float  # of the mitigating gradient, 0: none
+    alpha: float  # of the mitigating gradient; 0 means none
 
     def settings(self) -> list[object]:
         return [self.alpha, *super().settings()]
 
     def clips(self) -> Tensor:
-        model, moved = pocket_model(self.model, self.tokenizer), guide(self.alpha) if self.alpha else None
+        model, guidance = pocket_model(self.model, self.tokenizer), guide(self.alpha) if self.alpha else None
         latents = [
-            model.draw(prompt, noise_of(self.seed, number), steps=self.steps, guide=moved)
+            model.draw(prompt, noise_of(self.seed, number), steps=self.steps, guide=guidance)
             for number, prompt in enumerate(self.prompts(), self.first)
         ]
         return torch.cat([model.pictures(x) for x in latents])
 
 
 def noise_of(seed: int, prompt: int, clip: int = 0) -> Tensor:
-    """Initial noise (1, f, 4, h, w) of a held-out prompt's clip."""
+    """The initial noise (1, f, 4, h, w) of a clip of a held-out prompt."""
     return torch.randn(1, FRAMES, 4, 16, 16, generator=sample_generator(seed, prompt, clip))
 
 
 def fingerprint(path: Path) -> str:
-    """Of a file's config and weights: the same weights written again may be other bytes."""
+    """A hash of a file's config and weights; equal weights may be stored in different bytes."""
     digest = hashlib.sha256()
     with safe_open(path, "pt") as file:
         digest.update((file.metadata() or {}).get("config", "").encode())
@@ -117,18 +118,18 @@ def fingerprint(path: Path) -> str:
 
 
 def draw_all(jobs: Iterable[Job], processes: int) -> None:
-    """Every file that is not there yet."""
-    left, begun = [job for job in jobs if not job.done()], monotonic()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin) as pool:
-        for number, future in enumerate(as_completed([pool.submit(draw, job) for job in left]), 1):
+    """Run all jobs whose files do not exist yet."""
+    pending, start_time = [job for job in jobs if not job.done()], monotonic()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_set_up_worker) as pool:
+        for number, future in enumerate(as_completed([pool.submit(draw, job) for job in pending]), 1):
             future.result()
-            eta = (monotonic() - begun) / number * (len(left) - number)
-            log.info("clips: %d of %d files  ETA %.0f min", number, len(left), eta / 60)
+            eta = (monotonic() - start_time) / number * (len(pending) - number)
+            log.info("clips: %d of %d files  ETA %.0f min", number, len(pending), eta / 60)
 
 
-def _begin() -> None:
-    """In each process that draws: it is heard, and ends when its parent does, which a signal may end at once."""
-    logs.begin()
+def _set_up_worker() -> None:
+    """Set up logging in a worker process, and exit when the parent process ends, which a signal may kill."""
+    logs.configure()
     Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -139,8 +140,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
-    """Each clip (f, 3, 64, 64) in 0..1, in the order of the prompts."""
+def read_clips(jobs: Iterable[Job]) -> Iterator[Tensor]:
+    """The clips in the files of jobs, (f, 3, 64, 64) in 0..1 each, in the order of the prompts."""
     for job in jobs:
         with safe_open(job.file, "pt") as file:
             yield from file.get_tensor("clips").float() / 255
@@ -148,65 +149,72 @@ def drawn(jobs: Iterable[Job]) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def draw(job: Job) -> None:
-    """The clips of a job, in its file."""
+    """Sample the clips of a job and write its file."""
     torch.set_num_threads(1)
-    write_tensors(job.tensors(), job.file, {"made_of": job.made_of()})
+    write_tensors(job.tensors(), job.file, {"digest": job.digest()})
 
 
 def guide(alpha: float) -> Guide:
-    """The mitigating gradient on clips (b, f, 4, h, w)."""
+    """The mitigating gradient as a guidance of DDIM, for clips (b, f, 4, h, w)."""
     settings = mitigating.Config(alpha=alpha)
 
-    def moved(x_0: Tensor, eps: Tensor, sigma: float) -> Tensor:
+    def mitigate(x_0: Tensor, eps: Tensor, sigma: float) -> Tensor:
         frames = x_0.shape[1]
         return mitigating.mitigate(x_0.flatten(0, 1), eps.flatten(0, 1), sigma, settings, frames=frames)[0].view_as(x_0)
 
-    return moved
+    return mitigate
 
 
 class PocketModel:
-    """The pocket with a trained motion, HARIVO or VidRD model in it, or the motion model of a DreamVideo file."""
+    """The pocket model with a trained motion, HARIVO or VidRD model, or with the motion model of a DreamVideo file."""
 
     def __init__(self, path: Path, tokenizer: Path) -> None:
         self.base = bases.load(BaseTable(), tokenizer)
-        self.handle, self.levels = _put_in(self.base.unet, path)
-        self.empty = self.words("")
+        self.handle, self.levels = _attach_file(self.base.unet, path)
+        self.empty = self.context("")
 
-    def words(self, text: str) -> Tensor:
+    def context(self, text: str) -> Tensor:
         return self.base.text(self.base.ids([text])).last_hidden_state
 
     def draw(
-        self, prompt: sprites.Clip, noise: Tensor, *, steps: int, guide: Guide | None = None, begin: Begin | None = None
+        self,
+        prompt: sprites.Clip,
+        noise: Tensor,
+        *,
+        steps: int,
+        guide: Guide | None = None,
+        before_step: BeforeStep | None = None,
     ) -> Tensor:
-        """Latents (1, f, 4, h, w) of a clip."""
-        told, options = self.words(sprites.caption(prompt)), {"steps": steps, "guidance": GUIDANCE}
-        return ddim(self.handle.predict, noise, told, self.empty, self.levels, guide=guide, begin=begin, **options)
+        """Sample the latents (1, f, 4, h, w) of a clip."""
+        context, options = self.context(sprites.caption(prompt)), {"steps": steps, "guidance": GUIDANCE}
+        options |= {"guide": guide, "before_step": before_step}
+        return ddim(self.handle.predict, noise, context, self.empty, self.levels, **options)
 
     def pictures(self, latents: Tensor) -> Tensor:
-        """(n, f, 3, 64, 64) bytes."""
+        """Decoded clips: latents (n, f, 4, h, w) -> (n, f, 3, 64, 64) bytes."""
         return (decoded(self.base.vae, latents, latents.shape[1]) * 255).round().byte()
 
-    def reconstructed(self, latents: Tensor, decoder: TemporalDecoder) -> Tensor:
-        """Pictures (f, 3, H, W) in -1..1 of one clip (f, 4, h, w) by VidRD's temporal-aware decoder."""
+    def decode_with(self, latents: Tensor, decoder: TemporalDecoder) -> Tensor:
+        """One clip (f, 4, h, w), decoded with VidRD's temporal-aware decoder: (f, 3, H, W) in -1..1."""
         return decode(stages(self.base.vae, decoder.config), decoder.layers(), latents / SCALE, len(latents))
 
 
-def _put_in(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
-    """The model of a file in the U-Net, and alpha_bar of the timesteps that it was trained on."""
+def _attach_file(unet: UNet2DConditionModel, path: Path) -> tuple[harivo.Handle | vidrd.Handle, Tensor]:
+    """Attach the model of a file to the U-Net. Returns its handle, and alpha_bar of the timesteps it was trained on."""
     kinds = (HARIVO, MOTION, VIDRD, DREAMVIDEO)
     file = checkpoint.motion_of(checkpoint.load(path, expect=kinds))
     if file.system != VIDRD:
         model = harivo_of(file)
         return harivo.attach(unet, model), levels_of(model)
     config = VidrdConfig.from_dict(file.config)
-    tuned = VidrdModel(config).eval().requires_grad_(False)
-    tuned.load_state_dict({name: value.float() for name, value in file.weights.items()})
-    return vidrd.attach(unet, tuned), alpha_bars(config.beta_schedule or "scaled_linear").float()
+    model = VidrdModel(config).eval().requires_grad_(False)
+    model.load_state_dict({name: value.float() for name, value in file.weights.items()})
+    return vidrd.attach(unet, model), alpha_bars(config.beta_schedule or "scaled_linear").float()
 
 
 @lru_cache(maxsize=1)
 def temporal_decoder(path: Path) -> TemporalDecoder:
-    """The Temp-Convs of a file."""
+    """The temporal-aware decoder of a file."""
     file = checkpoint.load(path, expect=VIDRD_DECODER)
     decoder = TemporalDecoder(DecoderConfig.from_dict(file.config)).eval().requires_grad_(False)
     decoder.load_state_dict({name: value.float() for name, value in file.weights.items()})

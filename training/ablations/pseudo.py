@@ -1,9 +1,9 @@
-"""python -m stillmotion.training ablate pseudo: what images teach a video model, at rest and under a moving camera.
+"""python -m stillmotion.training ablate pseudo: what a video model learns from images, still or with a moving camera.
 
-VidRD's pseudo-videos (arXiv 2309.03549, section 4.2): captioned images, over which a camera zooms and pans, stand in
-for videos. Here a few drawn clips are the videos, and frames of others the images; no caption of these tells a motion.
-Each row trains VidRD from the same file, with the same budget and seed, on the same clips, and differs in what it makes
-of the images; then it draws the same prompts from the same noise.
+VidRD's pseudo-videos (arXiv 2309.03549, section 4.2) are captioned images over which a camera zooms and pans; they are
+used like videos. Here the videos are a few drawn clips, and the images are frames of other clips, whose captions do not
+mention the motion. Each row trains VidRD from the same file, with the same budget and seed, on the same clips; the rows
+differ only in how the images are used. Then each row samples the same prompts from the same noise.
 """
 
 import json
@@ -29,7 +29,7 @@ from ..plans.vidrd import VidrdPlan
 from ..systems import bases
 from ..tools.latents import SHARD
 from .common import SPLITS, command, once, run_training, shares
-from .jobs import MOTIONS, ClipJob, draw_all, drawn
+from .jobs import MOTIONS, ClipJob, draw_all, read_clips
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ OPTIONS = ("model", "steps", "images", "set")  # of the verb `ablate`
 
 CONFIG = "vidrd_pocket"
 SIZE = 64
-IMAGE = 2 * SIZE  # pixels of an image, of which a camera shows a part
-IMAGES_FROM = 100_000  # drawn clips from here on lend one frame each
+IMAGE = 2 * SIZE  # side of an image in pixels; a camera shows a part of it
+IMAGES_FROM = 100_000  # the images are one frame of each drawn clip from this number on
 START = POCKET / "vidrd.safetensors"
 READ = (
     "The paper fine-tunes with and without pseudo-videos: FVD 433.22 with, 451.16 without (better), "
@@ -51,11 +51,11 @@ class Row:
     key: str
     name: str
     show: pseudo.Render | None
-    """What a camera makes of an image; None: the images are left out."""
+    """How a camera turns an image into a clip; None: the images are not used."""
 
 
 def at_rest(image: Tensor, camera: pseudo.Camera, frames: int, size: int) -> Tensor:
-    """The first view of the camera, for all frames."""
+    """A camera that stays at its first view in all frames."""
     return pseudo.smooth(image, pseudo.Camera(camera.first, camera.first), frames, size)
 
 
@@ -69,9 +69,9 @@ ROWS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much of everything; `quick` is the smaller one."""
+    """The size of the ablation; `QUICK` is the small version."""
 
-    steps: int = 300  # of each training
+    steps: int = 300  # steps of each training
     clips: int = 300
     images: int = 700
     prompts: int = 100
@@ -83,7 +83,7 @@ QUICK = Budget(steps=20, clips=30, images=70, prompts=10, sampling=8)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command was asked for."""
+    """The options of the command."""
 
     out: Path
     tokenizer: Path
@@ -95,12 +95,12 @@ class Options:
 
 
 def ablate(options: Options) -> dict:
-    """Encode, train, draw, score, write `out/ablation.md` and `.json`; returns what the JSON holds."""
+    """Encode, train, sample, score, and write `out/ablation.md` and `.json`; returns the content of the JSON."""
     sets = changes(options)
     plans = {VidrdPlan.system: VidrdPlan}
-    config.read(config.find(CONFIG), plans, sets)  # its errors come before anything is computed
+    config.read(config.find(CONFIG), plans, sets)  # reports its errors before anything is computed
     for row in ROWS:
-        folder = encoded(options, row)
+        folder = encoded_clips(options, row)
         log.info("row %s: training", row.name)
         run_training(CONFIG, options.out / row.key, folder, sets, options.processes)
     draw_all([job for row in ROWS for job in jobs(options, row)], options.processes)
@@ -108,9 +108,9 @@ def ablate(options: Options) -> dict:
     video_judge = judging.bundled_video_judge()
     real = judging.reference(video_judge, motions=MOTIONS, after=after)
     judges = judging.bundled_judge(), video_judge
-    asked = sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split])
-    made = {row.name: judging.sample(drawn(jobs(options, row)), asked, *judges) for row in ROWS}
-    return write(options, made, real)
+    prompts = sprites.held_out(options.budget.prompts, motions=MOTIONS, first=SPLITS[options.split])
+    samples = {row.name: judging.sample(read_clips(jobs(options, row)), prompts, *judges) for row in ROWS}
+    return write(options, samples, real)
 
 
 def changes(options: Options) -> list[str]:
@@ -118,7 +118,7 @@ def changes(options: Options) -> list[str]:
     return [*start, *options.changes, f"data.frames={FRAMES}", f"train.steps={options.budget.steps}", "samples.every=0"]
 
 
-def encoded(options: Options, row: Row) -> Path:
+def encoded_clips(options: Options, row: Row) -> Path:
     """The folder with the latents of a row."""
     return once(options.out / "latents" / row.key, lambda folder: encode(options, row, folder))
 
@@ -127,24 +127,24 @@ def encode(options: Options, row: Row, folder: Path) -> None:
     vae: Any = bases.load(BaseTable(), options.tokenizer).vae
     times = ",".join(map(str, sprites.frame_times(FRAMES)))
     writer = latents.ShardWriter(folder, vae, {"seed": "0", "times": times}, SHARD)
-    for frames, caption in chain(clips(options.budget), shown(options.budget, row.show) if row.show else ()):
-        writer.add(latents.encoded(vae, frames, SCALE), caption, frames[0])
+    for frames, caption in chain(clips(options.budget), pseudo_videos(options.budget, row.show) if row.show else ()):
+        writer.add(latents.encode_frames(vae, frames, SCALE), caption, frames[0])
     log.info("row %s: %d clips", row.name, writer.close())
 
 
 def clips(budget: Budget) -> Iterator[tuple[Tensor, str]]:
     """The videos, (f, 3, 64, 64) in -1..1, and their captions."""
     for i in range(budget.clips):
-        clip, words = sprites.clip(0, i), random.Random(f"video/{i}")
-        yield sprites.render(clip, sprites.frame_times(FRAMES)) * 2 - 1, sprites.caption(clip, words)
+        clip, rng = sprites.clip(0, i), random.Random(f"video/{i}")
+        yield sprites.render(clip, sprites.frame_times(FRAMES)) * 2 - 1, sprites.caption(clip, rng)
 
 
-def shown(budget: Budget, show: pseudo.Render) -> Iterator[tuple[Tensor, str]]:
-    """The images under a camera, (f, 3, 64, 64) in -1..1, and their captions."""
+def pseudo_videos(budget: Budget, show: pseudo.Render) -> Iterator[tuple[Tensor, str]]:
+    """The clips that a camera makes from the images, (f, 3, 64, 64) in -1..1, and their captions."""
     for i in range(budget.images):
-        clip, words = sprites.clip(0, IMAGES_FROM + i), random.Random(f"image/{i}")
+        clip, rng = sprites.clip(0, IMAGES_FROM + i), random.Random(f"image/{i}")
         (image,) = sprites.render(clip, [0.5], size=IMAGE, cue=False) * 2 - 1
-        yield show(image, pseudo.camera(0, i), FRAMES, SIZE), sprites.caption(clip, words, moves=False)
+        yield show(image, pseudo.camera(0, i), FRAMES, SIZE), sprites.caption(clip, rng, moves=False)
 
 
 def jobs(options: Options, row: Row) -> list[ClipJob]:
@@ -163,20 +163,20 @@ def jobs(options: Options, row: Row) -> list[ClipJob]:
     ]
 
 
-def write(options: Options, made: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:
-    """The table, and the changes against the first row, in `out`."""
-    base, *others = made
+def write(options: Options, samples: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:
+    """Write the table and the paired differences from the first row into `out`."""
+    base, *others = samples
     start = options.model.name if options.model else "nothing"
     settings = {"split": options.split, "start": start, **asdict(options.budget)}
-    scores = {name: score(sample, real) for name, sample in made.items()}
-    minus = {name: compare(made[name], made[base], real) for name in others}
+    scores = {name: score(sample, real) for name, sample in samples.items()}
+    differences = {name: compare(samples[name], samples[base], real) for name in others}
     text = [report.origin(command(), **settings), "", READ, "", report.markdown(scores)]
-    text += ["", f"Minus {base}, in pairs:", "", report.markdown(minus)]
-    told = settings | {
-        key: {name: report.figures(found) for name, found in rows.items()}
-        for key, rows in (("rows", scores), ("minus_first", minus))
+    text += ["", f"Paired differences from {base}:", "", report.markdown(differences)]
+    result = settings | {
+        key: {name: report.figures(row) for name, row in rows.items()}
+        for key, rows in (("rows", scores), ("minus_first", differences))
     }
     (options.out / "ablation.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    (options.out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (options.out / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     log.info("%s", "\n".join(text))
-    return told
+    return result

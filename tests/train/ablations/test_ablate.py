@@ -1,4 +1,4 @@
-"""The ablation: its rows, clips that are drawn once and again when something changed, and a whole small one."""
+"""The ablation of HARIVO: its rows, clips that are sampled again only after a change, and a complete small run."""
 
 import json
 import os
@@ -17,26 +17,26 @@ from PIL import Image
 from stillmotion.evaluation.scores.score import compare, score
 from stillmotion.model_patches.core.levels import alpha_bars
 from stillmotion.model_patches.files import write_tensors
+from stillmotion.training import registry
 from stillmotion.training.__main__ import main
 from stillmotion.training.ablations import harivo as ablate
 from stillmotion.training.ablations import jobs as drawing
 from stillmotion.training.ablations.common import SPLITS
-from stillmotion.training.ablations.jobs import ClipJob, draw_all, drawn, guide
+from stillmotion.training.ablations.jobs import ClipJob, draw_all, guide, read_clips
 from stillmotion.training.data import sprites
 from stillmotion.training.plans.common import POCKET
-from stillmotion.training.plans.config import find, read
 from stillmotion.training.plans.errors import ConfigError
 from stillmotion.training.sampling.ddim import ddim
 
 
 def parts(row):
-    plan = read(find(ablate.CONFIG), row.without)
+    plan = registry.read(registry.find(ablate.CONFIG), row.without)
     losses = {name for name in ("reg", "trs", "dc") if getattr(plan.loss, name)}
     return losses | ({"mapping"} if plan.model.mapping else set()) | ({"tokens"} if plan.model.tokens else set())
 
 
 def test_every_row_has_what_the_row_before_has_and_something_more():
-    """A wrong switch would make a row that is not the paper's. The last one trains nothing: it samples differently."""
+    """A wrong setting would give a row that is not the paper's. The last row has no training, only other sampling."""
     trained = [parts(row) for row in ablate.ROWS if not row.alpha]
     assert trained == [set(), {"trs"}, {"trs", "dc"}, {"trs", "dc", "reg", "mapping"}, parts(ablate.ROWS[-1])]
     assert parts(ablate.ROWS[-1]) == {"trs", "dc", "reg", "mapping", "tokens"}
@@ -45,13 +45,13 @@ def test_every_row_has_what_the_row_before_has_and_something_more():
 
 
 def test_an_unknown_row_is_named():
-    assert [row.key for row in ablate.chosen("baseline, mg")] == ["baseline", "mg"]
+    assert [row.key for row in ablate.select_rows("baseline, mg")] == ["baseline", "mg"]
     with pytest.raises(ConfigError, match="no row 'magic'; the rows are baseline, trs, dc, mapping, tokens, mg"):
-        ablate.chosen("baseline,magic")
+        ablate.select_rows("baseline,magic")
 
 
 def test_prompts_of_the_splits_and_of_the_reference_are_apart():
-    """Weights are chosen on validation prompts; what the judge calls real must not be among the scored ones either."""
+    """Validation prompts, for the choice of loss weights, and real clips must not overlap with the scored prompts."""
     options = ablate.Options(out=POCKET, tokenizer=POCKET, budget=ablate.Budget(prompts=200))
     spans = []
     for split in SPLITS:
@@ -63,7 +63,7 @@ def test_prompts_of_the_splits_and_of_the_reference_are_apart():
 
 
 def test_ddim_gives_back_the_latents_when_eps_is_known():
-    """With eps = (x - sqrt(abar) x_0) / sqrt(1 - abar) every step predicts x_0, whatever the guidance."""
+    """With eps = (x - sqrt(abar) x_0) / sqrt(1 - abar), every step predicts x_0 for any guidance."""
     g, levels = torch.Generator().manual_seed(0), alpha_bars("linear").double()
     x_0, noise = (torch.randn(2, 3, 4, 2, 2, generator=g, dtype=torch.float64) for _ in range(2))
 
@@ -93,7 +93,7 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
     def fake(job):
         calls.append(job.alpha)
         write_tensors(
-            {"clips": torch.full((1, 16, 3, 64, 64), 51, dtype=torch.uint8)}, job.file, {"made_of": job.made_of()}
+            {"clips": torch.full((1, 16, 3, 64, 64), 51, dtype=torch.uint8)}, job.file, {"digest": job.digest()}
         )
 
     class Pool:
@@ -116,8 +116,8 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
     draw_all([job], 1)
     draw_all([job], 1)
     assert calls == [0.0]
-    assert [clip.shape for clip in drawn([job])] == [(16, 3, 64, 64)]
-    torch.testing.assert_close(next(drawn([job])), torch.full((16, 3, 64, 64), 0.2))
+    assert [clip.shape for clip in read_clips([job])] == [(16, 3, 64, 64)]
+    torch.testing.assert_close(next(read_clips([job])), torch.full((16, 3, 64, 64), 0.2))
     draw_all([replace(job, alpha=40.0)], 1)
     write_tensors({"w": torch.ones(3)}, weights)
     draw_all([replace(job, alpha=40.0)], 1)
@@ -171,7 +171,7 @@ def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
 def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
-    """With SIGTERM, which ends it at once."""
+    """With SIGTERM, which ends the process immediately."""
     (tmp_path / "telling.py").write_text(TELLING)
     write_tensors({"w": torch.zeros(3)}, tmp_path / "weights")
     command = subprocess.Popen([sys.executable, tmp_path / "telling.py", tmp_path])
@@ -191,7 +191,7 @@ def wait_for(done, seconds=300):
 
 
 def gone(pid):
-    """Ended; a zombie that nobody has asked for its status has ended, too."""
+    """Whether a process has ended; a zombie counts as ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def gone(pid):
 
 @pytest.mark.slow
 def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
-    """Two rows and the one that only samples, through the command: trained, drawn, scored, told; and a second time."""
+    """Two trained rows and one that only samples: the command trains, samples, scores, reports; then it resumes."""
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
     words = ["ablate", "harivo", "--quick", "--rows", "baseline,tokens,mg", "--out", str(out)]
@@ -218,7 +218,7 @@ def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
         "train.log_every=1",
     ]
     monkeypatch.setattr(ablate, "QUICK", replace(ablate.QUICK, clips=2))
-    monkeypatch.setattr(ablate, "score", partial(score, draws=20))  # a Frechet distance each
+    monkeypatch.setattr(ablate, "score", partial(score, draws=20))  # each draw needs a Frechet distance
     monkeypatch.setattr(ablate, "compare", partial(compare, draws=20))
     assert main(words) == 0
     told = json.loads((out / "ablation.json").read_text())

@@ -1,4 +1,4 @@
-"""The ablation of ART-V: its rows, that a row is the roll it says, and a whole small one."""
+"""The ablation of ART-V: its rows, the sampling of a row, and a complete small run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from stillmotion.training.sampling.autoregressive import Settings, roll
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """An ART-V file of the pocket's sizes that no training has seen, moved off its zeros."""
+    """An untrained ART-V file with the pocket's sizes and without zero weights."""
     torch.manual_seed(0)
     path, fresh = tmp_path_factory.mktemp("model") / "artv.safetensors", ArtvModel(POCKET)
     weights = {k: (v + 0.02 * torch.randn_like(v)).half() for k, v in fresh.state_dict().items()}
@@ -65,11 +65,11 @@ def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, 
     pocket, prompts = PocketArtv(model, tokenizer), job.prompts()
     first = pocket.first_frames(prompts)
     drawn = torch.cat([sprites.render(prompt, [0.0]) for prompt in prompts])
-    assert (found["clips"][0, :, 0] / 255 - drawn).abs().mean() < 0.03  # but for what the autoencoder does
+    assert (found["clips"][0, :, 0] / 255 - drawn).abs().mean() < 0.03  # up to the error of the autoencoder
     second = roll(
-        pocket.roller,
-        pocket.words([sprites.caption(prompts[1])]),
-        pocket.words([""]),
+        pocket.frame_model,
+        pocket.context([sprites.caption(prompts[1])]),
+        pocket.context([""]),
         shape=tuple(first[1:].shape),
         frames=3,
         settings=replace(PAPER, steps=2),
@@ -82,7 +82,7 @@ def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, 
 
 def test_what_decides_a_video_decides_its_file(model, tmp_path):
     def name(**changes):
-        return job_of(model, tmp_path, tmp_path / "v", **changes).made_of()
+        return job_of(model, tmp_path, tmp_path / "v", **changes).digest()
 
     assert len({name(), name(length=4), name(seed=1), name(steps=3)}) == 4
 
@@ -91,7 +91,7 @@ def test_what_decides_a_video_decides_its_file(model, tmp_path):
 def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     for of in (score, compare):
-        monkeypatch.setattr(ablate_artv, of.__name__, partial(of, draws=20))  # a Frechet distance each
+        monkeypatch.setattr(ablate_artv, of.__name__, partial(of, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
     words = ["ablate", "artv", "--quick", "--prompts", "2", "--sampling", "1", "--length", "17"]
     words += ["--model", str(model), "--out", str(out)]
@@ -120,7 +120,7 @@ def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatc
 def test_a_missing_model_or_too_short_videos_are_told_first(model, tmp_path, comfyui_dir):
     with pytest.raises(SystemExit, match=r"there is no model .*nowhere; give an ART-V file"):
         main(["ablate", "artv", "--model", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"--length 4: the judges look at 16 frames"):
+    with pytest.raises(SystemExit, match=r"--length 4: the judges need 16 frames"):
         main(["ablate", "artv", "--model", str(model), "--length", "4", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="--rows is not for `ablate artv`"):
+    with pytest.raises(SystemExit, match="--rows is not an option of `ablate artv`"):
         main(["ablate", "artv", "--rows", "x", "--out", str(tmp_path)])

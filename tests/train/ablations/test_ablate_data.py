@@ -1,4 +1,4 @@
-"""The ablation of pseudo-videos: rows that differ in their images alone, and a whole small one."""
+"""The ablation of pseudo-videos: rows that differ only in their images, and a complete small run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 from stillmotion.evaluation.scores.score import compare, score
 from stillmotion.training.__main__ import main
 from stillmotion.training.ablations import pseudo as ablate_data
-from stillmotion.training.ablations.pseudo import ROWS, Budget, clips, shown
+from stillmotion.training.ablations.pseudo import ROWS, Budget, clips, pseudo_videos
 from stillmotion.training.data.sprites import MOTIONS
 
 SMALL = Budget(clips=2, images=3)
@@ -19,17 +19,17 @@ SHOWS = [row.show for row in ROWS if row.show]
 
 
 def test_rows_have_the_same_clips_and_captions_and_differ_in_the_camera():
-    rest, smooth, whole = (list(shown(SMALL, show)) for show in SHOWS)
+    rest, smooth, whole = (list(pseudo_videos(SMALL, show)) for show in SHOWS)
     assert [caption for _, caption in rest] == [caption for _, caption in smooth] == [caption for _, caption in whole]
     for (still, _), (moving, _), (shaken, _) in zip(rest, smooth, whole, strict=True):
         assert torch.equal(still, still[:1].expand_as(still))
-        assert (still[0] - moving[0]).abs().mean() < 0.01  # each shrinks the image for its own narrowest view
+        assert (still[0] - moving[0]).abs().mean() < 0.01  # each downscales the image for its own narrowest view
         assert moving.diff(dim=0).abs().mean() > 1e-3
         assert 0 < (moving - shaken).abs().mean() < 0.2
 
 
 def test_captions_of_images_tell_no_motion():
-    told = [caption for _, caption in shown(replace(SMALL, images=40), SHOWS[0])]
+    told = [caption for _, caption in pseudo_videos(replace(SMALL, images=40), SHOWS[0])]
     phrases = [phrase for wordings in MOTIONS.values() for phrase in wordings]
     assert not [caption for caption in told if any(phrase in caption for phrase in phrases)]
     assert any(any(phrase in caption for phrase in phrases) for _, caption in clips(replace(SMALL, clips=10)))
@@ -39,7 +39,7 @@ def test_captions_of_images_tell_no_motion():
 def test_a_whole_ablation_of_pseudo_videos_small(tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     for name, function in (("score", score), ("compare", compare)):
-        monkeypatch.setattr(ablate_data, name, partial(function, draws=20))  # a Frechet distance each
+        monkeypatch.setattr(ablate_data, name, partial(function, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
     words = ["ablate", "pseudo", "--quick", "--steps", "1", "--images", "2", "--prompts", "3", "--sampling", "1"]
     words += ["--out", str(out), "--set", "train.batch=1", "--set", "train.warmup=0"]
@@ -55,6 +55,6 @@ def test_a_whole_ablation_of_pseudo_videos_small(tmp_path, comfyui_dir, monkeypa
 def test_the_trainer_s_errors_come_first(tmp_path, comfyui_dir):
     with pytest.raises(SystemExit, match=r"loss\.trs is unknown"):
         main(["ablate", "pseudo", "--out", str(tmp_path), "--set", "loss.trs=1"])
-    with pytest.raises(SystemExit, match="--decoder is not for `ablate pseudo`"):
+    with pytest.raises(SystemExit, match="--decoder is not an option of `ablate pseudo`"):
         main(["ablate", "pseudo", "--out", str(tmp_path), "--decoder", "x"])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The ablation of DreamVideo: its rows, that each is drawn as it says, stages, and a whole small one."""
+"""The ablation of DreamVideo: its rows, the sampling of each row, stages, and a complete small run."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from stillmotion.model_patches.systems import DREAMVIDEO
 from stillmotion.model_patches.vidrd.config import VidrdConfig
 from stillmotion.training.__main__ import main
 from stillmotion.training.ablations import dreamvideo as ablate_dreamvideo
-from stillmotion.training.ablations.dreamvideo import OURS, STAGES, TABLES, WITHOUT, chosen
-from stillmotion.training.ablations.image_jobs import ImageJob, PocketRetention, Row, first_frame, told
+from stillmotion.training.ablations.dreamvideo import OURS, STAGES, TABLES, WITHOUT, select_rows
+from stillmotion.training.ablations.image_jobs import ImageJob, PocketRetention, Row, first_frame, stage_prompt
 from stillmotion.training.ablations.jobs import PocketModel, noise_of
 from stillmotion.training.data import sprites
 from stillmotion.training.sampling.ddim import ddim
@@ -39,7 +39,7 @@ SIZES = {
 
 
 def file_of(path, unet, *, motion=True):
-    """A DreamVideo file of the pocket's sizes that no training has seen, moved off its zeros."""
+    """An untrained DreamVideo file with the pocket's sizes and without zero weights."""
     torch.manual_seed(0)
     branch = RetentionConfig(
         **SIZES, linear_projection=False, hint_channels=(16, 32, 96), temporal="frozen" if motion else "none"
@@ -82,7 +82,7 @@ def test_each_row_changes_what_its_table_is_about():
         assert OURS in TABLES[name].values()
     assert list(TABLES["parts"].values())[:2] == [OURS, WITHOUT]
     assert [row.noised for row in TABLES["parts"].values()] == [None, None, 0.5, 0.75, 0.9]
-    assert chosen("all") == (*TABLES, STAGES)
+    assert select_rows("all") == (*TABLES, STAGES)
 
 
 def test_predictions_that_cancel_are_left_out_and_the_rest_is_equation_5():
@@ -123,36 +123,36 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     assert found["stages"].shape == (1, 2 * FRAMES, 3, 64, 64)
     ours, without, blank, still, told_alone = found["clips"][:, 0]
     (prompt,) = job.prompts()
-    plain = PocketModel(model, tokenizer)  # the same motion model, and no branch
-    words = plain.words(sprites.caption(prompt))
+    plain = PocketModel(model, tokenizer)  # the same motion model without a branch
+    words = plain.context(sprites.caption(prompt))
     noise = noise_of(0, 7)
     options = {"steps": 10, "guidance": WITHOUT.text}
     alone = plain.pictures(ddim(plain.handle.predict, noise, words, plain.empty, plain.levels, **options))
     assert (alone[0].int() - without.int()).abs().max() <= 1
-    assert (without.int() - told_alone.int()).abs().max() > 1  # a white image is not no branch
+    assert (without.int() - told_alone.int()).abs().max() > 1  # a white image is not the same as no branch
     assert (ours.int() - blank.int()).abs().max() > 1
     image = first_frame(prompt)
-    assert (still.float() / 255 - image).abs().mean() < 0.05  # hardly noised, it is the image in every frame
+    assert (still.float() / 255 - image).abs().mean() < 0.05  # with little noise, every frame is the image
     assert torch.equal(found["stages"][0, :FRAMES], ours)
     retention = PocketRetention(model, None, tokenizer)
-    turned, last = told(prompt, 1), ours[-1:].float() / 255
+    turned, last = stage_prompt(prompt, 1), ours[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
-    second = retention.pictures(retention.begun(turned, last, noise_of(0, 7, 1), OURS, steps=10))[0]
-    other = retention.pictures(retention.begun(turned, image, noise_of(0, 7, 1), OURS, steps=10))[0]
+    second = retention.pictures(retention.draw_from_image(turned, last, noise_of(0, 7, 1), OURS, steps=10))[0]
+    other = retention.pictures(retention.draw_from_image(turned, image, noise_of(0, 7, 1), OURS, steps=10))[0]
     same, changed = ((clip.float() - found["stages"][0, FRAMES:]).abs().mean() for clip in (second, other))
-    assert same < 0.01 < 0.1 < changed  # the image counts; of 255
+    assert same < 0.01 < 0.1 < changed  # the image has an effect; in 0..255
 
 
 def test_the_prompt_turns_back_at_every_stage():
     for prompt in sprites.held_out(5, motions=("right", "left", "up", "down", "still")):
-        there, back, again = (told(prompt, stage) for stage in range(3))
+        there, back, again = (stage_prompt(prompt, stage) for stage in range(3))
         assert there == prompt == again
         assert (back == prompt) == (prompt.motion == "still")
 
 
 def test_what_decides_a_clip_decides_its_file(model, tmp_path):
     def name(**changes):
-        return job_of(model, tmp_path, tmp_path / "v", **changes).made_of()
+        return job_of(model, tmp_path, tmp_path / "v", **changes).digest()
 
     rows = (OURS, WITHOUT)
     assert len({name(), name(length=2), name(rows=rows), name(seed=1), name(staged=WITHOUT)}) == 5
@@ -162,7 +162,7 @@ def test_what_decides_a_clip_decides_its_file(model, tmp_path):
 def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     for of in (score, compare):
-        monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))  # a Frechet distance each
+        monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
     words = ["ablate", "dreamvideo", "--quick", "--prompts", "2", "--sampling", "2", "--model", str(model)]
     assert main([*words, "--out", str(out)]) == 0
@@ -205,9 +205,9 @@ def test_what_is_missing_or_odd_is_told_first(model, tmp_path, comfyui_dir):
     common = ["ablate", "dreamvideo", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"nowhere\.safetensors does not exist.*a DreamVideo file of the pocket model"):
         main([*common, "--model", str(tmp_path / "nowhere.safetensors")])
-    with pytest.raises(SystemExit, match="there are no rows 'x'; there are parts, modes, s_i, s_t, both, stages"):
+    with pytest.raises(SystemExit, match="there is no table 'x'; the tables are parts, modes, s_i, s_t, both, stages"):
         main([*common, "--rows", "x"])
-    with pytest.raises(SystemExit, match="has a motion model of its own: leave out --motion"):
+    with pytest.raises(SystemExit, match="has its own motion model; omit --motion"):
         main([*common, "--model", str(model), "--motion", str(model)])
-    with pytest.raises(SystemExit, match="--motion is not for `ablate artv`"):
+    with pytest.raises(SystemExit, match="--motion is not an option of `ablate artv`"):
         main(["ablate", "artv", "--motion", str(model), "--out", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""The ablation of reuse: its settings, videos equal to a loop written from Algorithm 1, and a whole small one."""
+"""The ablation of reuse: its settings, videos equal to a loop of Algorithm 1, and a complete small run."""
 
 import json
 import os
@@ -41,9 +41,9 @@ def test_every_sweep_goes_through_the_papers_setting_and_changes_one_number():
 
 @torch.no_grad()
 def plain_video(model, prompt, noises, config, steps):
-    """Algorithm 1 as the paper has it, a cache of all steps and no classes: the noises are those of three clips."""
+    """Algorithm 1 as in the paper, with a cache of all steps; the noises are those of three clips."""
     levels, times = model.levels, timesteps(len(model.levels), steps)
-    told, done, cache, z_0 = model.words(sprites.caption(prompt)), [], {}, noises[0]
+    told, done, cache, z_0 = model.context(sprites.caption(prompt)), [], {}, noises[0]
     a = config.recycle / (1 + config.recycle**2) ** 0.5
     for number, fresh in enumerate(noises):
         z = fresh
@@ -94,7 +94,7 @@ def test_videos_are_those_of_algorithm_1(comfyui_dir, tmp_path, monkeypatch, con
 
 @pytest.fixture
 def decoder(tmp_path):
-    """A file of a temporal-aware decoder for the pocket that has learned nothing: it decodes as the pocket does."""
+    """A file of an untrained temporal-aware decoder for the pocket, which decodes like the pocket's decoder."""
     torch.manual_seed(0)
     fresh = TemporalDecoder(DecoderConfig(block_channels=(64, 64, 128), layers_per_block=1, group_norm="per_frame"))
     path, weights = tmp_path / "temporal_decoder.safetensors", fresh.state_dict()
@@ -110,7 +110,7 @@ def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_
         fnr, paper, again = VideoJob(**rules, decoder=decoder).clips()[0].int()
     assert (paper - fnr).abs().max() > 1
     assert (paper - again).abs().max() <= 1
-    assert VideoJob(**rules, decoder=decoder).made_of() != VideoJob(**rules).made_of()
+    assert VideoJob(**rules, decoder=decoder).digest() != VideoJob(**rules).digest()
 
 
 def test_what_decides_a_video_decides_its_file(tmp_path):
@@ -118,7 +118,7 @@ def test_what_decides_a_video_decides_its_file(tmp_path):
         settings: dict[str, Any] = {"seed": 0, "steps": 2, "first": 0, "count": 1, "length": 2} | changes
         return VideoJob(model=POCKET / "motion.safetensors", file=tmp_path / "v", tokenizer=tmp_path, **settings)
 
-    names = {job().made_of(), job(length=3).made_of(), job(seed=1).made_of(), job(steps=3).made_of()}
+    names = {job().digest(), job(length=3).digest(), job(seed=1).digest(), job(steps=3).digest()}
     assert len(names) == 4
 
 
@@ -140,7 +140,7 @@ def test_joins_are_those_between_clips():
 @pytest.mark.slow
 def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch, decoder):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(ablate_reuse, "score", partial(score, draws=20))  # a Frechet distance each
+    monkeypatch.setattr(ablate_reuse, "score", partial(score, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
     words = ["ablate", "vidrd", "--quick", "--prompts", "3", "--sampling", "1", "--out", str(out)]
     words += ["--decoder", str(decoder)]
@@ -164,7 +164,7 @@ def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch, dec
 
 
 def test_options_of_the_other_system_are_refused(tmp_path, comfyui_dir):
-    with pytest.raises(SystemExit, match="--steps is not for `ablate vidrd`"):
+    with pytest.raises(SystemExit, match="--steps is not an option of `ablate vidrd`"):
         main(["ablate", "vidrd", "--steps", "3", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="--length is not for `ablate harivo`"):
+    with pytest.raises(SystemExit, match="--length is not an option of `ablate harivo`"):
         main(["ablate", "harivo", "--length", "3", "--out", str(tmp_path)])
