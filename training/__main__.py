@@ -20,62 +20,58 @@ CONFIGS = Path(__file__).parent / "configs"
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stillmotion.training", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    train = verbs.add_parser("train", help="train a model of a paper as a config says; it also resumes")
-    doctor = verbs.add_parser("doctor", help="what a config needs: sizes, memory, seconds a step, what each loss costs")
+    train = verbs.add_parser("train", help="train a model with a config, or resume an interrupted training")
+    doctor = verbs.add_parser("doctor", help="measure what a config needs: sizes, memory, time per step, cost by loss")
     encode = verbs.add_parser("latents", help="encode drawn clips, or a folder of videos or images, for a base")
     encode.add_argument("--videos", type=Path, help="folder of videos, each with its caption in NAME.txt")
-    encode.add_argument("--images", type=Path, help="folder of images with captions in NAME.txt: pseudo-videos of them")
-    encode.add_argument("--zoompan", action="store_true", help="make pseudo-videos as VidRD's paper does, by FFmpeg")
-    encode.add_argument("--kept", type=Path, help="a list of `select --videos`: encode only its clips")
-    encode.add_argument("--clips", type=int, default=1000, help="how many drawn clips or pseudo-videos")
+    encode.add_argument("--images", type=Path, help="folder of images with captions in NAME.txt, for pseudo-videos")
+    encode.add_argument("--zoompan", action="store_true", help="make pseudo-videos with FFmpeg, as in VidRD's paper")
+    encode.add_argument("--selection", type=Path, help="a list of `select --videos`; only its clips are encoded")
+    encode.add_argument("--clips", type=int, default=1000, help="number of drawn clips or pseudo-videos")
     encode.add_argument("--size", type=int, default=256, help="width and height in pixels")
-    encode.add_argument("--frames", type=int, default=24, help="frames of a clip")
-    encode.add_argument("--fps", type=float, default=6.0, help="frames a second of the clips, for videos")
-    select = verbs.add_parser("select", help="list the clips that move as they should, or fit their captions best")
-    select.add_argument("stage", choices=("motion", "clip"), help="what looks at them")
+    encode.add_argument("--frames", type=int, default=24, help="frames per clip")
+    encode.add_argument("--fps", type=float, default=6.0, help="frames per second of the clips, for videos")
+    select = verbs.add_parser("select", help="list the clips with suitable motion, or with the best captions")
+    select.add_argument("stage", choices=("motion", "clip"), help="the score to select by")
     _select_options(select)
     for verb in (train, doctor, encode, select):
-        verb.add_argument("config", help="a TOML file, or a bundled one: harivo_pocket, vidrd_pocket, ...")
+        verb.add_argument("config", help="a TOML file, or the name of a bundled one: harivo_pocket, vidrd_pocket, ...")
         if verb is not encode:
             verb.add_argument("--latents", type=Path, help="folder of latents (data.latents of the config)")
-    train.add_argument("--start", type=Path, help="a file to begin with (model.start of the config)")
-    export = verbs.add_parser("export", help="the temporal layers of a motion or HARIVO file in another layout")
+    train.add_argument("--start", type=Path, help="a file with the initial weights (model.start of the config)")
+    export = verbs.add_parser("export", help="write the temporal layers of a motion or HARIVO file in another layout")
     export.add_argument("file", type=Path)
     export.add_argument("--layout", choices=("stillmotion", "animatediff", "diffusers"), required=True)
-    pocket = verbs.add_parser("pocket", help="train the pocket Stable Diffusion, or one of its stages")
+    pocket = verbs.add_parser("pocket", help="train the pocket model, or one of its stages")
     pocket.add_argument("stage", choices=("all", "vae", "text", "judge", "video_judge", "latents", "unet", "export"))
-    pocket.add_argument("--start", type=Path, help="a folder like pocket/: take its networks, train its U-Net further")
+    pocket.add_argument("--start", type=Path, help="a folder like pocket/: use its networks, train its U-Net further")
     motion = verbs.add_parser("motion", help="train temporal layers on the frozen pocket model")
     motion.add_argument("--start", type=Path, help="a motion file to start from")
     motion.add_argument("--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)")
-    lora = verbs.add_parser(
-        "lora", help="train a style LoRA of the frozen pocket model, on frames that it draws itself"
-    )
-    control = verbs.add_parser("control", help="train a ControlNet of the frozen pocket model that draws along edges")
+    lora = verbs.add_parser("lora", help="train a style LoRA of the frozen pocket model, on rendered frames")
+    control = verbs.add_parser("control", help="train an edge ControlNet of the frozen pocket model")
     control.add_argument(
         "--latents", type=Path, required=True, help="folder of latents (stage `latents` of the pocket)"
     )
     for verb in (train, motion, lora, control):
         verb.add_argument(
-            "--allow", action="append", default=[], metavar="NAME", help="resume although NAME has changed"
+            "--allow", action="append", default=[], metavar="NAME", help="resume even though NAME has changed"
         )
     for verb in (motion, lora, control):
         verb.add_argument("--pocket", type=Path, help="the base (default: the bundled pocket.safetensors)")
-    ablate = verbs.add_parser(
-        "ablate", help="train and score a method's parts, one after the other, on the pocket model"
-    )
+    ablate = verbs.add_parser("ablate", help="measure the effect of a method's parts on the pocket model")
     command.add_options(ablate, tuple(registry.ablations()))
-    options.add_options(verbs.add_parser("eval", help="FVD, IS, CLIPSIM, FFF of a folder of videos"))
-    view = verbs.add_parser("view", help="draw what a method does, as a PNG file, on the bundled pocket model")
+    options.add_options(verbs.add_parser("eval", help="compute FVD, IS, CLIPSIM and FFF of a folder of videos"))
+    view = verbs.add_parser("view", help="draw the effect of a method on the bundled pocket model, as a PNG file")
     view.add_argument("what", choices=("slice", "noise", "mapping", "tokens"))
-    view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; else a HARIVO file")
+    view.add_argument("file", type=Path, nargs="?", help="slice: a video or animation; other views: a HARIVO file")
     view.add_argument("--out", type=Path, required=True, help="the PNG file")
     view.add_argument("--line", choices=("row", "column"), default="row", help="slice: direction of the line")
-    view.add_argument("--position", type=float, default=0.5, help="slice: where the line lies, 0 to 1")
-    view.add_argument("--prompt", help="tokens: the text (default: what the clip shows)")
+    view.add_argument("--position", type=float, default=0.5, help="slice: position of the line, 0 to 1")
+    view.add_argument("--prompt", help="tokens: the text (default: the caption of the clip)")
     view.add_argument("--timestep", type=int, default=500, help="tokens: noise level, 0 to 999")
-    view.add_argument("--frames", type=int, default=16, help="frames of a clip")
-    view.add_argument("--seed", type=int, default=0, help="of the noise; tokens: also which held-out clip is noised")
+    view.add_argument("--frames", type=int, default=16, help="frames per clip")
+    view.add_argument("--seed", type=int, default=0, help="seed of the noise; tokens: also number of the held-out clip")
     view.add_argument(
         "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
     )
@@ -84,11 +80,15 @@ def arguments() -> argparse.ArgumentParser:
         default = CONFIGS / f"{name}.toml"
         verb.add_argument("--recipe", type=Path, default=default, help=f"TOML file (default: {default.name})")
     for verb in (train, encode, select, export, ablate, *recipes):
-        verb.add_argument("--out", type=Path, required=verb is not train, help="folder (or file) that is written")
+        verb.add_argument("--out", type=Path, required=verb is not train, help="output folder (or file)")
     for verb in (train, ablate, *recipes):
-        verb.add_argument("--processes", type=int, default=1, help="processes that share each batch, one thread each")
+        verb.add_argument(
+            "--processes", type=int, default=1, help="number of processes that share each batch, one thread each"
+        )
     for verb in (train, doctor, encode, select, ablate, *recipes):
-        verb.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change the config")
+        verb.add_argument(
+            "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change a value of the config"
+        )
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
         )
@@ -96,59 +96,57 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _select_options(select: argparse.ArgumentParser) -> None:
-    """Defaults of the motion filter are those of `data.motion_score.MotionFilter`."""
+    """The defaults of the motion filter are those of `data.motion_score.MotionFilter`."""
     select.add_argument("--videos", type=Path, help="folder of videos with captions in NAME.txt, instead of --latents")
-    select.add_argument("--frames", type=int, default=16, help="frames of a clip, for videos")
-    select.add_argument("--fps", type=float, default=8.0, help="frames a second of the clips, for videos")
-    select.add_argument("--after", type=Path, help="the list of the stage before: look at its kept clips alone")
-    select.add_argument("--low", type=float, help="motion: smallest mean flow, pixels a frame at --width (default: 1)")
+    select.add_argument("--frames", type=int, default=16, help="frames per clip, for videos")
+    select.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips, for videos")
+    select.add_argument("--after", type=Path, help="the list of the previous stage; only its kept clips are scored")
+    select.add_argument("--low", type=float, help="motion: smallest mean flow, pixels/frame at --width (default: 1)")
     select.add_argument("--high", type=float, help="motion: largest mean flow (default: 20)")
-    select.add_argument("--residual", type=float, help="motion: what the flow may leave, 0..255; 0: any (default: 5)")
-    select.add_argument("--method", help="motion: dis (default) or farneback, both of OpenCV")
-    select.add_argument(
-        "--width", type=int, help="motion: pixels of the square that flow is measured on (default: 320)"
-    )
-    select.add_argument("--stride", type=int, help="motion: frames between the two of a pair (default: 1)")
-    select.add_argument("--clip", type=Path, help="clip: folder with a CLIP of transformers")
-    select.add_argument("--top", type=int, help="clip: how many clips are kept")
-    select.add_argument("--clip-frames", type=int, default=4, help="clip: frames of a clip that are looked at")
+    select.add_argument("--residual", type=float, help="motion: largest residual, 0..255; 0: no limit (default: 5)")
+    select.add_argument("--method", help="motion: dis (default) or farneback, both from OpenCV")
+    select.add_argument("--width", type=int, help="motion: side of the frames in the flow, in pixels (default: 320)")
+    select.add_argument("--stride", type=int, help="motion: distance of the frames of a pair (default: 1)")
+    select.add_argument("--clip", type=Path, help="clip: folder with a CLIP model of transformers")
+    select.add_argument("--top", type=int, help="clip: number of clips to keep")
+    select.add_argument("--clip-frames", type=int, default=4, help="clip: number of frames to score in each clip")
 
 
 def recipe(path: Path, changes: list[str]) -> dict[str, dict[str, Any]]:
-    """The recipe file with `TABLE.KEY=VALUE` changes; an unknown table or key is an error."""
+    """The tables of a recipe file, with `TABLE.KEY=VALUE` changes; an unknown table or key is an error."""
     tables = tomllib.loads(path.read_text())
     for change in changes:
         name, _, value = change.partition("=")
         table, _, key = name.partition(".")
         if key not in tables.get(table, {}):
-            known = ", ".join(f"{t}.{k}" for t, keys in tables.items() for k in keys)
-            raise SystemExit(f"--set {change}: there is no {name} in {path.name}; known: {known}")
+            names = ", ".join(f"{t}.{k}" for t, keys in tables.items() for k in keys)
+            raise SystemExit(f"--set {change}: there is no {name} in {path.name}; use one of {names}")
         tables[table][key] = tomllib.loads(f"value = {value}")["value"]
     return tables
 
 
-def tokenizer_folder(given: Path | None) -> Path:
-    """CLIP's vocabulary: ComfyUI carries it, and diffusers has none without a download."""
-    folder = given or Path(os.environ.get("COMFYUI_DIR", "")) / "comfy" / "sd1_tokenizer"
+def tokenizer_folder(option: Path | None) -> Path:
+    """The folder of CLIP's vocabulary: by default ComfyUI's copy, since diffusers would have to download one."""
+    folder = option or Path(os.environ.get("COMFYUI_DIR", "")) / "comfy" / "sd1_tokenizer"
     if not (folder / "vocab.json").exists():
         raise SystemExit(
-            f"no CLIP vocabulary in {folder}; set COMFYUI_DIR to a ComfyUI folder, or give --tokenizer DIR"
+            f"there is no CLIP vocabulary in {folder}; set COMFYUI_DIR to a ComfyUI folder, or give --tokenizer DIR"
         )
     return folder
 
 
 def spawn(processes: int) -> int:
-    """This command again, in several processes that torch.distributed joins."""
-    given = sys.argv[1:]
+    """Run this command again in several processes, which torch.distributed connects."""
+    arguments = sys.argv[1:]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    # "--": torch.distributed.run would take our --start for a short form of its own --start-method
-    command += ["-m", "--", "stillmotion.training", *given]
+    # without "--", torch.distributed.run would take our --start for an abbreviation of its own --start-method
+    command += ["-m", "--", "stillmotion.training", *arguments]
     return subprocess.run(command, env=environment, check=False).returncode
 
 
 def adopt(args: argparse.Namespace) -> None:
-    """Before any stage runs, and once: the finished networks of --start become finished stages of the run."""
+    """Before any stage runs: use the networks of --start as complete stages of the run, once."""
     from .pocket.stages import Stages
 
     stages = Stages(args.out, {}, tokenizer_folder(args.tokenizer))
@@ -156,8 +154,8 @@ def adopt(args: argparse.Namespace) -> None:
         stages.adopt(args.start)
 
 
-def draw(args: argparse.Namespace) -> None:
-    """The LoRA's frames, once, before processes are made."""
+def encode_lora_frames(args: argparse.Namespace) -> None:
+    """Encode the LoRA's frames, once, before further processes start."""
     from .pocket.lora import encode
 
     encode(args.out, recipe(args.recipe, args.set)["lora"], args.pocket)
@@ -208,7 +206,7 @@ def run_latents(args: argparse.Namespace) -> None:
 
     table, tokenizer = _plan(args).base, tokenizer_folder(args.tokenizer)
     source = {"videos": args.videos, "images": args.images, "paper": args.zoompan, "clips": args.clips}
-    source |= {"kept": args.kept}
+    source |= {"selection": args.selection}
     encode(table, tokenizer, args.out, size=args.size, frames=args.frames, fps=args.fps, **source)
 
 
@@ -220,15 +218,15 @@ def run_select(args: argparse.Namespace) -> None:
     if bool(args.videos) == bool(args.latents):
         raise ConfigError("select: give one of --latents DIR and --videos DIR")
     if args.stage == "clip" and not (args.clip and args.top):
-        raise ConfigError("select clip: give --clip FOLDER (a CLIP of transformers) and --top N (how many clips)")
-    told = {field.name: getattr(args, field.name) for field in fields(MotionFilter)}
-    chosen = MotionFilter(**{name: value for name, value in told.items() if value is not None})
+        raise ConfigError("select clip: give --clip FOLDER (a CLIP model of transformers) and --top N (clips to keep)")
+    values = {field.name: getattr(args, field.name) for field in fields(MotionFilter)}
+    settings = MotionFilter(**{name: value for name, value in values.items() if value is not None})
     if args.videos:
-        clips = select.OfVideos(args.videos, frames=args.frames, fps=args.fps, size=chosen.width)
+        clips = select.OfVideos(args.videos, frames=args.frames, fps=args.fps, size=settings.width)
     else:
         clips = select.OfLatents(args.latents, _plan(args).base, tokenizer_folder(args.tokenizer))
     if args.stage == "motion":
-        select.by_motion(clips, chosen, args.out, args.after)
+        select.by_motion(clips, settings, args.out, args.after)
     else:
         select.by_clip(clips, args.clip, args.out, top=args.top, frames=args.clip_frames, after=args.after)
 
@@ -278,21 +276,21 @@ VERBS = {
 }
 
 
-def main(words: list[str] | None = None) -> int:
-    args = arguments().parse_args(words)
-    begins = "RANK" not in os.environ  # else one of the processes that `spawn` made
-    if begins and args.verb == "pocket" and args.start:
+def main(argv: list[str] | None = None) -> int:
+    args = arguments().parse_args(argv)
+    is_parent = "RANK" not in os.environ  # not one of the processes that `spawn` started
+    if is_parent and args.verb == "pocket" and args.start:
         adopt(args)
-    if begins and args.verb == "train":
+    if is_parent and args.verb == "train":
         _check(args)
-    if begins and args.verb == "lora":
-        draw(args)
-    if begins and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
+    if is_parent and args.verb == "lora":
+        encode_lora_frames(args)
+    if is_parent and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
         return spawn(args.processes)
-    logs.begin()
+    logs.configure()
     import torch
 
-    torch.manual_seed(0)  # the first weights; everything else is keyed by sample
+    torch.manual_seed(0)  # for the initial weights; all other random numbers depend on the sample
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     from .engine.loop import ChangedRun
@@ -306,7 +304,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be said of a config is said once, before processes are made."""
+    """Report errors of a config once, before further processes start."""
     from .plans.errors import ConfigError
 
     try:

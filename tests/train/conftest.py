@@ -1,4 +1,4 @@
-"""A tiny pocket model with random weights, and latents of its own."""
+"""A tiny pocket model with random weights, and latents of its autoencoder."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def vocabulary(comfyui_dir):
 
 @pytest.fixture(scope="module")
 def small():
-    """The three networks."""
+    """The three networks of the tiny pocket model."""
     torch.manual_seed(0)
     unet, vae, text = new_unet(SMALL), new_vae(SMALL), new_text_encoder(SMALL)
     for module in (unet, vae, text):
@@ -49,7 +49,7 @@ def clip_folder(comfyui_dir, tmp_path_factory):
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))  # a fresh one says nearly the same of everything
+            parameter.add_(0.2 * torch.randn_like(parameter))  # untrained, its features hardly vary
     model.save_pretrained(folder)
     for name in ("vocab.json", "merges.txt"):
         (folder / name).write_bytes((comfyui_dir / "comfy" / "sd1_tokenizer" / name).read_bytes())

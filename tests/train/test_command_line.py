@@ -1,4 +1,4 @@
-"""`python -m stillmotion.training` as people type it."""
+"""`python -m stillmotion.training`, called like on a command line."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ from stillmotion.training.plans.config import CONFIGS
 
 
 def typed(*words):
-    """The command in this process."""
+    """Run the command in this process."""
     return main(list(map(str, words)))
 
 
 @pytest.mark.slow
 def test_latents_doctor_train_resume_and_export(tmp_path, comfyui_dir, caplog):
-    """The whole way on the bundled pocket model, as small as it goes."""
+    """All commands with the bundled pocket model, in the smallest sizes."""
     caplog.set_level("INFO")
     small = ["--set", "data.frames=2", "--set", "train.batch=1", "--set", "samples.steps=1", "--set", "samples.every=1"]
     small += ["--latents", tmp_path / "latents"]
@@ -31,7 +31,7 @@ def test_latents_doctor_train_resume_and_export(tmp_path, comfyui_dir, caplog):
     assert "weighted gradient on temporal" in caplog.text
     out = tmp_path / "run"
     steps = ["--set", "train.steps=2", "--set", "train.log_every=1", "--out", out]
-    for _ in range(2):  # the second time there is nothing left to do
+    for _ in range(2):  # the second time nothing remains to be done
         assert typed("train", "harivo_pocket", *small, *steps) == 0
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
@@ -57,7 +57,7 @@ def test_an_unknown_key_is_told_before_anything_is_loaded(tmp_path, comfyui_dir)
 
 
 def test_several_processes_get_the_options_of_the_command(tmp_path):
-    """torch.distributed.run must not read our options: it has a --start-method of its own."""
+    """torch.distributed.run must not parse our options, because it has its own option --start-method."""
     command = [sys.executable, "-m", "stillmotion.training", "motion", "--pocket", tmp_path / "no.safetensors"]
     command += ["--start", tmp_path / "no.safetensors", "--latents", tmp_path, "--out", tmp_path, "--processes", "2"]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Configs: an unknown key, a wrong kind, a value out of range is named; the bundled files are whole."""
+"""Configs: unknown keys, wrong types and values out of range are named; the bundled files are complete."""
 
 import pytest
 
@@ -41,16 +41,16 @@ def test_the_paper_s_values_are_in_the_sd15_config():
         (GOOD + "[losss]\n", r"no table \[losss\]; did you mean loss\?"),
         (GOOD + "[loss]\ntau = 'x'\n", r"loss\.tau is 'x'; it must be a number"),
         (GOOD + "[model]\nmapping = 1\n", r"model\.mapping is 1; it must be true or false"),
-        (GOOD + "[data]\nframes = 2.5\n", r"data\.frames is 2\.5; it must be a whole number"),
+        (GOOD + "[data]\nframes = 2.5\n", r"data\.frames is 2\.5; it must be an integer"),
         (GOOD + "[loss]\nsoftening = 'cubic'\n", r"loss\.softening is 'cubic'; use one of sqrt_alpha_bar"),
         (GOOD + "[loss]\ntrs = -1\n", r"loss\.trs is -1\.0; it must be at least 0"),
-        (GOOD + "[data]\nframes = 64\n", r"data\.frames is 64, but model\.max_frames knows positions for 32"),
+        (GOOD + "[data]\nframes = 64\n", r"data\.frames is 64, but model\.max_frames is 32"),
         (GOOD + "[base]\nhalf = true\n", r"base\.half needs train\.precision"),
         (GOOD + "[samples]\nprompts = 'a cat'\n", r"samples\.prompts is 'a cat'; give a list"),
-        ("steps = 10\n", r"steps stands outside of a table"),
+        ("steps = 10\n", r"steps is outside of a table"),
         ("[train]\nbatch = 2\n", r"train: .*steps"),
         ("[train\n", r"is not TOML"),
-        (GOOD + "out = 'x'\n", r"train\.out is given by --out"),
+        (GOOD + "out = 'x'\n", r"train\.out cannot be set in the file; use --out"),
     ],
 )
 def test_what_is_wrong_is_named(written, text, told):

@@ -1,4 +1,4 @@
-"""The doctor on every system: its parts are what learns, and its figures are told. On tiny bases without weights."""
+"""The doctor for every system, on tiny random bases: it reports the trained parts and its figures."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ PARTS = {
 
 @pytest.fixture
 def tiny(monkeypatch, comfyui_dir):
-    """The pocket's configs get a tiny base and six clips of noise."""
+    """The pocket configs with a tiny base and six clips of noise."""
     values = torch.randn(6, 3, 4, 8, 8, generator=torch.Generator().manual_seed(3)).half()
     cache = Latents(values, [0.0, 0.5, 1.0], 0, [f"clip {i}" for i in range(6)])
 
@@ -64,7 +64,7 @@ def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, mon
     assert {k.removeprefix("gradient_") for k in figures if k.startswith("gradient_")} == parts
     for told in ("loader_clips_per_second", "seconds_loss", "seconds_per_step", "memory_gb"):
         assert figures[told] > 0
-    assert "a whole step of" in caplog.text
+    assert "a complete step of" in caplog.text
     assert not (tmp_path / "run").exists()
 
 

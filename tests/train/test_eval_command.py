@@ -1,4 +1,4 @@
-"""The verb `eval`: folders of videos in, one report out; what is missing is told before anything is read."""
+"""The verb `eval`: it turns folders of videos into a report; missing inputs are reported before anything is read."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ COUNT = 5
 
 
 def write_film(path, frames, metadata=None):
-    """frames: (f, 3, h, w) in bytes, kept exactly."""
+    """Write a lossless video of frames (f, 3, h, w) in bytes."""
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream("ffv1", rate=Fraction(8))
@@ -43,7 +43,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def films(drawn, tmp_path_factory):
-    """Five rendered clips: four files and one folder of pictures, with captions beside them."""
+    """Five rendered clips: four files and one folder of images, with caption files."""
     folder = tmp_path_factory.mktemp("films")
     for i, (caption, clip) in enumerate(zip(*drawn, strict=True)):
         (folder / f"clip{i}.txt").write_text(caption)
@@ -65,7 +65,7 @@ def read(out):
 
 
 class Toy(torch.nn.Module):
-    """As small as a network of the field can be, with the interface of i3d_torchscript.pt."""
+    """A tiny network with the interface of i3d_torchscript.pt."""
 
     def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
         return x.float().mean((2, 3, 4)) if rescale and resize and return_features else torch.zeros(1, 3)
@@ -117,7 +117,7 @@ def test_all_metrics_of_the_papers_in_one_report(films, networks, clip_folder, t
 
 
 def test_clip_is_transformers_own(clip_folder):
-    """Cosines equal those of CLIPModel's forward pass."""
+    """The cosine similarities equal those of CLIPModel's forward pass."""
     from transformers import CLIPModel, CLIPTokenizer
 
     torch.manual_seed(0)

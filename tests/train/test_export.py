@@ -1,4 +1,4 @@
-"""Temporal layers in other people's layouts: bit for bit, and the same numbers in diffusers' own video U-Net."""
+"""Temporal layers in other layouts: bit-identical weights, and the same output of diffusers' own video U-Net."""
 
 import logging
 from typing import Any
@@ -60,7 +60,7 @@ def test_a_diffusers_folder_comes_back_bit_for_bit(file, tmp_path):
 
 
 def test_diffusers_reads_both(file, tmp_path):
-    """Its own loaders are the reference; from_single_file of an AnimateDiff file builds the v2 shape and needs it."""
+    """diffusers' own loaders are the reference; from_single_file requires AnimateDiff's v2 architecture."""
     folder = export(file, "diffusers", tmp_path / "adapter")
     loaded = MotionAdapter.from_pretrained(folder)
     assert same(dict(loaded.half().state_dict()), load_file(folder / "diffusion_pytorch_model.safetensors"))
@@ -95,7 +95,7 @@ def test_the_temporal_layers_of_a_harivo_file_are_a_motion_file(tmp_path, caplog
     )
     with caplog.at_level(logging.INFO):
         out = checkpoint.load(export(path, "stillmotion", tmp_path / "motion.safetensors"))
-    assert "mapping stays behind" in caplog.text
+    assert "not exported: mapping" in caplog.text
     assert same(out.weights, dict(model.state_dict()))
     assert out.header["base"] == "b"
     assert MotionConfig.from_dict(out.config) == config
@@ -106,7 +106,7 @@ def test_layers_that_diffusers_would_compute_otherwise_are_told(tmp_path, caplog
     path = tmp_path / "motion.safetensors"
     checkpoint.save(path, system="motion", config=config.to_dict(), weights=model.state_dict())
     export(path, "diffusers", tmp_path / "adapter")
-    assert "GroupNorm over one frame" in caplog.text
+    assert "GroupNorm over single frames" in caplog.text
 
 
 @pytest.mark.parametrize(("layout", "name"), [("animatediff", "folder"), ("diffusers", "a.safetensors"), ("x", "y")])

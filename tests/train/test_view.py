@@ -1,4 +1,4 @@
-"""The views as commands: PNG files of what is in a file, and messages for what is not."""
+"""The views as commands: PNG files, and messages about missing parts."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def harivo(root, **changes):
 
 @pytest.fixture
 def run(root, tmp_path):
-    """run(what, model, ...) -> the picture that the command wrote."""
+    """run(what, model, ...) -> the image that the command wrote."""
 
     def command(*words, model=None):
         if model is not None:
@@ -78,10 +78,10 @@ def test_frames_of_a_movie_are_those_of_its_container(tmp_path):
 def test_the_mapping_and_the_noise_behind_it(run, root):
     assert run("mapping", model=harivo(root)).size == (960, 960)
     plain = run("noise", "--frames", "4").height
-    assert run("noise", "--frames", "4", model=harivo(root)).height == plain + 34  # one row more
+    assert run("noise", "--frames", "4", model=harivo(root)).height == plain + 34  # one additional row
     with pytest.raises(SystemExit, match="trained without mapping"):
         run("mapping", model=harivo(root, mapping=None))
-    with pytest.raises(SystemExit, match="view mapping: give a file"):
+    with pytest.raises(SystemExit, match="view mapping needs a file"):
         run("mapping")
 
 
@@ -93,7 +93,7 @@ def test_the_tokens_of_a_clip(run, root, comfyui_dir):
 
 @torch.no_grad()
 def test_the_maps_are_read_without_a_trace(root):
-    """The forward is the same bit for bit, no hook stays, and without tokens there is nothing to see."""
+    """The forward stays bit for bit the same, no hook remains, and a model without tokens is refused."""
     pocket = load_pocket(root / "pocket" / "pocket.safetensors")
     handle = attach(pocket.unet, harivo(root))
     handle.frames = 4

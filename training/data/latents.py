@@ -150,7 +150,7 @@ def encode(
     values = []
     for i in range(first, first + count):
         frames = sprites.render(sprites.clip(seed, i), times, size=size, style=style) * 2 - 1
-        values.append(encoded(vae, frames, scale))
+        values.append(encode_frames(vae, frames, scale))
         if (i - first + 1) % 200 == 0:
             log.info("encoded %d of %d clips", i - first + 1, count)
     header = {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
@@ -158,7 +158,7 @@ def encode(
 
 
 @torch.no_grad()
-def encoded(vae, frames: Tensor, scale: float) -> Tensor:
+def encode_frames(vae, frames: Tensor, scale: float) -> Tensor:
     """Frames in -1..1 (t, 3, H, W) -> scaled latents (t, 4, h, w) in half precision, as the U-Net expects them."""
     return (vae.encode(frames.to(next(vae.parameters()))).latent_dist.mean * scale).half().cpu()
 
@@ -186,7 +186,7 @@ class ShardWriter:
         self.done = 0
 
     def add(self, values: Tensor, caption: str, first: Tensor) -> None:
-        """values: (t, 4, h, w), as returned by `encoded`; first: the clip's first frame, (3, H, W) in -1..1."""
+        """values: (t, 4, h, w), as returned by `encode_frames`; first: the clip's first frame, (3, H, W) in -1..1."""
         self.values.append(values)
         self.captions.append(caption)
         self.images.append(((first.clamp(-1, 1) + 1) * 127.5).round().byte())
@@ -278,10 +278,10 @@ def for_training(data: DataTable, vae: nn.Module) -> Latents:
             f"data.frames is {data.frames}, but the clips in {data.latents} have {len(cache.times)} frames; encode "
             "longer clips or lower data.frames"
         )
-    return chosen(cache, Path(data.kept)) if data.kept else cache
+    return restrict(cache, Path(data.selection)) if data.selection else cache
 
 
-def chosen(cache: Latents, path: Path) -> Latents:
+def restrict(cache: Latents, path: Path) -> Latents:
     """The cache, restricted to the clips of a list of the verb `select`.
 
     Raises ConfigError when the list was made for other clips or keeps none.

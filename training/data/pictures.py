@@ -12,7 +12,7 @@ from ..plans.vidrd_decoder import DecoderDataTable
 from . import sprites, videos
 
 
-class Pictures(Protocol):
+class ClipSource(Protocol):
     """Clips, indexed by number."""
 
     digest: str
@@ -24,7 +24,7 @@ class Pictures(Protocol):
         ...
 
 
-class Drawn:
+class SpriteClips:
     """Clips first..first+count-1 of `sprites`, rendered on access."""
 
     def __init__(self, count: int, frames: int, size: int, *, first: int = 0) -> None:
@@ -39,7 +39,7 @@ class Drawn:
         return sprites.render(sprites.clip(0, self.first + i), self.times, size=self.size) * 2 - 1
 
 
-class Films:
+class VideoClips:
     """All complete clips of a folder of videos, decoded on access. Videos that cannot be read are skipped."""
 
     def __init__(self, folder: Path, frames: int, size: int, fps: float) -> None:
@@ -62,8 +62,8 @@ class Films:
         return self._read(file)[j]
 
 
-def of(data: DecoderDataTable) -> Pictures:
+def of(data: DecoderDataTable) -> ClipSource:
     """The clips that a config selects. Raises ConfigError when there are none."""
     if data.videos:
-        return Films(Path(data.videos), data.frames, data.size, data.fps)
-    return Drawn(data.clips, data.frames, data.size)
+        return VideoClips(Path(data.videos), data.frames, data.size, data.fps)
+    return SpriteClips(data.clips, data.frames, data.size)

@@ -128,7 +128,7 @@ def encode_folder(
     for k in range(clips):
         i = row(seed, k, len(files))
         video = render(square(files[i]), camera(seed, k), frames, size)
-        writer.add(latents.encoded(vae, video, scale), captions[i], video[0])
+        writer.add(latents.encode_frames(vae, video, scale), captions[i], video[0])
     log.info("wrote %d pseudo-videos of %d images", writer.close(), len(files))
     return writer.done
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import latents, selection
+from . import latents
+from . import selection as selections
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -27,32 +28,32 @@ def encode_folder(
     size: int,
     scale: float,
     shard: int = 250,
-    kept: Path | None = None,
+    selection: Path | None = None,
 ) -> int:
     """Write the latents of all clips of a folder, in shards; returns the number of clips.
 
-    A video is cut into as many consecutive clips as fit into it; a broken video is logged and skipped. kept: a list of
+    A video is cut into as many consecutive clips as fit into it; a broken video is skipped. selection: a list of
     `select`; only its clips are encoded. Raises ValueError when a caption is missing, and ConfigError when the list was
     made for other clips.
     """
-    files, captions = listed(videos)
-    selected = None
-    if kept:
-        clip_list = selection.load(kept)
-        selection.check_source(clip_list, source(videos, frames=frames, fps=fps), kept)
-        selected = clip_list.kept
+    files, captions = files_and_captions(videos)
+    subset = None
+    if selection:
+        clip_list = selections.load(selection)
+        selections.check_source(clip_list, source(videos, frames=frames, fps=fps), selection)
+        subset = clip_list.kept
     writer = latents.ShardWriter(out, vae, {"seed": "0", "times": latents.times_of(frames, fps)}, shard)
     number = 0
     for file, caption in zip(files, captions, strict=True):
         for clip in clips(file, frames=frames, fps=fps, size=size):
-            if selected is None or number in selected:
-                writer.add(latents.encoded(vae, clip, scale), caption, clip[0])
+            if subset is None or number in subset:
+                writer.add(latents.encode_frames(vae, clip, scale), caption, clip[0])
             number += 1
     log.info("wrote %d clips of %d videos", writer.close(), len(files))
     return writer.done
 
 
-def listed(folder: Path) -> tuple[list[Path], list[str]]:
+def files_and_captions(folder: Path) -> tuple[list[Path], list[str]]:
     """The videos of a folder, in the order of their clips, and their captions. Raises ValueError if one is missing."""
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     return files, latents.captions_of(files, folder, "video")
@@ -60,7 +61,7 @@ def listed(folder: Path) -> tuple[list[Path], list[str]]:
 
 def source(folder: Path, *, frames: int, fps: float) -> dict[str, Any]:
     """Identifies the clips that a list of `select` refers to: the files, and how they are cut into clips."""
-    files, _ = listed(folder)
+    files, _ = files_and_captions(folder)
     content = "".join(f"{file.name}/{file.stat().st_size}\n" for file in files)
     return {"videos": hashlib.sha256(content.encode()).hexdigest()[:16], "frames": frames, "fps": fps}
 

@@ -54,7 +54,7 @@ def sample_generator(seed: int, k: int, purpose: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + k) * 31 + purpose)
 
 
-def gathered(values: Tensor) -> Tensor:
+def gather_samples(values: Tensor) -> Tensor:
     """The values of all processes, in the order of the samples: (n, ...) -> (n * processes, ...)."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
@@ -166,7 +166,7 @@ class Loop:
             self._skip_step()
         else:
             self._take_step()
-        self.task.stepped(not bad)
+        self.task.after_step(not bad)
         self.optimizer.zero_grad(set_to_none=True)
         return stop
 

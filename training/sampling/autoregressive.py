@@ -19,7 +19,7 @@ from ..engine.loop import sample_generator
 from ..plans.artv import ArtvSamplesTable
 from .ddim import descend
 
-SeeMask = Callable[[int, int, Tensor], None]  # frame, timestep, m (n, 1, h, w) of the prediction with all conditions
+OnMask = Callable[[int, int, Tensor], None]  # frame, timestep, m (n, 1, h, w) of the prediction with all conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Host(Protocol):
 
 
 @dataclass(frozen=True)
-class Roller:
+class FrameModel:
     """The model that samples frames: a host, and abar_t of every timestep."""
 
     host: Host
@@ -78,7 +78,7 @@ class FrameConditions:
 
 @torch.no_grad()
 def roll(
-    model: Roller,
+    model: FrameModel,
     context: Tensor,  # (n, L, d)
     empty: Tensor,  # like context, embedding of the empty prompt
     *,
@@ -88,7 +88,7 @@ def roll(
     first: Tensor | None = None,  # (n, c, h, w), frame 0; None: it is sampled without references and anchor
     numbers: list[int] | None = None,  # key of each video's noise; None means 0 for all
     seed: int = 0,
-    see: SeeMask | None = None,
+    on_mask: OnMask | None = None,
 ) -> Tensor:
     """A video (n, frames, c, h, w). Noise is keyed by (seed, video, frame): frame i does not depend on later frames."""
     keys = numbers or [0] * shape[0]
@@ -100,7 +100,7 @@ def roll(
         if latents:
             references = torch.stack([latents[-1], latents[max(-2, -len(latents))]], dim=1)
             conditions = FrameConditions(references, latents[0] if settings.anchor else None, noise[:, 1:])
-        latents.append(draw(model, context, empty, noise[:, 0], conditions, settings, _frame(see, i)))
+        latents.append(draw(model, context, empty, noise[:, 0], conditions, settings, _frame(on_mask, i)))
     return torch.stack(latents[:frames], dim=1)
 
 
@@ -110,20 +110,20 @@ def noise_of(seed: int, number: int, frame: int, shape: tuple[int, ...]) -> Tens
 
 
 def draw(
-    model: Roller,
+    model: FrameModel,
     context: Tensor,
     empty: Tensor,
     noise: Tensor,  # (n, c, h, w)
     conditions: FrameConditions,
     settings: Settings,
-    see: Callable[[int, Tensor], None] | None = None,
+    on_mask: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Sample one frame (n, c, h, w)."""
 
     def predict(y_t: Tensor, t: int) -> Tensor:
         eps, m = guided_eps(model.host, y_t, t, context, empty, conditions, settings)
-        if see is not None:
-            see(t, m)
+        if on_mask is not None:
+            on_mask(t, m)
         return eps
 
     return descend(predict, noise, model.table, steps=settings.steps)
@@ -169,5 +169,5 @@ def guided_eps(
     return eps_guided if mask_per_branch else eps[:n] + (1 - m[:n]) * (eps_guided - eps_all), m[:n]
 
 
-def _frame(see: SeeMask | None, frame: int) -> Callable[[int, Tensor], None] | None:
-    return None if see is None else lambda t, m: see(frame, t, m)
+def _frame(on_mask: OnMask | None, frame: int) -> Callable[[int, Tensor], None] | None:
+    return None if on_mask is None else lambda t, m: on_mask(frame, t, m)

@@ -8,7 +8,7 @@ from torch import Tensor
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> eps
 Noise = Callable[[Tensor, int], Tensor]  # x_t, t -> guided eps
 Guide = Callable[[Tensor, Tensor, float], Tensor]  # predicted x_0, eps, sigma = sqrt((1 - abar) / abar) -> new x_0
-Begin = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> the x_t that the step uses
+BeforeStep = Callable[[int, Tensor], Tensor]  # number of the step, x_t -> the x_t that the step uses
 
 
 def timesteps(count: int, steps: int) -> list[int]:
@@ -27,7 +27,7 @@ def ddim(
     steps: int,
     guidance: float,
     guide: Guide | None = None,  # changes the predicted x_0 of every step; eps is recomputed from it
-    begin: Begin | None = None,
+    before_step: BeforeStep | None = None,
 ) -> Tensor:
     """x_0 (b, f, 4, h, w) by `descend`, with eps = eps_0 + guidance (eps_y - eps_0)."""
     contexts = torch.cat([empty, context])
@@ -37,7 +37,7 @@ def ddim(
         eps_uncond, eps_cond = predict(torch.cat([x, x]), times, contexts).chunk(2)
         return eps_uncond + guidance * (eps_cond - eps_uncond)
 
-    return descend(guided_eps, noise, alpha_bar, steps=steps, guide=guide, begin=begin)
+    return descend(guided_eps, noise, alpha_bar, steps=steps, guide=guide, before_step=before_step)
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def descend(
     *,
     steps: int,
     guide: Guide | None = None,
-    begin: Begin | None = None,
+    before_step: BeforeStep | None = None,
     skip: int = 0,
 ) -> Tensor:
     """x_0, with the shape of the noise. DDIM with eta = 0 (arXiv 2010.02502, Eq. 12).
@@ -57,8 +57,8 @@ def descend(
     """
     x, times = noise, timesteps(len(alpha_bar), steps)[skip:]
     for k, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
-        if begin is not None:
-            x = begin(k, x)
+        if before_step is not None:
+            x = before_step(k, x)
         eps = predict(x, t)
         level = alpha_bar[t].item()
         x_0 = (x - (1 - level) ** 0.5 * eps) / level**0.5

@@ -1,4 +1,4 @@
-"""The frozen image models that videos are trained on: the pocket model, Stable Diffusion 1.5 and 2.1."""
+"""The frozen image models on which video models are trained: the pocket model, Stable Diffusion 1.5 and 2.1."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ from ..plans.errors import ConfigError
 
 BUNDLED_POCKET = POCKET / "pocket.safetensors"
 TOKENS, END = 77, 49407
-SD21_PAD = 0  # Stable Diffusion 2's tokenizer fills up with "!"
-# The sizes of Stable Diffusion 1.5, in the words of the pocket's config.
+SD21_PAD = 0  # Stable Diffusion 2's tokenizer pads with "!"
+# The sizes of Stable Diffusion 1.5, as a pocket config.
 SD15 = PocketConfig(
     unet_channels=(320, 640, 1280, 1280),
     unet_layers=2,
@@ -39,23 +39,23 @@ SD21_HEADS = (5, 10, 20, 20)
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen image model: networks, sizes, and how a caption becomes token ids (n, 77)."""
+    """A frozen image model: its networks, its sizes, and its tokenizer, captions -> ids (n, 77)."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text: CLIPTextModel
     config: PocketConfig
     ids: Callable[[Sequence[str]], Tensor]
-    hash: str  # of the U-Net, before it was made smaller
+    hash: str  # of the U-Net, before its weights are converted to bfloat16
 
 
 def load(table: BaseTable, tokenizer: Path) -> Base:
-    """The base of a config, frozen, on the CPU. ConfigError where there are no such weights."""
+    """Load the base of a config, frozen, on the CPU. Raises ConfigError when its weights do not exist."""
     unet, vae, text, config = {"pocket": _pocket, "sd15": _sd15, "sd21": _sd21}[table.kind](table.weights)
     for module in (unet, vae, text):
         module.eval().requires_grad_(False)
     digest = weights_hash(unet)
-    if table.half:  # not the autoencoder: its hash tells whether cached latents are its own
+    if table.half:  # not the autoencoder, because its hash is compared with that of the cached latents
         unet.to(torch.bfloat16)
         text.to(torch.bfloat16)
     if table.checkpointing:
@@ -65,7 +65,7 @@ def load(table: BaseTable, tokenizer: Path) -> Base:
 
 
 def clip_ids(tokenizer: Path, pad: int = END) -> Callable[[Sequence[str]], Tensor]:
-    """Captions -> CLIP's ids (n, 77), padded with the end token as Stable Diffusion 1's tokenizer does."""
+    """A function captions -> CLIP's ids (n, 77), by default padded with the end token like Stable Diffusion 1's."""
     clip = CLIPTokenizer.from_pretrained(str(tokenizer))
 
     def ids(captions: Sequence[str]) -> Tensor:
@@ -92,7 +92,7 @@ def _sd15(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
         return *load_networks(load_file(path), SD15), SD15
     raise ConfigError(
         f"base.weights is {weights!r}; give a Stable Diffusion 1.5 checkpoint (.safetensors), a diffusers folder of "
-        'it, or "random" to try the shape'
+        'it, or "random" to try a configuration'
     )
 
 
@@ -103,7 +103,7 @@ def _sd21(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
         return *_from_folder(Path(weights)), SD21
     raise ConfigError(
         f"base.weights is {weights!r}; give a diffusers folder of Stable Diffusion 2.1, the base version that predicts "
-        'eps, or "random" to try the shape'
+        'eps, or "random" to try a configuration'
     )
 
 
@@ -116,7 +116,7 @@ def _from_folder(path: Path) -> tuple[Any, Any, Any]:
 def _new_sd21() -> tuple[Any, Any, Any]:
     sizes: dict[str, Any] = {
         "block_out_channels": SD21.unet_channels,
-        "attention_head_dim": SD21_HEADS,  # diffusers' name; it is the number of heads
+        "attention_head_dim": SD21_HEADS,  # in spite of diffusers' name: the number of heads
         "cross_attention_dim": SD21.context,
         "use_linear_projection": True,
         "sample_size": 64,
@@ -138,7 +138,7 @@ def _random(config: PocketConfig) -> tuple[Any, Any, Any, PocketConfig]:
 
 
 def _fixed(build: Callable[[], tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
-    """Untrained networks, the same in every run and process."""
+    """Untrained networks, which are equal in every run and process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()

@@ -1,7 +1,7 @@
-"""What every training of a video model on cached clips shares: samples, noise, captions, the weight of a noise level.
+"""Shared code for training a video model on cached clips: samples, noise, captions, loss weights of noise levels.
 
-The frames of a clip share timestep and caption, their noise is independent. Everything random about sample k is a pure
-function of (seed, k).
+The frames of a clip share the timestep and the caption; their noise is independent. Everything random about sample k is
+a pure function of (seed, k).
 """
 
 from dataclasses import asdict, dataclass
@@ -26,19 +26,19 @@ T = TypeVar("T", bound="ClipTask[Any]")
 
 
 @dataclass(frozen=True)
-class Noised:
-    """Samples as the model takes them: b clips of f frames."""
+class NoisedClips:
+    """The inputs of the model for some samples: b clips of f frames."""
 
     x_t: Tensor  # (b, f, 4, h, w)
     noise: Tensor  # (b, f, 4, h, w)
     t: Tensor  # (b,)
     alpha_bar: Tensor  # (b,)
     context: Tensor  # (b, 77, d)
-    rows: Tensor  # (b,), the clips' numbers
+    rows: Tensor  # (b,), the numbers of the clips
 
 
 class ClipTask(SystemTask, Generic[P]):
-    """A task on clips of a cache. `predict(x_t, t, context)` is the whole model's eps."""
+    """A task on the clips of a cache. `predict(x_t, t, context)` returns eps of the complete model."""
 
     def __init__(self, base: Base, plan: P, cache: Latents) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ClipTask(SystemTask, Generic[P]):
         return self.plan.settings() | {"base": self.base_hash, "data": self.cache.digest}
 
     def header(self) -> dict[str, Any]:
-        """What a file of trained weights says of where they come from."""
+        """The header of a file of trained weights, which records how they were trained."""
         plan = self.plan
         return {
             "base": self.base_hash,
@@ -79,11 +79,11 @@ class ClipTask(SystemTask, Generic[P]):
         return self.noised(samples)[0]
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
+        """eps of the complete model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
         raise NotImplementedError
 
-    def noised(self, samples: list[int]) -> tuple[Noised, list[torch.Generator]]:
-        """The samples, and the generator of each for what else is random about it."""
+    def noised(self, samples: list[int]) -> tuple[NoisedClips, list[torch.Generator]]:
+        """The noised clips of the samples, and each sample's generator for further random numbers."""
         f, plan = self.plan.data.frames, self.plan
         device = self.device
         rows = [self.clip_of(k) for k in samples]
@@ -97,7 +97,7 @@ class ClipTask(SystemTask, Generic[P]):
         steps, eps = torch.stack(t), torch.stack(noise).to(device)
         alpha_bar = self.table[steps].to(device)
         level = alpha_bar.view(-1, 1, 1, 1, 1)
-        found = Noised(
+        clips = NoisedClips(
             x_t=level.sqrt() * x0 + (1 - level).sqrt() * eps,
             noise=eps,
             t=steps.to(device),
@@ -105,7 +105,7 @@ class ClipTask(SystemTask, Generic[P]):
             context=self.context(self.captions(samples)),
             rows=torch.tensor(rows, device=device),
         )
-        return found, generators
+        return clips, generators
 
     def clip_of(self, k: int) -> int:
         return self.order[row(self.plan.train.seed, k, len(self.order))]
@@ -119,20 +119,20 @@ class ClipTask(SystemTask, Generic[P]):
         return self.text(self.ids(captions).to(self.device)).last_hidden_state.float()
 
     def level_weight(self, alpha_bar: Tensor) -> Tensor:
-        """How much the error at a noise level counts: (b,) -> (b,)."""
+        """Loss weights of noise levels: (b,) -> (b,)."""
         if self.plan.loss.dsm == "plain":
             return torch.ones_like(alpha_bar)
         return loss_weight(((1 - alpha_bar) / alpha_bar).sqrt(), self.plan.loss.boost)
 
     def figures(self, error: Tensor, t: Tensor) -> dict[str, Tensor]:
-        """What a log shows of the errors of each clip (b,) at timesteps t (b,)."""
+        """Figures for the log: means of the clips' errors (b,) at timesteps t (b,), in total and at high noise."""
         high = t >= self.plan.loss.high_noise
         return {"eps": error.mean().detach()} | ({"eps_high": error[high].mean().detach()} if high.any() else {})
 
 
-def misfit(path: Path, odd: str) -> ConfigError:
-    """For a file to start from whose weight `odd` is not this model's."""
+def misfit(path: Path, name: str) -> ConfigError:
+    """The error for a start file whose weight or setting `name` does not match this model."""
     return ConfigError(
-        f"model.start: {path.name} does not fit this model ({odd} has another size or is missing); start from a file "
-        "of the same base and the same [model] sizes, or from nothing"
+        f"model.start: {path.name} does not fit this model ({name} has another size or is missing); start from a file "
+        "of the same base and the same [model] sizes, or without a file"
     )

@@ -1,9 +1,9 @@
 """HARIVO's training (arXiv 2410.07763, Eq. 1 to 5): L = L_DSM + l1 L_reg + l2 L_TRS + l3 L_DC on a frozen image model.
 
-The frames of a clip share timestep and caption, their noise is independent. One forward of the whole model gives eps,
-the middle features (L_DC) and the self-attention maps of the up blocks (L_TRS); L_reg needs one more forward, of the
-image model alone on the mapped input. A term whose weight is 0 is not computed, and a part that is switched off does
-not exist: these are the rows of the paper's ablation.
+The frames of a clip share the timestep and the caption; their noise is independent. One forward of the complete model
+gives eps, the middle features (L_DC) and the self-attention maps of the up blocks (L_TRS); L_reg needs one more
+forward, of the image model alone on the mapped input. A term with weight 0 is not computed, and a disabled part does
+not exist; this gives the rows of the paper's ablation.
 """
 
 import logging
@@ -23,13 +23,13 @@ from ...model_patches.harivo.projection import ProjectionHead
 from ...model_patches.systems import HARIVO, MOTION
 from ..data import latents
 from ..data.latents import Latents, weights_hash
-from ..engine.loop import Average, gathered
+from ..engine.loop import Average, gather_samples
 from ..engine.task import WeightedTask
 from ..plans.common import BUNDLED, POCKET
 from ..plans.harivo import HarivoModelTable, HarivoPlan
 from . import bases
 from .bases import TOKENS, Base
-from .clip_task import ClipTask, Noised, misfit
+from .clip_task import ClipTask, NoisedClips, misfit
 from .preview import Preview
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,15 @@ FILE = "harivo.safetensors"
 
 
 @dataclass(frozen=True)
-class Batch(Noised):
-    """Samples as the losses take them."""
+class Batch(NoisedClips):
+    """The inputs of the model and of the losses."""
 
-    pairs: Tensor  # (b, 2), two frames of each clip, for L_DC
-    shown: Tensor  # (b, n), frames of each clip, for L_reg
+    pairs: Tensor  # (b, 2), numbers of two frames of each clip, for L_DC
+    reg_frames: Tensor  # (b, n), numbers of frames of each clip, for L_reg
 
 
 class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
-    """What is trained: the HARIVO model, and the projection head of L_DC, which no file gets."""
+    """Trains the HARIVO model, and the projection head of L_DC, which is not exported."""
 
     def __init__(self, base: Base, config: HarivoConfig, plan: HarivoPlan, cache: Latents) -> None:
         super().__init__(base, plan, cache)
@@ -60,7 +60,7 @@ class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
         self.pending: list[tuple[Tensor, Tensor]] = []
 
     def frozen_hash(self) -> str:
-        """Of the image U-Net."""
+        """A hash of the image U-Net."""
         return weights_hash(self.unet)
 
     def part_of(self, parameter: str) -> str:
@@ -72,7 +72,7 @@ class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, **figures}
 
     def terms(self, samples: list[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The terms that count, each the mean over the clips and without its weight, and figures to log."""
+        """The terms with a weight, each as a mean over the clips and without its weight, and figures for the log."""
         batch = self.draw(samples)
         eps = self._video(batch)
         error = losses.denoising(eps, batch.noise)
@@ -87,43 +87,44 @@ class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
         return terms, self.figures(error, batch.t)
 
     def warm_up(self, samples: list[int]) -> None:
-        """Fill the queue of L_DC with other samples."""
+        """Fill the queue of L_DC with features of other samples."""
         if self.queue is None:
             return
         for i in range(1, 3):
             with torch.no_grad():
                 self.terms([k + i * len(samples) for k in samples])
-            self.stepped(True)
+            self.after_step(True)
 
     def extras(self) -> dict[str, Tensor]:
         return {} if self.queue is None else {f"queue/{n}": v for n, v in self.queue.state_dict().items()}
 
-    def stepped(self, counted: bool) -> None:
-        """The features of all processes go into everybody's queue, in the order of the samples."""
-        if self.queue is None or not counted:
+    def after_step(self, applied: bool) -> None:
+        """Add the features of all processes to the queue, in the order of the samples."""
+        if self.queue is None or not applied:
             self.pending.clear()
             return
-        features, rows = (gathered(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
+        features, rows = (gather_samples(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
         self.queue.push(features.flatten(0, 1), rows.repeat_interleave(2))
         self.pending.clear()
 
     def draw(self, samples: list[int]) -> Batch:
-        """Everything random about the samples, keyed by their numbers."""
+        """The inputs for the samples; a pure function of the seed and their numbers."""
         f, plan = self.plan.data.frames, self.plan
         clips, generators = self.noised(samples)
-        pairs, shown = [], []
+        pairs, reg_frames = [], []
         for g in generators:
             pairs.append(torch.randperm(f, generator=g)[:2])
-            shown.append(torch.randperm(f, generator=g)[: plan.loss.reg_frames or f].sort().values)
-        drawn = {"pairs": torch.stack(pairs).to(self.device), "shown": torch.stack(shown).to(self.device)}
-        return Batch(**vars(clips), **drawn)
+            reg_frames.append(torch.randperm(f, generator=g)[: plan.loss.reg_frames or f].sort().values)
+        device = self.device
+        numbers = {"pairs": torch.stack(pairs).to(device), "reg_frames": torch.stack(reg_frames).to(device)}
+        return Batch(**vars(clips), **numbers)
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
+        """eps of the complete model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
         return self.handle.predict(x_t, t, context)
 
     def _video(self, batch: Batch) -> Tensor:
-        """V(x_t, t, y), and on the way what the losses look at. -> (b, f, 4, h, w)."""
+        """V(x_t, t, y), (b, f, 4, h, w); the handle also stores the features and maps that the losses need."""
         f, loss = self.plan.data.frames, self.plan.loss
         self.handle.keep_middle = bool(self.weights["dc"])
         self.handle.keep_maps = None
@@ -137,13 +138,13 @@ class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
         return eps
 
     def _regulariser(self, batch: Batch, eps: Tensor) -> Tensor:
-        """L_reg of each clip. The image model, with none of our parts, sees the mapped latents frame by frame."""
-        b, n = batch.shown.shape
+        """L_reg of each clip. The image model, without our parts, processes the mapped latents frame by frame."""
+        b, n = batch.reg_frames.shape
         x = batch.x_t.flatten(0, 1)
         if self.harivo.mapping is not None:
             x = self.harivo.mapping(x, self.plan.data.frames)
         self.handle.frames = 1
-        x, video = (_chosen(v, batch.shown) for v in (x.unflatten(0, (b, -1)), eps))
+        x, video = (_frames_of(v, batch.reg_frames) for v in (x.unflatten(0, (b, -1)), eps))
         t, context = batch.t.repeat_interleave(n), batch.context.repeat_interleave(n, 0)
         image = self.unet(x.flatten(0, 1), t, context).sample.unflatten(0, (b, n))
         time = batch.t / len(self.table)
@@ -151,20 +152,20 @@ class HarivoTask(ClipTask[HarivoPlan], WeightedTask):
         return losses.regulariser(video, image, alpha_bar=batch.alpha_bar, time=time, softening=softening)
 
     def _contrast(self, batch: Batch) -> Tensor:
-        """L_DC of each clip, and its features for the queue."""
+        """L_DC of each clip; also stores the features for the queue."""
         assert self.head is not None
         assert self.queue is not None
         assert self.handle.middle is not None
-        h = _chosen(self.handle.middle.unflatten(0, (len(batch.rows), -1)), batch.pairs)
+        h = _frames_of(self.handle.middle.unflatten(0, (len(batch.rows), -1)), batch.pairs)
         z = self.head(h.flatten(0, 1)).unflatten(0, (-1, 2))
         self.pending.append((z.detach().float(), batch.rows))
-        same = self.queue.same_video(batch.rows)
+        same_video = self.queue.same_video(batch.rows)
         tau = self.plan.loss.tau
-        return losses.decoupled_contrastive(z[:, 0], z[:, 1], self.queue.negatives(), same_video=same, tau=tau)
+        return losses.decoupled_contrastive(z[:, 0], z[:, 1], self.queue.negatives(), same_video=same_video, tau=tau)
 
 
 def middle_features(base: Base, cache: Latents) -> tuple[int, int, int]:
-    """(c, h, w) of what the U-Net's middle block gives for latents of the cache."""
+    """The shape (c, h, w) of the features of the U-Net's middle block for latents of the cache."""
     _, h, w = cache.shape
     for _ in base.config.unet_channels[1:]:
         h, w = (h + 1) // 2, (w + 1) // 2
@@ -172,7 +173,7 @@ def middle_features(base: Base, cache: Latents) -> tuple[int, int, int]:
 
 
 def harivo_config(table: HarivoModelTable, base: Base, frames: int) -> HarivoConfig:
-    """Sizes of the trained parts on this base."""
+    """The configuration of the trained parts for this base."""
     motion = MotionConfig(
         block_channels=base.config.unet_channels,
         layers_per_block=base.config.unet_layers,
@@ -199,23 +200,22 @@ def harivo_config(table: HarivoModelTable, base: Base, frames: int) -> HarivoCon
 
 
 def start_from(model: HarivoModel, start: str) -> None:
-    """Take the weights of a motion file, or of the parts of a HARIVO file that this model has, too."""
+    """Load the weights of a motion file, or those parts of a HARIVO file that this model has as well."""
     path = POCKET / "motion.safetensors" if start == BUNDLED else Path(start)
     file = checkpoint.load(path, expect=(MOTION, HARIVO))
     prefix = "temporal." if file.system == MOTION else ""
-    own = model.state_dict()
-    weights = {f"{prefix}{k}": v for k, v in file.weights.items() if f"{prefix}{k}" in own}
-    wrong = sorted(k for k, v in weights.items() if v.shape != own[k].shape)
-    temporal = {k for k in own if k.startswith("temporal.")}
-    if wrong or temporal - set(weights):
-        odd = (wrong or sorted(temporal - set(weights)))[0]
-        raise misfit(path, odd)
+    state = model.state_dict()
+    weights = {f"{prefix}{k}": v for k, v in file.weights.items() if f"{prefix}{k}" in state}
+    mismatches = sorted(k for k, v in weights.items() if v.shape != state[k].shape)
+    missing = sorted({k for k in state if k.startswith("temporal.")} - set(weights))
+    if mismatches or missing:
+        raise misfit(path, (mismatches or missing)[0])
     model.load_state_dict(weights, strict=False)
-    log.info("the weights begin as those of %s", path)
+    log.info("training starts from the weights of %s", path)
 
 
 def prepare(plan: HarivoPlan, tokenizer: Path) -> tuple[HarivoTask, Base]:
-    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    """The task of a config, ready to be trained, and its base. Reports errors before anything is computed."""
     base = bases.load(plan.base, tokenizer)
     cache = latents.for_training(plan.data, base.vae)
     task = HarivoTask(base, harivo_config(plan.model, base, plan.data.frames), plan, cache)
@@ -225,19 +225,19 @@ def prepare(plan: HarivoPlan, tokenizer: Path) -> tuple[HarivoTask, Base]:
 
 
 def preview(task: HarivoTask, base: Base, plan: HarivoPlan) -> Preview:
-    """The pictures that are drawn while training."""
+    """The previews during training."""
     return Preview(task, base.vae, plan)
 
 
 def write(task: HarivoTask, average: Average, path: Path) -> None:
-    """The averaged weights in half precision, without the projection head, with what they were trained on and for."""
+    """Write the averaged weights in half precision, without the projection head, and a header with the settings."""
     weights = {k: v.detach().half() for k, v in task.harivo.state_dict().items()}
     weights |= {k.removeprefix("harivo."): v.half() for k, v in average.items() if k.startswith("harivo.")}
     config = task.harivo.config.to_dict()
     checkpoint.save(path, system=HARIVO, config=config, weights=weights, header=task.header())
-    log.info("%s: %.1f MB; the base is untouched (%s)", path, path.stat().st_size / 1e6, task.base_hash)
+    log.info("wrote %s (%.1f MB); the base is unchanged (%s)", path, path.stat().st_size / 1e6, task.base_hash)
 
 
-def _chosen(values: Tensor, index: Tensor) -> Tensor:
-    """Frames of clips: (b, f, ...), (b, n) -> (b, n, ...)."""
+def _frames_of(values: Tensor, index: Tensor) -> Tensor:
+    """Select frames of clips: (b, f, ...), (b, n) -> (b, n, ...)."""
     return values[torch.arange(len(index), device=index.device).unsqueeze(1), index]

@@ -1,4 +1,4 @@
-"""VidRD's temporal layers on a base, which VidRD and DreamVideo both train."""
+"""VidRD's temporal layers for a base model; both VidRD and DreamVideo train them."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from ...model_patches.vidrd.config import VidrdConfig
 from ..plans.common import LayersTable
 from .bases import Base
 
-DROPOUT = 7  # the purpose of a sample's generator, as in engine.sample_generator
+DROPOUT = 7  # the purpose of a sample's generator, see engine.loop.sample_generator
 
 
 def seed_dropout(seed: int, sample: int) -> None:
-    """torch's own random numbers, which dropout takes, from here on those of a sample."""
+    """Seed torch's global generator, which dropout uses, for a sample."""
     torch.manual_seed((seed * 1_000_003 + sample) * 31 + DROPOUT)
 
 
 def layers_config(table: LayersTable, base: Base, frames: int) -> VidrdConfig:
-    """Sizes of the temporal layers alone."""
+    """The configuration of the temporal layers, without spatial layers."""
     sizes = base.config
     unet: Any = base.unet.config
-    heads = unet.attention_head_dim  # diffusers' name; it is the number of heads, of all blocks or of each
+    heads = unet.attention_head_dim  # in spite of diffusers' name: the number of heads, for all blocks or per block
     blocks = len(sizes.unet_channels)
     return VidrdConfig(
         block_channels=sizes.unet_channels,

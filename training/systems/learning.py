@@ -20,9 +20,9 @@ def learn(
     show: Show | None = None,
     allow: Collection[str] = (),
 ) -> Path:
-    """Train, compare what is frozen bit for bit, and write RUN/name with the average weights.
+    """Train, check that the frozen weights did not change, and write RUN/name with the averaged weights.
 
-    RuntimeError when frozen weights changed; then nothing is written.
+    Raises RuntimeError when a single bit of the frozen weights changed; nothing is written then.
     """
     frozen = task.frozen_hash()
     average = fit(task, table, allow=allow, on_step=show)

@@ -1,4 +1,4 @@
-"""HARIVO and motion files as models on the diffusers side."""
+"""Loads HARIVO and motion files as models for diffusers."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from ...model_patches.systems import HARIVO, MOTION
 
 
 def load_harivo(path: Path) -> HarivoModel:
-    """A HARIVO file, or a motion file as a HARIVO model that has temporal layers alone."""
+    """Load a HARIVO file, or a motion file as a HARIVO model that has only temporal layers."""
     return harivo_of(checkpoint.load(path, expect=(HARIVO, MOTION)))
 
 
 def harivo_of(file: checkpoint.Checkpoint) -> HarivoModel:
-    """The model of such a file that has been read."""
+    """The model of a HARIVO or motion checkpoint."""
     weights = {name: value.float() for name, value in file.weights.items()}
     if file.system == HARIVO:
         model = HarivoModel(HarivoConfig.from_dict(file.config))
@@ -32,10 +32,10 @@ def harivo_of(file: checkpoint.Checkpoint) -> HarivoModel:
 def _part(model: HarivoModel, name: str, path: Path):
     part = getattr(model, name)
     if part is None:
-        raise ValueError(f"{path.name} was trained without {name}; choose a file that has it")
+        raise ValueError(f"{path.name} was trained without {name}; choose a file that contains it")
     return part
 
 
 def levels_of(model: HarivoModel) -> Tensor:
-    """alpha_bar of the timesteps that a model was trained on."""
+    """alpha_bar of the timesteps with which a model was trained."""
     return alpha_bars(model.config.motion.beta_schedule or "scaled_linear").float()

@@ -1,4 +1,4 @@
-"""Pictures while training: a few prompts, always the same noise, DDIM, a row of frames each, as PNG."""
+"""Previews during training: a few prompts with fixed noise, sampled with DDIM; a PNG with a row of frames for each."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Preview:
-    """Called after every step; draws RUN/samples/step-NNNNNNNN.png at those the config names, with the average."""
+    """Called after every step; at the steps of the config, writes RUN/samples/step-NNNNNNNN.png with the average."""
 
     def __init__(self, task: ClipTask, vae, plan: BasePlan) -> None:
         self.task, self.vae, self.plan = task, vae, plan
@@ -31,44 +31,44 @@ class Preview:
         path = self.plan.train.out / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with averaged(self.task, average):
-            shown = self.pictures()
-        save_grid(shown, path)
-        log.info("%s", path)
+            pictures = self.pictures()
+        save_grid(pictures, path)
+        log.info("wrote %s", path)
 
     def rows(self) -> int:
-        """How many videos are shown."""
+        """The number of videos in a preview."""
         return len(self.plan.samples.prompts)
 
     def pictures(self) -> Tensor:
-        """(rows, columns, 3, H, W) in 0..1."""
+        """The frames of a preview: (rows, columns, 3, H, W) in 0..1."""
         table = self.plan.samples
         return decoded(self.vae, self.latents(list(table.prompts)), table.columns)
 
     def latents(self, prompts: list[str]) -> Tensor:
-        """What is shown: (prompts, f, 4, h, w)."""
+        """Sample the videos of the prompts: (prompts, f, 4, h, w)."""
         table = self.plan.samples
         return sample(self.task, prompts, steps=table.steps, guidance=table.guidance)
 
 
 @contextlib.contextmanager
 def averaged(task: nn.Module, average: Average) -> Iterator[None]:
-    """The task with its averaged weights, and afterwards with its own."""
-    own = {n: p for n, p in task.named_parameters() if n in average}
-    kept = {n: p.detach().clone() for n, p in own.items()}
+    """A context in which the task has its averaged weights; its own weights are restored at the end."""
+    params = {n: p for n, p in task.named_parameters() if n in average}
+    backup = {n: p.detach().clone() for n, p in params.items()}
     with torch.no_grad():
-        for name, param in own.items():
+        for name, param in params.items():
             param.copy_(average[name])
         try:
             yield
         finally:
-            for name, param in own.items():
-                param.copy_(kept[name])
+            for name, param in params.items():
+                param.copy_(backup[name])
 
 
 def sample(
     task: ClipTask, prompts: list[str], *, steps: int, guidance: float, frames: int = 0, seed: int = 0
 ) -> Tensor:
-    """Clips of the trainer's own forward. -> (prompts, f, 4, h, w)."""
+    """Sample one clip for each prompt with DDIM, all from the same noise: (prompts, f, 4, h, w)."""
     f = frames or task.plan.data.frames
     device = task.device
     noise = torch.randn(f, *task.cache.shape, generator=torch.Generator().manual_seed(seed))
@@ -79,7 +79,7 @@ def sample(
 
 @torch.no_grad()
 def decoded(vae, latents: Tensor, columns: int) -> Tensor:
-    """(n, f, 4, h, w) -> pictures of at most `columns` evenly spread frames, (n, columns, 3, H, W) in 0..1."""
+    """Decode at most `columns` evenly spaced frames of clips (n, f, 4, h, w): (n, columns, 3, H, W) in 0..1."""
     places = torch.linspace(0, latents.shape[1] - 1, min(columns, latents.shape[1])).round().long()
     weight = next(vae.parameters())
     rows = [vae.decode(clip[places].to(weight) / SCALE).sample.clamp(-1, 1) / 2 + 0.5 for clip in latents]
@@ -87,6 +87,6 @@ def decoded(vae, latents: Tensor, columns: int) -> Tensor:
 
 
 def save_grid(pictures: Tensor, path: Path) -> None:
-    """(rows, columns, 3, H, W) in 0..1 -> one PNG."""
+    """Write images (rows, columns, 3, H, W) in 0..1 into one PNG."""
     grid = pictures.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # (rows H, columns W, 3)
     Image.fromarray((grid * 255).round().byte().numpy()).save(path)

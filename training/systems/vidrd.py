@@ -1,8 +1,8 @@
-"""VidRD's training (arXiv 2309.03549, section 3.2): eps loss on clips; temporal layers and spatial transformers learn.
+"""VidRD's training (arXiv 2309.03549, section 3.2): eps loss on clips, for temporal layers and spatial transformers.
 
-Everything else of the image model, and the text encoder, is frozen. The temporal layers have dropout; so that its masks
-belong to the sample and not to the process that computes it, clips go through the model one by one, each with the
-random numbers of its own. With model.dropout = 0 they go together.
+All other weights of the image model and the text encoder are frozen. The temporal layers have dropout. Its masks must
+depend on the sample and not on the process that computes it, so that clips are computed one by one, each with its own
+random numbers. With model.dropout = 0 they are computed together.
 """
 
 import logging
@@ -33,7 +33,7 @@ FILE = "vidrd.safetensors"
 
 
 class VidrdTask(ClipTask[VidrdPlan]):
-    """What is trained: the temporal layers (`vidrd`), and the blocks of the U-Net's spatial transformers."""
+    """Trains the temporal layers (`vidrd`), and the blocks of the U-Net's spatial transformers."""
 
     def __init__(self, base: Base, config: VidrdConfig, plan: VidrdPlan, cache: Latents) -> None:
         super().__init__(base, plan, cache)
@@ -41,11 +41,11 @@ class VidrdTask(ClipTask[VidrdPlan]):
         self.vidrd = VidrdModel(replace(config, spatial=False))
         self.handle = attach(self.unet, self.vidrd)
         for _, parameter in self.tuned():
-            parameter.data = parameter.data.float()  # a base held in half precision learns nothing small
+            parameter.data = parameter.data.float()  # small updates would be lost in half precision
             parameter.requires_grad_(True)
 
     def tuned(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The fine-tuned weights of the U-Net under their names in a VidRD model; none where they stay frozen."""
+        """The fine-tuned weights of the U-Net, by their names in a VidRD model; none if they are frozen."""
         if not self.config.spatial:
             return
         for name, parameter in self.unet.named_parameters():
@@ -53,7 +53,7 @@ class VidrdTask(ClipTask[VidrdPlan]):
                 yield name, parameter
 
     def frozen_hash(self) -> str:
-        """Of what of the U-Net must not change."""
+        """A hash of the frozen weights of the U-Net."""
         tuned = {name for name, _ in self.tuned()}
         return tensors_hash({k: v for k, v in self.unet.state_dict().items() if k not in tuned})
 
@@ -65,40 +65,40 @@ class VidrdTask(ClipTask[VidrdPlan]):
         parts = range(len(samples)) if self.config.dropout else [slice(None)]
         eps = []
         for part in parts:
-            chosen = slice(part, part + 1) if isinstance(part, int) else part
+            rows = slice(part, part + 1) if isinstance(part, int) else part
             if isinstance(part, int):
                 seed_dropout(self.plan.train.seed, samples[part])
-            eps.append(self.predict(clips.x_t[chosen], clips.t[chosen], clips.context[chosen]))
+            eps.append(self.predict(clips.x_t[rows], clips.t[rows], clips.context[rows]))
         error = (torch.cat(eps) - clips.noise).square().flatten(1).mean(1)  # (b,)
         return {"loss": (self.level_weight(clips.alpha_bar) * error).mean(), **self.figures(error, clips.t)}
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps of the whole model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
+        """eps of the complete model: x_t (b, f, 4, h, w), t (b,), context (b, 77, d) -> like x_t."""
         self.vidrd.train(torch.is_grad_enabled())  # no dropout in previews
         return self.handle.predict(x_t, t, context)
 
 
 def vidrd_config(table: VidrdModelTable, base: Base, frames: int) -> VidrdConfig:
-    """Sizes of the trained parts on this base."""
+    """The configuration of the trained parts for this base."""
     return replace(layers_config(table, base, frames), spatial=table.spatial)
 
 
 def start_from(task: VidrdTask, start: str) -> None:
-    """Take the weights of a VidRD file of the same sizes."""
+    """Load the weights of a VidRD file of the same sizes."""
     path = Path(start)
     file = checkpoint.load(path, expect=VIDRD)
-    own = dict(task.vidrd.named_parameters()) | dict(task.tuned())
-    odd = sorted(k for k in own if k not in file.weights or file.weights[k].shape != own[k].shape)
-    if odd:
-        raise misfit(path, odd[0])
+    params = dict(task.vidrd.named_parameters()) | dict(task.tuned())
+    mismatches = sorted(k for k in params if k not in file.weights or file.weights[k].shape != params[k].shape)
+    if mismatches:
+        raise misfit(path, mismatches[0])
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in params.items():
             parameter.copy_(file.weights[name])
-    log.info("the weights begin as those of %s", path)
+    log.info("training starts from the weights of %s", path)
 
 
 def prepare(plan: VidrdPlan, tokenizer: Path) -> tuple[VidrdTask, Base]:
-    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    """The task of a config, ready to be trained, and its base. Reports errors before anything is computed."""
     base = bases.load(plan.base, tokenizer)
     cache = latents.for_training(plan.data, base.vae)
     task = VidrdTask(base, vidrd_config(plan.model, base, plan.data.frames), plan, cache)
@@ -108,14 +108,14 @@ def prepare(plan: VidrdPlan, tokenizer: Path) -> tuple[VidrdTask, Base]:
 
 
 def preview(task: VidrdTask, base: Base, plan: VidrdPlan) -> Preview:
-    """The pictures that are drawn while training."""
+    """The previews during training."""
     return Preview(task, base.vae, plan)
 
 
 def write(task: VidrdTask, average: Average, path: Path) -> None:
-    """The averaged weights in half precision, temporal and spatial, with what they were trained on and for."""
+    """Write the averaged temporal and spatial weights in half precision, and a header with the settings."""
     weights = {k.removeprefix("vidrd.").removeprefix("unet."): v.detach().half() for k, v in average.items()}
     checkpoint.save(path, system=VIDRD, config=task.config.to_dict(), weights=weights, header=task.header())
     temporal = sum(v.numel() for k, v in weights.items() if is_temporal(k)) / 1e6
-    whole = sum(v.numel() for v in weights.values()) / 1e6
-    log.info("%s: %.2f M weights, %.2f M of them temporal; the rest is untouched", path, whole, temporal)
+    total = sum(v.numel() for v in weights.values()) / 1e6
+    log.info("wrote %s: %.2f M weights, %.2f M of them temporal; the others are unchanged", path, total, temporal)

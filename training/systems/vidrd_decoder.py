@@ -2,9 +2,9 @@
 
     L = rec L_rec + disc s w L_disc,   s = 0 before step disc_start, then 1;   w the adaptive weight
 
-L_reg is constant, because the encoder is frozen, and left out. The discriminator learns beside the decoder, in the same
-step and by the same optimizer, each from its own term alone. A clip goes through by itself, with the random numbers of
-its own for dropout and a weight w of its own, so that a step does not depend on how many processes share it.
+L_reg is omitted, because it is constant for a frozen encoder. The discriminator is trained together with the decoder,
+in the same step and by the same optimizer, each with its own term. Clips are computed one by one, each with its own
+random numbers for dropout and its own weight w, so that a step does not depend on the number of processes.
 """
 
 import logging
@@ -25,7 +25,7 @@ from ...model_patches.vidrd.decoder import TemporalDecoder, decode
 from ..data import pictures
 from ..data.latents import weights_hash
 from ..data.order import row
-from ..data.pictures import Drawn, Pictures
+from ..data.pictures import ClipSource, SpriteClips
 from ..engine.loop import Average
 from ..engine.task import SystemTask
 from ..plans.errors import ConfigError
@@ -37,14 +37,14 @@ from .preview import averaged
 
 log = logging.getLogger(__name__)
 FILE = "temporal_decoder.safetensors"
-HELD_OUT = 1_000_000  # drawn clips from here on are in no training
-MEASURED = 16
+HELD_OUT = 1_000_000  # drawn clips from this number on are never trained on
+MEASURED = 16  # number of clips in the final measurement
 
 
 class DecoderTask(SystemTask):
-    """What is trained: the Temp-Convs (`temporal`), and the discriminator, which no file gets."""
+    """Trains the Temp-Convs (`temporal`), and the discriminator, which is not exported."""
 
-    def __init__(self, vae: nn.Module, config: DecoderConfig, plan: DecoderPlan, clips: Pictures) -> None:
+    def __init__(self, vae: nn.Module, config: DecoderConfig, plan: DecoderPlan, clips: ClipSource) -> None:
         super().__init__()
         self.plan, self.clips = plan, clips
         self.temporal = TemporalDecoder(config)
@@ -65,7 +65,7 @@ class DecoderTask(SystemTask):
         return weights_hash(self.vae)
 
     def draw(self, samples: list[int]) -> list[Tensor]:
-        """The pictures of each sample."""
+        """The frames of each sample."""
         return [self.clip(k) for k in samples]
 
     def data_summary(self) -> str:
@@ -73,38 +73,38 @@ class DecoderTask(SystemTask):
         return f"{len(self.clips)} clips of {data.frames} frames, {data.size} x {data.size} pixels"
 
     def first_sample(self) -> int:
-        """The first one with the discriminator."""
+        """The first sample with the discriminator."""
         return self.plan.loss.disc_start * self.plan.train.batch
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
-        each = [self.terms(k) for k in samples]
-        return {name: torch.stack([terms[name] for terms in each]).mean() for name in each[0]}
+        rows = [self.terms(k) for k in samples]
+        return {name: torch.stack([terms[name] for terms in rows]).mean() for name in rows[0]}
 
     def clip(self, k: int) -> Tensor:
-        """The pictures of sample k: (f, 3, H, W) in -1..1."""
+        """The frames of sample k: (f, 3, H, W) in -1..1."""
         seed = self.plan.train.seed
         return self.clips.frames(row(seed, k, len(self.clips))).to(next(self.temporal.parameters()).device)
 
     def terms(self, k: int) -> dict[str, Tensor]:
-        """The loss of sample k, and figures to log."""
+        """The loss of sample k, and figures for the log."""
         plan, x = self.plan, self.clip(k)
         seed_dropout(plan.train.seed, k)
-        y = self.decoded(x)
-        rec, unrest = losses.reconstruction(y, x, self.perceptual), flicker(y, x)
-        figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": unrest.detach()}
-        loss = plan.loss.rec * rec + plan.loss.flicker * unrest
+        y = self.reconstruct(x)
+        rec, flicker_loss = losses.reconstruction(y, x, self.perceptual), flicker(y, x)
+        figures = {"rec": rec.detach(), "psnr": psnr(y, x).detach(), "flicker": flicker_loss.detach()}
+        loss = plan.loss.rec * rec + plan.loss.flicker * flicker_loss
         if self.judge is None:
             return {"loss": loss, **figures}
         step = k // plan.train.batch
-        on = losses.started(step, plan.loss.disc_start)
+        s = losses.started(step, plan.loss.disc_start)
         generator = losses.generator_hinge(self.judge.frozen(y))
         weight = losses.adaptive_weight(rec, generator, self.temporal.layers()[-1].last)
-        own = losses.discriminator_hinge(self.judge(x), self.judge(y.detach()))
-        loss = loss + plan.loss.disc * on * weight * generator + on * own
-        return {"loss": loss, **figures, "disc": generator.detach(), "disc_weight": weight, "judge": own.detach()}
+        hinge = losses.discriminator_hinge(self.judge(x), self.judge(y.detach()))
+        loss = loss + plan.loss.disc * s * weight * generator + s * hinge
+        return {"loss": loss, **figures, "disc": generator.detach(), "disc_weight": weight, "judge": hinge.detach()}
 
-    def decoded(self, x: Tensor, *, plain: bool = False) -> Tensor:
-        """Pictures (f, 3, H, W) in -1..1, encoded and decoded again. plain: by the autoencoder alone."""
+    def reconstruct(self, x: Tensor, *, plain: bool = False) -> Tensor:
+        """Encode and decode frames (f, 3, H, W) in -1..1. plain: with the autoencoder's own decoder."""
         with torch.no_grad():
             z = self.vae.encode(x).latent_dist.mean
         if plain:
@@ -114,7 +114,7 @@ class DecoderTask(SystemTask):
 
 
 def perceptual(table: DecoderLossTable) -> losses.Perceptual:
-    """The perceptual term of a config. ConfigError when its weights are not there."""
+    """The perceptual term of a config. Raises ConfigError when its weights do not exist."""
     if table.perceptual == "gradient":
         return losses.gradient_difference
     if not Path(table.lpips).is_file():
@@ -127,7 +127,7 @@ def perceptual(table: DecoderLossTable) -> losses.Perceptual:
 
 
 def decoder_config(plan: DecoderPlan, base: Base) -> DecoderConfig:
-    """Sizes of the Temp-Convs for the autoencoder of this base."""
+    """The configuration of the Temp-Convs for the autoencoder of this base."""
     return DecoderConfig(
         block_channels=base.config.vae_channels,
         layers_per_block=base.config.vae_layers,
@@ -139,30 +139,30 @@ def decoder_config(plan: DecoderPlan, base: Base) -> DecoderConfig:
 
 
 def prepare(plan: DecoderPlan, tokenizer: Path) -> tuple[DecoderTask, Base]:
-    """The task of a config, ready to be trained. Errors come from here, before anything is computed."""
+    """The task of a config, ready to be trained, and its base. Reports errors before anything is computed."""
     base = bases.load(plan.base, tokenizer)
     return DecoderTask(base.vae, decoder_config(plan, base), plan, pictures.of(plan.data)), base
 
 
 def preview(_task: DecoderTask, _base: Base, _plan: DecoderPlan) -> None:
-    """No pictures are drawn while training: the log has the figures."""
+    """There are no previews during training; the log has the figures."""
 
 
 @torch.no_grad()
-def measure(task: DecoderTask, clips: Pictures) -> dict[str, float]:
-    """PSNR and flicker of a few clips, with the Temp-Convs and by the autoencoder alone: what they are worth."""
-    found: dict[str, list[Tensor]] = {}
+def measure(task: DecoderTask, clips: ClipSource) -> dict[str, float]:
+    """PSNR and flicker of a few clips, with the Temp-Convs and with the autoencoder alone."""
+    figures: dict[str, list[Tensor]] = {}
     for i in range(min(MEASURED, len(clips))):
         x = clips.frames(i).to(next(task.temporal.parameters()).device)
         for name, plain in (("", False), ("_plain", True)):
-            y = task.decoded(x, plain=plain)
-            found.setdefault(f"psnr{name}", []).append(psnr(y, x))
-            found.setdefault(f"flicker{name}", []).append(flicker(y, x))
-    return {name: float(torch.stack(values).mean()) for name, values in found.items()}
+            y = task.reconstruct(x, plain=plain)
+            figures.setdefault(f"psnr{name}", []).append(psnr(y, x))
+            figures.setdefault(f"flicker{name}", []).append(flicker(y, x))
+    return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
 
 
 def write(task: DecoderTask, average: Average, path: Path) -> None:
-    """The averaged Temp-Convs in half precision, without the discriminator; what they are worth is measured."""
+    """Write the averaged Temp-Convs in half precision, without the discriminator, and log their PSNR and flicker."""
     names = {k: k.removeprefix("temporal.") for k in average if k.startswith("temporal.")}
     weights = {name: average[k].detach().half() for k, name in names.items()}
     plan, config = task.plan, task.temporal.config
@@ -174,8 +174,9 @@ def write(task: DecoderTask, average: Average, path: Path) -> None:
     }
     system = VIDRD_DECODER
     checkpoint.save(path, system=system, config=config.to_dict(), weights=weights, header=header)
-    log.info("%s: %.2f M weights; the autoencoder is untouched", path, sum(v.numel() for v in weights.values()) / 1e6)
-    held_out = Drawn(MEASURED, plan.data.frames, plan.data.size, first=HELD_OUT)
+    count = sum(v.numel() for v in weights.values()) / 1e6
+    log.info("wrote %s: %.2f M weights; the autoencoder is unchanged", path, count)
+    held_out = SpriteClips(MEASURED, plan.data.frames, plan.data.size, first=HELD_OUT)
     with averaged(task, average):
         figures = measure(task, task.clips if plan.data.videos else held_out)
     log.info("%s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

@@ -1,4 +1,4 @@
-"""How much the error at a noise level counts."""
+"""Loss weights of noise levels."""
 
 from torch import Tensor
 
@@ -6,6 +6,7 @@ from torch import Tensor
 def loss_weight(sigma: Tensor, boost: float) -> Tensor:
     """min(1, 5 sigma^2) * max(1, sigma)^boost: min-SNR-5 (Hang et al., arXiv 2303.09556), boosted at high noise.
 
-    At high noise eps is almost the input, so errors of layout cost little eps error; `boost` gives them back their say.
+    At high noise, eps is almost equal to the input, so errors of the layout cause only small errors of eps; `boost`
+    increases their weight.
     """
     return (5 * sigma**2).clamp(max=1) * sigma.clamp(min=1) ** boost

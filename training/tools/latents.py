@@ -1,4 +1,4 @@
-"""The verb `latents`: clips encoded once by a base's autoencoder."""
+"""The verb `latents`: encodes clips with the autoencoder of a base."""
 
 import logging
 from pathlib import Path
@@ -28,35 +28,36 @@ def encode(
     videos: Path | None = None,
     images: Path | None = None,
     paper: bool = False,
-    kept: Path | None = None,
+    selection: Path | None = None,
 ) -> None:
-    """Shards in `out`: of a folder of videos, of pseudo-videos of a folder of images, or else of drawn clips.
+    """Write shards into `out`: of a folder of videos, of pseudo-videos of a folder of images, or of drawn clips.
 
-    paper: make the pseudo-videos by FFmpeg's zoompan. kept: a list of `select` of the videos' clips. ConfigError when
-    both folders are given, or a list without videos.
+    paper: make the pseudo-videos with FFmpeg's zoompan. selection: a list of `select`; only its clips of the videos are
+    encoded. Raises ConfigError when both folders are given, or a list without videos.
     """
-    if kept and not videos:
-        raise ConfigError("--kept is for --videos; with cached latents give the list to the training (data.kept)")
+    if selection and not videos:
+        raise ConfigError("--selection needs --videos; for cached latents set data.selection in the training")
     if videos and images:
-        raise ConfigError("--videos and --images: give one of them, and an output folder for each")
+        raise ConfigError("--videos and --images cannot be combined; encode them into separate folders")
     if any(out.glob("*.safetensors")):
-        raise ConfigError(f"{out} holds latents already; choose an empty folder, or delete it")
+        raise ConfigError(f"--out {out} contains latents already; choose an empty folder, or delete it")
     vae: Any = load(table, tokenizer).vae
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
     if videos:
         from ..data.videos import encode_folder
 
-        cut = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
-        encode_folder(vae, videos, out, kept=kept, **cut)
+        settings = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
+        encode_folder(vae, videos, out, selection=selection, **settings)
         return
     if images:
         from ..data import pseudo
 
-        cut = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
-        pseudo.encode_folder(vae, images, out, clips=clips, render=pseudo.zoompan if paper else pseudo.smooth, **cut)
+        settings = {"frames": frames, "fps": fps, "size": size, "scale": SCALE, "shard": SHARD}
+        render = pseudo.zoompan if paper else pseudo.smooth
+        pseudo.encode_folder(vae, images, out, clips=clips, render=render, **settings)
         return
     times = sprites.frame_times(frames)
     for first in range(0, clips, SHARD):
         path, count = out / f"clips-{first:06d}.safetensors", min(SHARD, clips - first)
         latents.encode(vae, path, first=first, count=count, times=times, seed=0, scale=SCALE, size=size)
-        log.info("%s: %d clips", path, count)
+        log.info("wrote %s: %d clips", path, count)

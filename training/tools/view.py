@@ -1,8 +1,8 @@
-"""python -m stillmotion.training view WHAT: the views of the nodes, as PNG files, on the bundled pocket model.
+"""python -m stillmotion.training view WHAT: the views of the nodes as PNG files, for the bundled pocket model.
 
 slice    a line of pixels of a video over time
-noise    normality of independent noise, and of what a mapping network makes of it
-mapping  what a mapping network does to mean and deviation over t
+noise    normality of independent noise, without and with a mapping network
+mapping  the effect of a mapping network on mean and deviation over t
 tokens   attention to the frame-wise tokens over the frames
 """
 
@@ -34,13 +34,13 @@ NOISE_CLIPS = 200
 
 
 def view(args: argparse.Namespace, tokenizer: Path | None) -> None:
-    """Draw what `args` ask for. ValueError says what is missing."""
+    """Draw the view that `args` select. Raises ValueError when an argument is missing."""
     if args.file is None and args.what != "noise":
-        raise ValueError(f"view {args.what}: give a file")
+        raise ValueError(f"view {args.what} needs a file; give a video (slice) or a HARIVO file")
     picture = VIEWS[args.what](args, tokenizer)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(args.out)
-    log.info("%s", args.out)
+    log.info("wrote %s", args.out)
 
 
 def _slice(args: argparse.Namespace, _: object) -> Image.Image:
@@ -52,13 +52,13 @@ def _slice(args: argparse.Namespace, _: object) -> Image.Image:
 def _noise(args: argparse.Namespace, _: object) -> Image.Image:
     g = torch.Generator().manual_seed(args.seed)
     clips = torch.randn(NOISE_CLIPS, args.frames, 4, 16, 16, generator=g)
-    found = {"independent": normality(clips)}
+    results = {"independent": normality(clips)}
     if args.file is not None:
         mapping = _part(load_harivo(args.file), "mapping", args.file)
         with torch.no_grad():
-            found["after the mapping"] = normality(torch.stack([mapping(clip, args.frames) for clip in clips]))
-    log.info("%s", views.normality_text(found))
-    return views.draw_normality(found)
+            results["after the mapping"] = normality(torch.stack([mapping(clip, args.frames) for clip in clips]))
+    log.info("%s", views.normality_text(results))
+    return views.draw_normality(results)
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def _mapping(args: argparse.Namespace, _: object) -> Image.Image:
 @torch.no_grad()
 def _tokens(args: argparse.Namespace, tokenizer: Path | None) -> Image.Image:
     if tokenizer is None:
-        raise ValueError("view tokens: give the folder of CLIP's vocabulary")
+        raise ValueError("view tokens needs CLIP's vocabulary; give its folder with --tokenizer DIR")
     model, pocket = load_harivo(args.file), load_pocket(BUNDLED_POCKET)
     _part(model, "tokens", args.file)
     handle, g = attach(pocket.unet, model), torch.Generator().manual_seed(args.seed)
@@ -88,7 +88,7 @@ def _tokens(args: argparse.Namespace, tokenizer: Path | None) -> Image.Image:
 
 
 def _latents(pocket: Pocket, clip: sprites.Clip, frames: int) -> Tensor:
-    """A rendered clip as the U-Net takes it, without noise: (f, 4, 16, 16)."""
+    """The scaled latents of a rendered clip, without noise: (f, 4, 16, 16)."""
     pictures = sprites.render(clip, sprites.frame_times(frames)) * 2 - 1
     moments: Any = pocket.vae.encode(pictures, return_dict=False)[0]
     return moments.mean * SCALE
@@ -103,7 +103,7 @@ def read_frames(path: Path) -> Tensor:
         with Image.open(path) as image:
             pictures = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
         return torch.cat([views.from_batch(views.as_batch(picture)) for picture in pictures])
-    import av  # comes with ComfyUI; not needed for animations
+    import av  # part of ComfyUI's requirements; not needed for animations
 
     with av.open(str(path)) as container:
         frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]

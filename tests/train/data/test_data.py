@@ -67,7 +67,7 @@ def test_a_folder_of_videos_becomes_shards_with_their_captions(tmp_path, vae, ca
     assert cache.captions == ["caption a"] * 3 + ["caption b"]
     assert cache.shape == (4, 8, 8)
     (clip,) = clips(tmp_path / "b.mp4", frames=4, fps=6, size=32)
-    torch.testing.assert_close(cache.frames(3, 4), latents.encoded(vae, clip, SCALE).float())
+    torch.testing.assert_close(cache.frames(3, 4), latents.encode_frames(vae, clip, SCALE).float())
     torch.testing.assert_close(cache.image(3, 32), clip[0] / 2 + 0.5, rtol=0, atol=0.5 / 255 + 1e-6)  # stored as bytes
 
 

@@ -129,22 +129,22 @@ def test_the_best_are_taken_and_of_equal_ones_the_earlier():
     assert best({0: 0.1}, 5) == {0}
 
 
-class Made:
+class MemoryClips:
     """Clips in memory."""
 
     def __init__(self, clips):
         self.source, self.clips, self.seen = {"latents": "abc"}, clips, []
 
-    def __call__(self, wanted):
+    def __call__(self, include):
         for number, (name, frames) in enumerate(self.clips.items()):
-            if wanted(number):
+            if include(number):
                 self.seen.append(name)
-                yield select.Shown(number, name, frames, f"a {name} thing")
+                yield select.NumberedClip(number, name, frames, f"a {name} thing")
 
 
 def test_stages_follow_each_other_and_say_what_they_did(tmp_path, texture, clip_folder):
     pytest.importorskip("cv2", reason=NEEDS_OPENCV)
-    clips = Made({**made_clips(texture), "slow": panned(texture, 2), "more": panned(texture, 5)})
+    clips = MemoryClips({**made_clips(texture), "slow": panned(texture, 2), "more": panned(texture, 5)})
     first, second = tmp_path / "moving.jsonl", tmp_path / "kept.jsonl"
     assert select.by_motion(clips, MotionFilter(width=SIZE), first).kept == {1, 4, 5}
     clips.seen.clear()
@@ -194,7 +194,7 @@ def test_a_folder_of_videos_is_selected_and_only_that_is_encoded(tmp_path, textu
     assert main(list(map(str, words))) == 0
     assert [row.name for row in selection.load(kept).rows if row.kept] == ["b.mp4 0", "b.mp4 1"]
     vae = new_vae(SMALL).eval().requires_grad_(False)
-    cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "kept": kept}
+    cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "selection": kept}
     assert encode_folder(vae, folder, tmp_path / "latents", **cut) == 2
     assert latents.read(tmp_path / "latents", vae).captions == ["caption b"] * 2
     with pytest.raises(ConfigError, match=r"made for videos .*, frames 4, fps 8\.0, these are videos"):
@@ -213,7 +213,7 @@ def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir
     latents.encode(vae, tmp_path / "clips-000000.safetensors", first=0, count=16, times=times, seed=3, scale=SCALE)
     kept = tmp_path / "kept.jsonl"
     assert main(["select", "motion", "harivo_pocket", "--latents", str(tmp_path), "--out", str(kept)]) == 0
-    cache = latents.for_training(DataTable(latents=str(tmp_path), kept=str(kept), frames=4), vae)
+    cache = latents.for_training(DataTable(latents=str(tmp_path), selection=str(kept), frames=4), vae)
     whole = latents.read(tmp_path, vae)
     resting = {i for i in range(16) if whole.at_rest(i)}
     assert len(resting) == 3
@@ -229,7 +229,7 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
     kept, source = tmp_path / "kept.jsonl", {"latents": whole.digest}
     rows = [Row(i, f"clip {i}", i in (1, 3)) for i in range(4)]
     Selection(source, [{"stage": "motion"}], rows).save(kept)
-    table = DataTable(latents=str(tmp_path), kept=str(kept), frames=2)
+    table = DataTable(latents=str(tmp_path), selection=str(kept), frames=2)
     cache = latents.for_training(table, vae)
     assert cache.epoch() == [1, 3]
     assert cache.digest != whole.digest
@@ -250,7 +250,7 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
         with pytest.raises(ConfigError, match=told):
             latents.for_training(table, vae)
     with pytest.raises(ConfigError, match="there is no list"):
-        latents.for_training(DataTable(latents=str(tmp_path), kept="nowhere.jsonl", frames=2), vae)
+        latents.for_training(DataTable(latents=str(tmp_path), selection="nowhere.jsonl", frames=2), vae)
 
 
 @pytest.mark.parametrize(

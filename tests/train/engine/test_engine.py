@@ -243,7 +243,7 @@ def test_the_state_that_a_task_adds_is_resumed(run, tmp_path):
         def extras(self):
             return {"memory": self.memory}
 
-        def stepped(self, counted):
+        def after_step(self, applied):
             self.memory.copy_(torch.cat([self.memory[1:], torch.tensor([float(max(self.seen))])]))
 
     whole = Counting()
@@ -277,5 +277,5 @@ def test_without_an_average_the_weights_are_it_and_nothing_is_held_twice(run):
     weights = {name: p for name, p in task.named_parameters() if p.requires_grad}
     assert {name: v.data_ptr() for name, v in average.items()} == {n: p.data_ptr() for n, p in weights.items()}
     again = Line()
-    found = fit(again, run)  # from the state
+    found = fit(again, run)  # loaded from the state
     assert all(torch.equal(found[name], value) for name, value in average.items())

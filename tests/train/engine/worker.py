@@ -14,7 +14,7 @@ from torch import nn
 
 from stillmotion.model_patches.harivo.losses import Queue, decoupled_contrastive
 from stillmotion.training.data.order import row
-from stillmotion.training.engine.loop import fit, gathered, sample_generator
+from stillmotion.training.engine.loop import fit, gather_samples, sample_generator
 from stillmotion.training.engine.task import Task
 from stillmotion.training.plans.run import TrainTable
 
@@ -45,8 +45,8 @@ class Shared(Task):
     def extras(self):
         return {f"queue/{name}": value for name, value in self.queue.state_dict().items()}
 
-    def stepped(self, counted):
-        features, rows = (gathered(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
+    def after_step(self, applied):
+        features, rows = (gather_samples(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
         self.queue.push(features.flatten(0, 1), rows.repeat_interleave(2))
         self.pending.clear()
 

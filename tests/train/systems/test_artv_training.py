@@ -1,4 +1,4 @@
-"""ART-V's training on a tiny random base: what a sample is, what learns, that a resume is exact, what a file holds."""
+"""ART-V's training on a tiny random base: samples, trained parts, exact resuming, the exported file."""
 
 from collections import Counter
 from dataclasses import replace
@@ -26,12 +26,19 @@ from stillmotion.training.engine.loop import ChangedRun, fit
 from stillmotion.training.plans.artv import ArtvDataTable, ArtvModelTable, ArtvPlan, ArtvSamplesTable
 from stillmotion.training.plans.errors import ConfigError
 from stillmotion.training.plans.run import TrainTable
-from stillmotion.training.sampling.autoregressive import FrameConditions, Roller, Settings, guided_eps, noise_of, roll
+from stillmotion.training.sampling.autoregressive import (
+    FrameConditions,
+    FrameModel,
+    Settings,
+    guided_eps,
+    noise_of,
+    roll,
+)
 from stillmotion.training.systems import artv, bases
 from stillmotion.training.systems.artv import ArtvTask, RollPreview, artv_config
 from stillmotion.training.systems.bases import Base, clip_ids
 from stillmotion.training.systems.preview import averaged, decoded, save_grid
-from stillmotion.training.tools.doctor import gradients
+from stillmotion.training.tools.doctor import gradient_norms
 
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 CLIPS, FRAMES = 6, 8
@@ -57,13 +64,13 @@ def plan(tmp_path):
 
 
 def numbered():
-    """Clips of which frame j of clip i is 100 i + j everywhere: a sample tells where it is from."""
+    """Clips in which frame j of clip i has the value 100 i + j, which identifies the origin of a sample."""
     values = 100.0 * torch.arange(CLIPS).view(CLIPS, 1, 1, 1, 1) + torch.arange(FRAMES).view(1, FRAMES, 1, 1, 1)
     return values.expand(-1, -1, 4, 8, 8).half()
 
 
 def task_of(base, plan, *, values=None, moved=True):
-    """moved: what begins at zero is moved off, so that gradients go through all of it."""
+    """moved: zero weights are changed, so that all parts get gradients."""
     torch.manual_seed(1)
     drawn = torch.randn(CLIPS, FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(3)).half()
     told = [f"clip {i}" for i in range(CLIPS)]
@@ -77,7 +84,7 @@ def task_of(base, plan, *, values=None, moved=True):
 
 
 def fresh(base):
-    """A second base with the same weights: a training may change the first, and the hosts set hooks."""
+    """A second base with the same weights: a training may change the first one, and hosts set hooks."""
     unet = new_unet(SMALL)
     unet.load_state_dict(base.unet.state_dict())
     return replace(base, unet=unet.eval().requires_grad_(False))
@@ -109,7 +116,7 @@ def test_a_sample_is_a_frame_with_the_two_before_it_and_one_anchor_of_the_window
 
 def test_conditions_are_left_out_independently_and_levels_fill_their_range(base, plan):
     task = task_of(base, plan)
-    draws = [task.drawn(k) for k in range(3000)]
+    draws = [task.random_values(k) for k in range(3000)]
     texts = [not caption for k in range(3000) for caption in task.captions([k])]
     dropped = {
         "text": texts,
@@ -138,7 +145,7 @@ def test_sample_k_is_a_pure_function_of_the_seed_and_k(base, plan):
 
 
 def test_the_loss_is_the_error_of_the_blended_noise(base, plan):
-    """Eq. 4 and 7, and a sample without references has no mask."""
+    """Eq. 4 and 7; a sample without references has no mask."""
     plan = replace(plan, data=replace(plan.data, drop_references=0.5))
     task = task_of(base, plan)
     frames = task.draw(list(range(8)))
@@ -162,7 +169,7 @@ def test_what_learns_is_reached_by_one_loss(base, plan, unet):
     assert {n for n, p in task.named_parameters() if p.grad is not None} == trained
     assert {n.split(".")[0] for n in trained} == ({"artv", "unet"} if unet else {"artv"})
     assert {n for n in trained if n.startswith("artv.")} == {f"artv.{n}" for n, _ in task.artv.named_parameters()}
-    lengths = gradients(task, task([0, 1, 2, 3])["loss"])
+    lengths = gradient_norms(task, task([0, 1, 2, 3])["loss"])
     assert set(lengths) == {"reference", "anchors", "mask", *(["unet"] if unet else [])}
     assert min(lengths.values()) > 0
 
@@ -219,7 +226,7 @@ def test_a_changed_setting_is_named_on_resume(base, plan, key, now):
 
 
 def test_the_file_is_the_averaged_model(base, plan):
-    """What is loaded from the file onto the untrained base gives what the trainer's own forward gives."""
+    """The exported file on the untrained base gives the same result as the trainer's own forward."""
     other = fresh(base)
     task = task_of(base, plan)
     average = fit(task, plan.train)
@@ -275,7 +282,7 @@ def test_a_run_can_start_from_a_file(base, plan, tmp_path):
 def rolled(task, frames, **options):
     settings = options.pop("settings", Settings(steps=2))
     context, empty = task.context(["a", "b"]), task.context(["", ""])
-    model = Roller(task.host, task.table)
+    model = FrameModel(task.host, task.table)
     return roll(model, context, empty, shape=(2, 4, 8, 8), frames=frames, settings=settings, **options)
 
 
@@ -299,19 +306,19 @@ def test_a_roll_begins_with_the_frame_that_is_given(base, plan):
 def test_what_a_roll_shows_of_its_masks(base, plan):
     task = task_of(base, plan)
     seen = []
-    rolled(task, 3, see=lambda frame, t, m: seen.append((frame, t, m)))
+    rolled(task, 3, on_mask=lambda frame, t, m: seen.append((frame, t, m)))
     assert [frame for frame, _, _ in seen] == [0, 0, 1, 1, 2, 2]
     assert [t for _, t, _ in seen[:2]] == [999, 500]
     assert all(m.shape == (2, 1, 8, 8) for _, _, m in seen)
     assert all((m.max() == 0) == (frame == 0) for frame, _, m in seen)
     seen.clear()
-    rolled(task, 2, settings=Settings(steps=2, mask=False), see=lambda frame, t, m: seen.append(m))
+    rolled(task, 2, settings=Settings(steps=2, mask=False), on_mask=lambda frame, t, m: seen.append(m))
     assert all(m.max() == 0 for m in seen)
 
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_guidance_is_equation_8_of_separate_predictions(base, plan, masks):
-    """Of the dynamic network's, blended by the mask of all conditions, or of predictions that are blended."""
+    """Predictions of the dynamic network, blended by the mask of all conditions, or each blended by its own mask."""
     task = task_of(base, plan)
     g = torch.Generator().manual_seed(5)
     y_t, references, anchor, noise = (
@@ -367,7 +374,7 @@ def test_pictures_while_training_are_rolls_of_the_average(base, plan):
     with averaged(task, average):
         context, empty = task.context(["a", "b", "c"]), task.context([""] * 3)
         settings = Settings(steps=2, weights=Weights(text=2.0))
-        model = Roller(task.host, task.table)
+        model = FrameModel(task.host, task.table)
         latents = roll(model, context, empty, shape=(3, 4, 8, 8), frames=3, settings=settings)
     save_grid(decoded(base.vae, latents, 3), plan.train.out / "again.png")
     with Image.open(drawn[-1]) as image, Image.open(plan.train.out / "again.png") as again:
@@ -421,7 +428,7 @@ def test_the_paper_s_sizes_are_those_of_its_config():
 
 
 def test_activations_that_are_computed_again_give_the_same_gradients(base, plan):
-    """base.checkpointing: the blocks of the U-Net run once more in the backward pass, with the parts in them."""
+    """base.checkpointing: the blocks of the U-Net, with the attached parts, run again in the backward pass."""
     plan = replace(plan, model=replace(plan.model, unet=True))
     found = []
     for checkpointing in (False, True):
@@ -436,7 +443,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(base, plan)
         with torch.no_grad():
             plain = task.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
         expected = base.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
-        assert torch.equal(plain, expected)  # and the U-Net by itself is the image model
+        assert torch.equal(plain, expected)  # called by itself, the U-Net is the image model
     assert found[0].keys() == found[1].keys()
     for name, grad in found[0].items():
         torch.testing.assert_close(found[1][name], grad, msg=name)
@@ -444,13 +451,18 @@ def test_activations_that_are_computed_again_give_the_same_gradients(base, plan)
 
 @pytest.mark.slow
 def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplog):
-    """The whole way on the bundled pocket model, as small as it goes; the file stays below 5 MB."""
+    """All commands with the bundled pocket model, in the smallest sizes; the file stays below 5 MB."""
     caplog.set_level("INFO")
     small = ["--set", "data.frames=4", "--set", "train.batch=1", "--latents", str(tmp_path / "latents")]
     sizes = ["--clips", "2", "--size", "64", "--frames", "4", "--out", str(tmp_path / "latents")]
     assert main(["latents", "artv_pocket", *sizes]) == 0
     assert main(["doctor", "artv_pocket", *small]) == 0
-    for told in ("parameters_base_frozen_m", "parameters_mask_m", "gradient on reference", "a whole step of 1 samples"):
+    for told in (
+        "parameters_base_frozen_m",
+        "parameters_mask_m",
+        "gradient on reference",
+        "a complete step of 1 samples",
+    ):
         assert told in caplog.text
     quick = ["--set", "samples.steps=1", "--set", "samples.columns=2", "--set", "train.steps=1", "--out", str(tmp_path)]
     assert main(["train", "artv_pocket", *small, *quick]) == 0

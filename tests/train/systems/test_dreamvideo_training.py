@@ -1,4 +1,4 @@
-"""DreamVideo's training on a tiny random base: what a sample is, what learns, what it starts from, an exact resume."""
+"""DreamVideo's training on a tiny random base: samples, trained parts, initial weights, exact resuming."""
 
 import re
 from dataclasses import replace
@@ -40,10 +40,10 @@ from stillmotion.training.sampling.image_guided import Scales, guided_eps
 from stillmotion.training.systems import bases, dreamvideo
 from stillmotion.training.systems.bases import Base, clip_ids
 from stillmotion.training.systems.dreamvideo import DreamVideoTask, ImagePreview
-from stillmotion.training.systems.dreamvideo_start import beginning, put
+from stillmotion.training.systems.dreamvideo_start import copy_weights, load_start
 from stillmotion.training.systems.layers import layers_config
 from stillmotion.training.systems.preview import averaged
-from stillmotion.training.tools.doctor import gradients
+from stillmotion.training.tools.doctor import gradient_norms
 
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 CLIPS, FRAMES, PIXELS = 6, 4, 32
@@ -78,9 +78,9 @@ def cache_of(told=True):
 
 
 def task_of(base, plan, *, moved=True, told=True):
-    """moved: what begins at zero is moved off, so that the image and the gradients go through all of it."""
+    """moved: zero weights are changed, so that the image affects all parts and all parts get gradients."""
     torch.manual_seed(1)
-    task = DreamVideoTask(base, beginning(plan, base), plan, cache_of(told))
+    task = DreamVideoTask(base, load_start(plan, base), plan, cache_of(told))
     if moved:
         move(task)
     return task
@@ -102,7 +102,7 @@ def fresh(base):
 
 
 def kept(task) -> Any:
-    """First frames, as bytes."""
+    """First frames in bytes."""
     return task.cache.images
 
 
@@ -111,7 +111,7 @@ def trained(task):
 
 
 def vidrd_file(path, base, plan, *, spatial=True):
-    """A VidRD model that has been trained a little, as far as can be seen."""
+    """A VidRD model with weights as after training."""
     torch.manual_seed(5)
     made = VidrdModel(replace(layers_config(plan.model, base, FRAMES), spatial=spatial))
     move(made)
@@ -133,7 +133,7 @@ def test_the_image_is_the_first_frame_as_pixels(base, plan):
 
 def test_text_and_image_are_left_out_independently(base, plan, monkeypatch):
     task = task_of(base, plan)
-    monkeypatch.setattr(task, "context", lambda captions: torch.zeros(len(captions), 77, 32))  # not looked at here
+    monkeypatch.setattr(task, "context", lambda captions: torch.zeros(len(captions), 77, 32))  # not checked here
     image = torch.cat([task.draw(list(range(k, k + 100))).image for k in range(0, 3000, 100)])
     white = (image == 1).flatten(1).all(1).tolist()
     empty = [not caption for k in range(3000) for caption in task.captions([k])]
@@ -188,13 +188,13 @@ def test_what_learns_is_the_branch_and_the_temporal_layers(base, plan, tmp_path,
     assert any(n.startswith("branch.temporal.") for n in task.state_dict()) == (temporal == "frozen")
     task([0, 1])["loss"].backward()
     assert {n for n, p in task.named_parameters() if p.grad is not None} == wanted
-    lengths = gradients(task, task([0, 1])["loss"])
+    lengths = gradient_norms(task, task([0, 1])["loss"])
     assert set(lengths) == {"branch", *(["motion"] if motion else [])}
     assert min(lengths.values()) > 0
 
 
 def test_recomputed_activations_give_the_same_gradients(base, plan):
-    """And dropout has the same masks both times."""
+    """Dropout has the same masks both times."""
     found = []
     for checkpointing in (False, True):
         each = fresh(base)
@@ -231,7 +231,7 @@ def test_dropout_belongs_to_the_sample(base, plan):
     alone = torch.stack([task([k])["eps"] for k in (5, 3)]).mean()
     torch.testing.assert_close(together, alone)
     with torch.no_grad():
-        assert not torch.allclose(together, task([5, 3])["eps"], rtol=1e-4)  # without gradients it is off
+        assert not torch.allclose(together, task([5, 3])["eps"], rtol=1e-4)  # dropout is off without gradients
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
@@ -265,7 +265,7 @@ def test_a_changed_setting_is_named_on_resume(base, plan, key, now):
 
 
 def test_another_start_is_refused_on_resume_where_it_stays_in_the_model(base, plan, tmp_path):
-    """The state has the trained weights; what a start file leaves frozen is not in it."""
+    """The state contains the trained weights, but not the frozen weights of a start file."""
     vidrd_file(tmp_path / "v.safetensors", base, plan)
     plan = replace(plan, train=replace(plan.train, steps=1))
     fit(task_of(base, plan), plan.train)
@@ -275,7 +275,7 @@ def test_another_start_is_refused_on_resume_where_it_stays_in_the_model(base, pl
 
 
 def test_it_starts_as_the_vidrd_model(base, plan, tmp_path):
-    """The paper's start: eps is that of the VidRD file, the branch a copy of its U-Net with its temporal layers."""
+    """The paper's start: eps equals that of the VidRD file; the branch is a copy of its U-Net and temporal layers."""
     path = tmp_path / "v.safetensors"
     made, other = vidrd_file(path, base, plan), fresh(base)
     task = task_of(base, replace(plan, model=replace(plan.model, start=str(path))), moved=False)
@@ -294,7 +294,7 @@ def test_it_starts_as_the_vidrd_model(base, plan, tmp_path):
 
 @pytest.mark.parametrize("spatial", [True, False])
 def test_the_file_is_the_averaged_model(base, plan, tmp_path, spatial):
-    """What is loaded from the file onto the untrained base gives what the trainer's own forward gives."""
+    """The exported file on the untrained base gives the same result as the trainer's own forward."""
     start, other = tmp_path / "v.safetensors", fresh(base)
     vidrd_file(start, base, plan, spatial=spatial)
     plan = replace(plan, model=replace(plan.model, start=str(start)))
@@ -307,8 +307,10 @@ def test_the_file_is_the_averaged_model(base, plan, tmp_path, spatial):
     assert any(not is_temporal(k) for k in file.weights if k.startswith("motion.")) == spatial
     batch = task.draw([0, 1, 2])
     halves = {n: v.half().float() for n, v in average.items()}
-    put(task.unet, {n: v.half().float() for n, v in task.tuned.items()})
-    put(task.branch, {n: v.half().float() for n, v in task.branch.state_dict().items() if n.startswith("temporal.")})
+    copy_weights(task.unet, {n: v.half().float() for n, v in task.tuned.items()})
+    copy_weights(
+        task.branch, {n: v.half().float() for n, v in task.branch.state_dict().items() if n.startswith("temporal.")}
+    )
     with averaged(task, halves), torch.no_grad():
         expected = task.predict(batch.x_t, batch.t, batch.context, batch.image)
     whole = dreamvideo_model(DreamVideoConfig.from_dict(file.config)).eval()
@@ -329,10 +331,10 @@ def test_a_run_can_start_from_its_own_file(base, plan, tmp_path):
     )
     signed = replace(plan, model=replace(plan.model, start=str(path), image_range="signed"))
     with pytest.raises(ConfigError, match=r"does not fit this model \(image_range"):
-        beginning(signed, fresh(base))
+        load_start(signed, fresh(base))
     deeper = replace(plan, model=replace(plan.model, start=str(path), conv_layers=3))
-    with pytest.raises(ConfigError, match=r"model\.conv_layers is 3, d\.safetensors was trained with 2"):
-        beginning(deeper, fresh(base))
+    with pytest.raises(ConfigError, match=r"model\.conv_layers is 3, but d\.safetensors was trained with 2"):
+        load_start(deeper, fresh(base))
 
 
 def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
@@ -341,8 +343,8 @@ def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
     made = MotionModel(sizes)
     move(made)
     checkpoint.save(path, system=MOTION, config=sizes.to_dict(), weights=made.state_dict())
-    with pytest.raises(ConfigError, match=r"m\.safetensors is a motion file, whose layers do not learn here"):
-        beginning(replace(plan, model=replace(plan.model, start=str(path))), base)
+    with pytest.raises(ConfigError, match=r"m\.safetensors is a motion file, whose layers are not trained here"):
+        load_start(replace(plan, model=replace(plan.model, start=str(path))), base)
     plan = replace(plan, model=replace(plan.model, start=str(path), motion=False, temporal="none"))
     task = task_of(base, plan)
     assert {n.split(".")[0] for n in trained(task)} == {"branch"}
@@ -355,9 +357,9 @@ def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
 
 
 def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
-    """Its weights, and the frozen temporal layers of the motion model, which it has none of."""
+    """The weights of the ControlNet, and the frozen temporal layers of the motion model, which a ControlNet lacks."""
     path = tmp_path / "control.safetensors"
-    sizes = replace(beginning(plan, base).config.branch, temporal="none")
+    sizes = replace(load_start(plan, base).config.branch, temporal="none")
     made = RetentionBranch(sizes)
     move(made)
     save_file(made.state_dict(), path)
@@ -367,21 +369,21 @@ def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
     assert task.branch.temporal is not None
     ups = replace(plan, model=replace(plan.model, controlnet=str(path), inject="up_blocks"))
     with pytest.raises(
-        ConfigError, match=r"control\.safetensors does not fit \(inject is skips, here it is up_blocks\)"
+        ConfigError, match=r"control\.safetensors does not fit \(inject is skips, but must be up_blocks\)"
     ):
-        beginning(ups, base)
+        load_start(ups, base)
 
 
 def test_what_cannot_start_is_told(base, plan, tmp_path):
     def told(**changes):
         with pytest.raises(ConfigError) as error:
-            beginning(replace(plan, model=replace(plan.model, **changes)), base)
+            load_start(replace(plan, model=replace(plan.model, **changes)), base)
         return str(error.value)
 
     assert "does not exist" in told(start=str(tmp_path / "nothing.safetensors"))
-    assert "there is no motion model; give a file" in told(motion=False)
+    assert "model.start is empty: give a file with a motion model" in told(motion=False)
     alone = tmp_path / "branch.safetensors"
-    branch = replace(beginning(plan, base).config.branch, temporal="none")
+    branch = replace(load_start(plan, base).config.branch, temporal="none")
     made = dreamvideo_model(DreamVideoConfig(branch=branch))
     settings = DreamVideoConfig(branch=branch).to_dict()
     checkpoint.save(alone, system=DREAMVIDEO, config=settings, weights=made.state_dict())
@@ -396,7 +398,7 @@ def test_latents_without_first_frames_are_told(plan, monkeypatch, base, tmp_path
     cache = replace(cache_of(), images=None)
     monkeypatch.setattr(bases, "load", lambda *_: base)
     monkeypatch.setattr(dreamvideo.latents, "for_training", lambda *_: cache)
-    with pytest.raises(ConfigError, match="hold no first frames as pixels"):
+    with pytest.raises(ConfigError, match="hold no first frames in pixels"):
         dreamvideo.prepare(plan, tmp_path)
     with pytest.raises(ValueError, match="no first frames of 64 x 64 pixels"):
         cache_of().image(0, 64)
@@ -452,13 +454,13 @@ def test_the_bundled_configs_are_read_and_have_the_papers_values():
 
 
 def test_the_parameter_counts_at_stable_diffusion_2(comfyui_dir):
-    """680.72 M learn; the paper prints 680M. Of the branch 364.23 M."""
+    """680.72 M parameters are trained, where the paper prints 680M; 364.23 M of them are the branch."""
     with torch.device("meta"):
         unet, _, _ = bases._new_sd21()
     plan: Any = registry.read(registry.find("dreamvideo_sd21"))
     whole: Any = SimpleNamespace(unet=unet, config=bases.SD21)
     with torch.device("meta"):
-        start = beginning(plan, whole)
+        start = load_start(plan, whole)
         branch = retention_branch(start.config)
     count = sum(p.numel() for p in branch.trained()) / 1e6
     assert count == pytest.approx(364.23, abs=0.005)
@@ -467,7 +469,7 @@ def test_the_parameter_counts_at_stable_diffusion_2(comfyui_dir):
 
 @pytest.mark.slow
 def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
-    """On the bundled pocket model, as small as it goes, from a fresh VidRD file."""
+    """All commands with the bundled pocket model, in the smallest sizes, from a new VidRD file."""
     caplog.set_level("INFO")
 
     def typed(*words):
@@ -478,7 +480,7 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     assert typed("latents", "dreamvideo_pocket", *latents) == 0
     assert typed("doctor", "dreamvideo_pocket", *common) == 0
     assert "parameters_branch_m" in caplog.text
-    assert re.search(r"; gradient on .*branch \d", caplog.text)
+    assert re.search(r"; norm of the gradient on .*branch \d", caplog.text)
     vidrd = ["--set", "train.steps=1", "--set", "samples.every=0", "--out", tmp_path / "v"]
     assert typed("train", "vidrd_pocket", *common, *vidrd) == 0
     words = [*common, "--out", tmp_path / "run", "--set", "train.steps=2", "--set", "samples.steps=1"]
@@ -488,4 +490,4 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     file = checkpoint.load(tmp_path / "run" / "dreamvideo.safetensors", expect=DREAMVIDEO)
     assert RetentionConfig.from_dict(file.config["branch"]).downscale == 4
     with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as picture:
-        assert picture.size == (3 * 64, 4 * 64)  # image and two frames; of both clips, and two prompts
+        assert picture.size == (3 * 64, 4 * 64)  # image and two frames, for both clips and two prompts

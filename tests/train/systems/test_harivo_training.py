@@ -1,4 +1,4 @@
-"""HARIVO's training on a tiny random base: who learns from which loss, what the file is, what a resume restores."""
+"""HARIVO's training on a tiny random base: gradients of each loss, the exported file, resuming."""
 
 import random
 from dataclasses import replace
@@ -24,7 +24,7 @@ from stillmotion.training.systems import harivo
 from stillmotion.training.systems.bases import Base, clip_ids
 from stillmotion.training.systems.harivo import HarivoTask, harivo_config
 from stillmotion.training.systems.preview import Preview, averaged, decoded, sample, save_grid
-from stillmotion.training.tools.doctor import gradients
+from stillmotion.training.tools.doctor import gradient_norms
 
 SMALL = PocketConfig(unet_channels=(32, 64), unet_attention=(False, True), vae_channels=(32, 32, 32), context=32)
 FRAMES = 4
@@ -53,7 +53,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def make(base):
-    """make(plan) -> a task; every part is moved off its start at zero, so that gradients go through it."""
+    """make(plan) -> a task without zero weights, so that all parts get gradients."""
     tasks = []
 
     def build(plan, *, moved=True):
@@ -78,7 +78,7 @@ def make(base):
 def with_queue(task):
     with torch.no_grad():
         task.terms([10, 11])
-    task.stepped(True)
+    task.after_step(True)
     return task
 
 
@@ -91,7 +91,7 @@ def test_each_loss_reaches_what_the_paper_trains_and_nothing_else(make, plan, ba
     terms, _ = task.terms([0, 1])
     assert set(terms) == set(REACHED)
     for name, term in terms.items():
-        lengths = gradients(task, term)
+        lengths = gradient_norms(task, term)
         assert {part for part, length in lengths.items() if length > 0} == REACHED[name], name
     torch.stack(list(terms.values())).sum().backward()
     frozen = [*base.unet.parameters(), *base.text.parameters(), *base.vae.parameters()]
@@ -101,14 +101,14 @@ def test_each_loss_reaches_what_the_paper_trains_and_nothing_else(make, plan, ba
 
 
 def test_the_mapping_network_is_drawn_to_where_the_image_model_is_at_home(make, plan):
-    """Eq. 2 without a temporal part: V and S are one network, and both branches pull the mapping network."""
+    """Eq. 2 without a temporal part: V and S are the same network, and both branches train the mapping network."""
     task = make(replace(plan, model=replace(plan.model, tokens=0)), moved=False)
     terms, _ = task.terms([0, 1])
-    assert terms["reg"] < 1e-12  # a fresh model is the image model; some processors round its two calls differently
+    assert terms["reg"] < 1e-12  # an untrained model is the image model, up to the rounding of its two calls
 
 
 def test_the_map_loss_is_that_of_the_whole_maps(make, plan):
-    """The streamed loss of the training against the maps which the host hands out, written out here."""
+    """The streamed loss of the training, compared with the loss computed from the complete maps of the host."""
     task = make(replace(plan, loss=replace(plan.loss, trs_queries=0, trs_heads="all")))
     streamed = task.terms([0, 1])[0]["trs"]
     batch = task.draw([0, 1])
@@ -150,14 +150,14 @@ def test_a_sample_is_a_pure_function_of_its_number(make, plan):
     for name in ("x_t", "noise", "t", "alpha_bar", "context", "rows", "pairs", "shown"):
         torch.testing.assert_close(getattr(together, name)[1:], getattr(alone, name), rtol=1e-5, atol=1e-6)
     assert (together.pairs[:, 0] != together.pairs[:, 1]).all()
-    assert together.shown.shape == (2, 2)
+    assert together.reg_frames.shape == (2, 2)
     plain = replace(plan, data=replace(plan.data, drop=0.0))
     assert make(plain).captions([0]) == [f"clip {int(task.draw([0]).rows)}"]
 
 
 def test_clips_at_rest_can_be_taken_more_often(make, plan, base):
     task = make(replace(plan, data=replace(plan.data, still_weight=3)))
-    assert task.order == list(range(6))  # clips of video files are none of the drawn ones
+    assert task.order == list(range(6))  # clips of video files are not drawn clips
     drawn = Latents(torch.zeros(30, 4, 4, 8, 8), [0.0, 0.3, 0.6, 1.0], 0)
     task = HarivoTask(base, task.harivo.config, task.plan, drawn)
     taken = [task.clip_of(k) for k in range(len(task.order))]
@@ -177,7 +177,7 @@ def test_noise_is_added_by_linear_betas(make, plan):
 
 
 def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
-    """Everything on. The loss of the denoising falls on samples that are looked at before and after."""
+    """With all losses. The denoising loss of fixed samples is lower after the training."""
     plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=15, lr_decay_share=0.1))
     task, frozen = make(plan, moved=False), weights_hash(base.unet)
 
@@ -186,7 +186,7 @@ def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
             return sum(task.terms([2 * i, 2 * i + 1])[0]["dsm"].item() for i in range(8))
 
     before = score()
-    task.stepped(False)
+    task.after_step(False)
     fit(task, plan.train)
     assert score() < before
     assert weights_hash(base.unet) == frozen == base.hash
@@ -194,7 +194,7 @@ def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(make, plan, tmp_path):
-    """Queue, projection head and average included."""
+    """Including queue, projection head and average."""
 
     class Stop(Exception):
         pass
@@ -231,7 +231,7 @@ def test_a_changed_base_data_or_setting_is_named_on_resume(make, plan, change):
 
 
 def test_the_file_is_the_averaged_model_without_the_projection_head(make, plan, base):
-    """G6, in the diffusers host: what is loaded from the file gives what the trainer's own forward gives."""
+    """G6, in the diffusers host: the exported file gives the same result as the trainer's own forward."""
     task = make(plan)
     average = fit(task, plan.train)
     path = plan.train.out / "harivo.safetensors"
@@ -242,7 +242,7 @@ def test_the_file_is_the_averaged_model_without_the_projection_head(make, plan, 
     assert checkpoint.header_json(file.header, "loss")["trs"] == 0.1
     batch = task.draw([0, 1])
     halves = {n: v.half().float() for n, v in average.items()}
-    for table in task.harivo.buffers():  # of positions: constant, and rounded in the file as all is
+    for table in task.harivo.buffers():  # table of positions: constant, and rounded in the file like all weights
         table.copy_(table.half())
     with averaged(task, halves), torch.no_grad():
         expected = task.predict(batch.x_t, batch.t, batch.context)

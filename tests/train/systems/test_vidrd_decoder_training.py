@@ -1,4 +1,4 @@
-"""The training of the temporal decoder: only the Temp-Convs learn, each term where it belongs, a resume is exact."""
+"""The training of the temporal decoder: only the Temp-Convs are trained, the gradients of each term, exact resuming."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -16,7 +16,7 @@ from stillmotion.model_patches.systems import VIDRD_DECODER
 from stillmotion.model_patches.vidrd.config import DecoderConfig
 from stillmotion.training import registry
 from stillmotion.training.data import pictures
-from stillmotion.training.data.pictures import Drawn
+from stillmotion.training.data.pictures import SpriteClips
 from stillmotion.training.engine.loop import fit
 from stillmotion.training.plans.errors import ConfigError
 from stillmotion.training.plans.run import TrainTable
@@ -53,7 +53,7 @@ def test_only_the_temporal_layers_and_the_judge_learn(plan):
     task = task_of(plan, moved=True)
     assert {n.split(".")[0] for n, p in task.named_parameters() if p.requires_grad} == {"temporal", "judge"}
     assert task.judge is not None
-    task([4, 5])["loss"].backward()  # step 2: the discriminator has begun
+    task([4, 5])["loss"].backward()  # step 2: the discriminator has started
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in task.temporal.parameters())
     assert all(p.grad is not None for p in task.judge.parameters())
     assert all(p.grad is None for p in task.vae.parameters())
@@ -88,10 +88,10 @@ def test_flicker_counts_as_much_as_the_config_says(plan):
 
 def test_change_that_is_in_the_original_is_no_flicker():
     x = torch.rand(5, 3, 4, 4) - 0.5
-    assert flicker(x + 0.25, x) < 1e-6  # wrong, but steady
+    assert flicker(x + 0.25, x) < 1e-6  # wrong, but constant over time
     other = x.clone()
     other[2] += 0.25
-    assert flicker(other, x) == pytest.approx(0.125)  # two of four changes are off by 0.25
+    assert flicker(other, x) == pytest.approx(0.125)  # two of four changes differ by 0.25
 
 
 def test_a_sample_is_a_pure_function_of_its_number(plan):
@@ -109,7 +109,7 @@ def test_a_fresh_decoder_is_the_autoencoder_and_training_brings_it_nearer(plan):
     task = task_of(plan)
     x = task.clips.frames(0)
     with torch.no_grad():
-        assert torch.equal(task.decoded(x), task.decoded(x, plain=True))
+        assert torch.equal(task.reconstruct(x), task.reconstruct(x, plain=True))
     before = measure(task, task.clips)
     assert before["psnr"] == before["psnr_plain"]
     fit(task, plan.train)
@@ -155,7 +155,7 @@ def test_psnr_and_flicker_are_what_they_say():
 
 
 def test_clips_are_drawn_or_read_from_videos(tmp_path, plan):
-    assert torch.equal(Drawn(3, 4, 16, first=2).frames(0), Drawn(5, 4, 16).frames(2))
+    assert torch.equal(SpriteClips(3, 4, 16, first=2).frames(0), SpriteClips(5, 4, 16).frames(2))
     with pytest.raises(ConfigError, match="has no video of 3 frames"):
         pictures.of(replace(plan.data, videos=str(tmp_path)))
     with av.open(str(tmp_path / "a.mp4"), "w") as container:

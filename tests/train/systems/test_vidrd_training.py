@@ -1,4 +1,4 @@
-"""VidRD's training on a tiny random base: what learns, what does not, and that a resume is exact."""
+"""VidRD's training on a tiny random base: trained and frozen parts, exact resuming."""
 
 from dataclasses import replace
 
@@ -57,7 +57,7 @@ def task_of(base, plan):
 
 
 def fresh(base):
-    """A second base with the same weights: a training changes the first."""
+    """A second base with the same weights: a training changes the first one."""
     unet = new_unet(SMALL)
     unet.load_state_dict(base.unet.state_dict())
     return replace(base, unet=unet.eval().requires_grad_(False))
@@ -125,7 +125,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
 
 
 def test_the_file_is_the_averaged_model(base, plan):
-    """What is loaded from the file onto the untrained base gives what the trainer's own forward gives."""
+    """The exported file on the untrained base gives the same result as the trainer's own forward."""
     other = fresh(base)
     task = task_of(base, plan)
     average = fit(task, plan.train)
@@ -174,7 +174,7 @@ def test_the_bundled_configs_are_read():
 def test_the_system_is_told_by_the_file_and_its_tables_are_its_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('system = "vidrd"\n[train]\nsteps = 1\nbatch = 1\n[model]\ntokens = 3\n')
-    with pytest.raises(ConfigError, match=r"model\.tokens is unknown; known are conv_layers"):
+    with pytest.raises(ConfigError, match=r"model\.tokens is unknown; the keys are conv_layers"):
         registry.read(path)
     path.write_text('system = "vidrid"\n[train]\nsteps = 1\nbatch = 1\n')
     with pytest.raises(ConfigError, match="system is 'vidrid'; use one of harivo, vidrd, vidrd_decoder"):
