@@ -39,8 +39,8 @@ def run_demo(options: argparse.Namespace, _rest: list[str]) -> int:
         ".api"
     )
     cpu = options.cpu or not host.has_accelerator()
-    given = host.models_options(options.models)
-    print(demo.make(host, name, prompt, options.output.resolve(), port=options.port, cpu=cpu, options=given))
+    server_options = host.models_options(options.models)
+    print(demo.make(host, name, prompt, options.output.resolve(), port=options.port, cpu=cpu, options=server_options))
     return 0
 
 
@@ -49,9 +49,9 @@ def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
     host = comfyui.find(options.comfyui)
     base = cache_folder() / "serve" / digest(str(ROOT))
     cpu = options.cpu or not host.has_accelerator()
-    given = ("--output-directory", str(ROOT / "output"), *host.models_options(options.models), *rest)
+    server_options = ("--output-directory", str(ROOT / "output"), *host.models_options(options.models), *rest)
     with lock(base.with_suffix(".lock"), "this checkout is being served already; use that one, or end it", wait=False):
-        server = Server(host.folder, host.python, base, port=options.port, cpu=cpu, options=given)
+        server = Server(host.folder, host.python, base, port=options.port, cpu=cpu, options=server_options)
         print(f"starting ComfyUI ({'CPU' if cpu else 'GPU'}); log: {server.log}", flush=True)
         try:
             server.start()

@@ -1,7 +1,7 @@
-"""The pictures on the cards of the template browser.
+"""The images on the cards of the template browser.
 
-ComfyUI asks for `<name of the template>.jpg` and for no other type. Browsers go by the content of an image and not by
-its name, so the file may hold an animated WebP, which moves on the card.
+ComfyUI only requests `<name of the template>.jpg`. Browsers recognise an image by its content and not by its name, so
+the file may contain an animated WebP, which moves on the card.
 """
 
 from pathlib import Path
@@ -9,21 +9,21 @@ from pathlib import Path
 import av
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 256  # pixels; a card shows no more
+SIDE = 256  # pixels; the size of a card
 MOST = 24  # frames
 QUALITY, TEXT_QUALITY = 55, 85
 BACK, STRONG, WEAK = "#1b1d22", "#f2f2f2", "#9aa0aa"
 
 
 def save_moving(video: Path, path: Path) -> None:
-    """The video, small; of a long one equally spaced frames."""
+    """Write a small version of a video, with evenly spaced frames if the video is long."""
     with av.open(str(video)) as opened:
         frames = [frame.to_image() for frame in opened.decode(video=0)]
         rate = float(opened.streams.video[0].average_rate or 8)
     count = min(MOST, len(frames))
-    chosen = [frames[i * (len(frames) - 1) // max(1, count - 1)] for i in range(count)]
+    samples = [frames[i * (len(frames) - 1) // max(1, count - 1)] for i in range(count)]
     # the pocket's pixels are enlarged without smoothing in the video, and stay so
-    first, *rest = [frame.resize((SIDE, SIDE), Image.Resampling.NEAREST) for frame in chosen]
+    first, *rest = [frame.resize((SIDE, SIDE), Image.Resampling.NEAREST) for frame in samples]
     options = {"quality": QUALITY, "method": 6, "loop": 0, "duration": round(1000 / rate)}
     first.save(path, format="WEBP", save_all=True, append_images=rest, **options)
 

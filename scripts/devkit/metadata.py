@@ -1,4 +1,4 @@
-"""What a shared graph tells its receiver: the pack and the version of every node, and where the model files are.
+"""The metadata of shared graphs: the pack and the version of every node, and the download addresses of model files.
 
 ComfyUI's editor reads the properties of a node: `cnr_id` and `ver`, to offer the pack of a missing node, and `models`,
 to offer the download of a missing file. The names of the fields are those of its workflow format.
@@ -38,9 +38,9 @@ def describe(graph: dict[str, Any]) -> None:
     for node in nodes_of(graph):
         pack = PACK if node["type"].startswith(OURS) else CORE
         models = [MODELS[value] for value in _values(node) if value in MODELS]
-        ours = {"cnr_id": pack, "ver": versions[pack]} | ({"models": models} if models else {})
+        properties = {"cnr_id": pack, "ver": versions[pack]} | ({"models": models} if models else {})
         others = {name: value for name, value in node["properties"].items() if name not in ("cnr_id", "ver", "models")}
-        node["properties"] = others | ours
+        node["properties"] = others | properties
 
 
 def nodes_of(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:

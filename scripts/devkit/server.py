@@ -49,9 +49,9 @@ def spare_threads() -> dict[str, str]:
     if "OMP_NUM_THREADS" in os.environ or not hasattr(os, "getloadavg"):
         return {}
     cores = os.cpu_count() or 1
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    spare = max(1, round(ours * (1 - os.getloadavg()[0] / cores)))
-    return {"OMP_NUM_THREADS": str(spare)} if spare < ours else {}
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    spare = max(1, round(available * (1 - os.getloadavg()[0] / cores)))
+    return {"OMP_NUM_THREADS": str(spare)} if spare < available else {}
 
 
 class Server:

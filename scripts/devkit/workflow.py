@@ -53,15 +53,15 @@ def names() -> list[str]:
     return list(templates())
 
 
-def short_name(given: str) -> str | None:
-    """The bundled workflow that is meant by a short name or a title, with or without the number in front of it."""
-    plain = lambda text: re.sub(r"^\d+[ _]|[^a-z0-9.]+", " ", text.lower()).strip()  # noqa: E731
-    meant = [name for name, t in templates().items() if plain(given) in (plain(name), plain(t.title))]
-    return meant[0] if meant else None
+def short_name(text: str) -> str | None:
+    """The bundled workflow with this name or title, with or without its leading number; None if there is none."""
+    plain = lambda name: re.sub(r"^\d+[ _]|[^a-z0-9.]+", " ", name.lower()).strip()  # noqa: E731
+    matches = [name for name, t in templates().items() if plain(text) in (plain(name), plain(t.title))]
+    return matches[0] if matches else None
 
 
 def load(name: str) -> dict:
-    """The API form of a bundled workflow, or of a file of the user's."""
+    """The API form of a bundled workflow, or of the user's own file."""
     bundled = short_name(name)
     path = templates()[bundled].api_file if bundled else Path(name)
     if not path.is_file():
