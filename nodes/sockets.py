@@ -2,6 +2,10 @@
 
 from comfy_api.latest import io
 
+# those of the shared inputs stand beside them: nodes/render imports nothing from here
+from .render.widgets import OutputOptions as OutputOptions
+from .render.widgets import RenderAgain as RenderAgain
+
 CATEGORY = "StillMotion"
 ArtvModel = io.Custom("STILLMOTION_ARTV")
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
@@ -10,8 +14,6 @@ RetentionBranch = io.Custom("STILLMOTION_RETENTION_BRANCH")
 Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")
 StagePrompts = io.Custom("STILLMOTION_STAGE_PROMPTS")
-RenderAgain = io.Custom("STILLMOTION_RENDER_AGAIN")
-OutputOptions = io.Custom("STILLMOTION_OUTPUT_OPTIONS")
 ReuseOptions = io.Custom("STILLMOTION_REUSE_OPTIONS")
 ArtvOptions = io.Custom("STILLMOTION_ARTV_OPTIONS")
 StageOptions = io.Custom("STILLMOTION_STAGE_OPTIONS")

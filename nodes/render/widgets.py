@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from ...model_patches.comfy_host.video.shared import SAMPLERS, SCHEDULERS
 from ...model_patches.vidrd.reuse import RULES
-from ..sockets import OutputOptions, RenderAgain
 from .base import Request
 from .options import ReuseOptions
+
+OutputOptions = io.Custom("STILLMOTION_OUTPUT_OPTIONS")
+RenderAgain = io.Custom("STILLMOTION_RENDER_AGAIN")
 
 
 def seed(tooltip: str = "Seed of all noise. Another seed gives another video.", *, advanced: bool = False) -> Any:
