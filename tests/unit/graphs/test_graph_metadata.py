@@ -8,7 +8,7 @@ import pytest
 from devkit import metadata, workflow
 from devkit.files import PACK
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SHORT = {template.editor_file: template.name for template in workflow.templates().values()}
 FORMS = {SHORT.get(path, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in metadata.editor_forms()}

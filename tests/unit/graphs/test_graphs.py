@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from devkit import dreamvideo, workflow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GRAPHS = {name: build() for name, build in dreamvideo.GRAPHS.items()}
 
 
