@@ -149,16 +149,18 @@ def adopt(args: argparse.Namespace) -> None:
     """Before any stage runs: use the networks of --start as complete stages of the run, once."""
     from .pocket.stages import Stages
 
-    stages = Stages(args.out, {}, tokenizer_folder(args.tokenizer))
+    stages = Stages(args.out, recipe(args.recipe, args.set), tokenizer_folder(args.tokenizer))
     if not stages.done("vae").exists():
         stages.adopt(args.start)
 
 
 def encode_lora_frames(args: argparse.Namespace) -> None:
     """Encode the LoRA's frames, once, before further processes start."""
+    from .data.worlds import world_of
     from .pocket.lora import encode
 
-    encode(args.out, recipe(args.recipe, args.set)["lora"], args.pocket)
+    tables = recipe(args.recipe, args.set)
+    encode(args.out, tables["lora"], args.pocket, world_of(tables))
 
 
 def run_pocket(args: argparse.Namespace) -> None:

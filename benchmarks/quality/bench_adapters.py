@@ -46,7 +46,7 @@ class Pictures:
     def __init__(self, host: PocketHost, judge, clips: list[sprites.Clip]) -> None:
         self.host, self.judge, self.clips = host, judge, clips
         times = [i % FRAMES / (FRAMES - 1) for i in range(len(clips))]
-        self.truth = torch.cat([sprites.sprite_mask(c, [t]) for c, t in zip(clips, times, strict=True)])
+        self.truth = torch.cat([sprites.mask(c, [t]) for c, t in zip(clips, times, strict=True)])
         self.rendered = torch.cat([sprites.render(c, [t]) for c, t in zip(clips, times, strict=True)])
 
     def draw(self, model=None, hints: Tensor | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class Clips:
 
     def __init__(self, host: PocketHost, judge, clips: list[sprites.Clip]) -> None:
         self.host, self.judge, self.clips = host, judge, clips
-        self.truth = [sprites.sprite_mask(c, sprites.frame_times(FRAMES)) for c in clips]
+        self.truth = [sprites.mask(c, sprites.frame_times(FRAMES)) for c in clips]
 
     def draw(self, model, frames: str = "") -> Tensor:
         """The frames of all clips in order, (clips * 16, 3, 64, 64); `frames`: the frames that get a hint."""

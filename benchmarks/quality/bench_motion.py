@@ -23,7 +23,7 @@ from ...evaluation.scores.clips import frame_difference
 from ...evaluation.scores.score import MOVING, Sample, joined, score
 from ...evaluation.scores.statistics import Interval
 from ...training.ablations.jobs import MOTIONS
-from ...training.data import sprites
+from ...training.data.worlds import named
 from ...training.metrics import judging
 from ..common.pocket_host import JUDGE, MOTION, POCKET, VIDEO_JUDGE, PocketHost
 from ..common.report import finish
@@ -34,17 +34,15 @@ def measure(
 ) -> tuple[Sample, list[float], Sample]:
     """Judged clips, frame differences of the first `without` clips without temporal layers, and judged ground truth."""
     torch.set_num_threads(1)
-    host, judge, (video_judge, _) = (
-        PocketHost(files["pocket"]),
-        load_judge(files["judge"]),
-        load_video_judge(VIDEO_JUDGE),
-    )
+    host, judge = PocketHost(files["pocket"]), load_judge(files["judge"])
+    video_judge, _ = load_video_judge(files["video_judge"])
+    world = named(judge.world)
     model, plain, start_time = host.motion(files["motion"], frames=FRAMES), [], time.monotonic()
-    prompts = sprites.held_out(count, motions=MOTIONS, first=first)
+    prompts = world.held_out(count, motions=MOTIONS, first=first)
 
     def clips():
         for i, prompt in enumerate(prompts):
-            text = [sprites.caption(prompt)]
+            text = [world.caption(prompt)]
             yield host.decode(host.sample(model, text, frames=FRAMES, seed=seed + first + i))
             if i < without:
                 still = host.decode(host.sample(host.model, text, frames=FRAMES, seed=seed + first + i))
@@ -52,7 +50,7 @@ def measure(
             print(f"clip {first + i + 1}: {time.monotonic() - start_time:.0f} s", flush=True)
 
     sample = judging.sample(clips(), prompts, judge, video_judge)
-    return sample, plain, judging.sample(judging.rendered(prompts), prompts, judge, video_judge)
+    return sample, plain, judging.sample(judging.rendered(prompts, world=world), prompts, judge, video_judge)
 
 
 def main() -> None:
@@ -63,10 +61,10 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE)):
+    for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE), ("video-judge", VIDEO_JUDGE)):
         parser.add_argument(f"--{name}", type=Path, default=path)
     args = parser.parse_args()
-    files = {"pocket": args.pocket, "motion": args.motion, "judge": args.judge}
+    files = {"pocket": args.pocket, "motion": args.motion, "judge": args.judge, "video_judge": args.video_judge}
     share = -(-args.prompts // args.processes)
     parts = [(min(share, args.prompts - i), i) for i in range(0, args.prompts, share)]
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
@@ -75,7 +73,7 @@ def main() -> None:
     sample, truth = joined([part for part, _, _ in results]), joined([part for _, _, part in results])
     plain = [d for _, part, _ in results for d in part]
     pairs = [r.difference for part, without, _ in results for r in part.readings[: len(without)]]
-    real = judging.reference(load_video_judge(VIDEO_JUDGE)[0], motions=MOTIONS, after=args.prompts)
+    real = judging.reference(load_video_judge(args.video_judge)[0], motions=MOTIONS, after=args.prompts)
     print_directions(sample)
     figures = report(score(sample, real), score(truth, real))
     ratio = sum(pairs) / len(pairs) / (sum(plain) / len(plain)) if plain else float("nan")

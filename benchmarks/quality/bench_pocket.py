@@ -11,16 +11,24 @@ from pathlib import Path
 import torch
 
 from ...evaluation.judges.judge import LABELS, load_judge
-from ...training.data import sprites
-from ...training.pocket.judge import label_indices
+from ...training.data.worlds import World, named
+from ...training.pocket.judge import MIN_VISIBLE, label_indices
 from ..common.pocket_host import JUDGE, POCKET, PocketHost
 from ..common.report import finish
 
 
-def accuracy(judge, pictures: torch.Tensor, clips: list[sprites.Clip]) -> dict[str, float]:
+def accuracy(judge, pictures: torch.Tensor, clips: list, world: World) -> dict[str, float]:
     verdict = judge(pictures)
-    truth = torch.tensor([label_indices(c) for c in clips])
+    truth = torch.tensor([label_indices(c, world) for c in clips])
     return {name: (verdict.labels(name) == truth[:, i]).float().mean().item() for i, name in enumerate(LABELS)}
+
+
+def visible_time(world: World, clip, frame: int) -> float:
+    """The time of a frame, or of the next one in which the clip's subject is visible."""
+    times = [(frame + i) % 16 / 15 for i in range(16)]
+    return next(
+        (t for t, share in zip(times, world.visible(clip, times), strict=True) if share >= MIN_VISIBLE), times[0]
+    )
 
 
 def main() -> None:
@@ -31,18 +39,20 @@ def main() -> None:
     for name, path in (("pocket", POCKET), ("judge", JUDGE)):
         parser.add_argument(f"--{name}", type=Path, default=path)
     args = parser.parse_args()
-    host, judge, clips = PocketHost(args.pocket), load_judge(args.judge), sprites.held_out(args.prompts)
-    real = torch.cat([sprites.render(c, [i % 16 / 15]) for i, c in enumerate(clips)])
+    host, judge = PocketHost(args.pocket), load_judge(args.judge)
+    world = named(judge.world)
+    clips = world.held_out(args.prompts)
+    real = torch.cat([world.render(c, [visible_time(world, c, i % 16)]) for i, c in enumerate(clips)])
     with torch.inference_mode():
         reconstruction = host.decode(host.vae.encode(real.permute(0, 2, 3, 1)))
-    truth, ceiling = accuracy(judge, real, clips), accuracy(judge, reconstruction, clips)
+    truth, ceiling = accuracy(judge, real, clips, world), accuracy(judge, reconstruction, clips, world)
     start_time, pictures = time.monotonic(), []
     for first in range(0, len(clips), args.batch):
         part = clips[first : first + args.batch]
-        texts = [sprites.caption(c) for c in part]
+        texts = [world.caption(c) for c in part]
         pictures.append(host.decode(host.sample(host.model, texts, seed=args.seed + first)))
         print(f"{first + len(part)} of {len(clips)} images, {time.monotonic() - start_time:.0f} s", flush=True)
-    scores = accuracy(judge, torch.cat(pictures), clips)
+    scores = accuracy(judge, torch.cat(pictures), clips, world)
     print("judge on rendered frames  ", truth)
     print("judge after autoencoder   ", ceiling)
     print("judge on generated        ", scores)

@@ -4,15 +4,19 @@ It is trained on rendered ground truth alone (never on anything generated), so i
 the models it judges. Shapes: n frames, h = w = 64; images are RGB in 0..1.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 LABELS = ("colour", "shape", "background")
+FIRST_WORLD, FIRST_SIZES = "sprites", {"colour": 8, "shape": 8, "background": 6}  # of files whose header is silent
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,15 @@ def _layer(c_in: int, c_out: int, stride: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """A small convolutional net whose mask says where its shape and colour heads look."""
+    """A small convolutional net whose mask says where its shape and colour heads look.
 
-    def __init__(self, colours: int, shapes: int, backgrounds: int) -> None:
+    sizes: how many classes each label has; world: the name of the drawn world that they are of.
+    """
+
+    def __init__(self, sizes: Mapping[str, int] = FIRST_SIZES, world: str = FIRST_WORLD) -> None:
         super().__init__()
+        self.world, self.classes = world, {name: sizes[name] for name in LABELS}
+        colours, shapes, backgrounds = self.classes.values()
         self.fine = nn.Sequential(_layer(3, 24, 1), _layer(24, 32, 2))
         self.middle = nn.Sequential(_layer(32, 48, 2), _layer(48, 48, 1))
         self.coarse = nn.Sequential(_layer(48, 96, 2), _layer(96, 96, 1))
@@ -77,12 +86,16 @@ def _pooled(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def save_judge(judge: Judge, path: Path) -> None:
-    save_file(
-        {k: v.contiguous() for k, v in judge.state_dict().items()}, path, {"format": "stillmotion/1", "system": "judge"}
-    )
+    header = {"format": "stillmotion/1", "system": "judge", "world": judge.world, "classes": json.dumps(judge.classes)}
+    save_file({k: v.contiguous() for k, v in judge.state_dict().items()}, path, header)
 
 
-def load_judge(path: Path, colours: int = 8, shapes: int = 8, backgrounds: int = 6) -> Judge:
-    judge = Judge(colours, shapes, backgrounds)
-    judge.load_state_dict(load_file(path))
+def load_judge(path: Path) -> Judge:
+    """The judge of a file, with the classes of the world that its header names."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    sizes = json.loads(header["classes"]) if "classes" in header else FIRST_SIZES
+    judge = Judge(sizes, header.get("world", FIRST_WORLD))
+    judge.load_state_dict(weights)
     return judge.eval().requires_grad_(False)

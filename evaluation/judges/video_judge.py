@@ -7,7 +7,7 @@ Shapes: n clips, f frames, h = w = 64; images are RGB in 0..1.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,10 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .judge import FIRST_WORLD
+
 SYSTEM = "video_judge"
 FRAMES = 16
 FEATURES = 64
-CLASSES = {"motion": 6, "speed": 3, "order": 2, "colour": 8, "shape": 8, "background": 6, "size": 3}
+# classes of the first world, of whose judge the header says nothing
+FIRST_SIZES = {"motion": 6, "speed": 3, "order": 2, "colour": 8, "shape": 8, "background": 6, "size": 3}
 
 
 class Spatial(nn.Module):
@@ -50,8 +53,11 @@ class Temporal(nn.Module):
 
 
 class VideoJudge(nn.Module):
-    def __init__(self) -> None:
+    """sizes: how many classes each label has; world: the name of the drawn world that they are of."""
+
+    def __init__(self, sizes: Mapping[str, int] = FIRST_SIZES, world: str = FIRST_WORLD) -> None:
         super().__init__()
+        self.world, self.classes = world, dict(sizes)
         self.trunk = nn.ModuleList(  # 64 -> 16 -> 8 pixels, 16 -> 8 -> 4 frames
             [
                 nn.Sequential(Spatial(3, 48, kernel=6, stride=4), Temporal(48, 1)),
@@ -60,7 +66,7 @@ class VideoJudge(nn.Module):
             ]
         )
         self.embed = nn.Linear(2 * (48 + 64 + 96), FEATURES)
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in CLASSES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in self.classes.items()})
 
     def features(self, clips: Tensor) -> Tensor:
         """(n, f, 3, 64, 64) -> (n, 64): the layer below the heads."""
@@ -94,6 +100,7 @@ def save_video_judge(judge: VideoJudge, path: Path, accuracy: dict[str, float]) 
     """Half precision; `accuracy` (label -> share, on held-out rendered clips) goes into the header."""
     weights = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
     header = {"format": "stillmotion/1", "system": SYSTEM, "accuracy": json.dumps(accuracy)}
+    header |= {"world": judge.world, "classes": json.dumps(judge.classes)}
     save_file(weights, path, header)
 
 
@@ -104,6 +111,7 @@ def load_video_judge(path: Path) -> tuple[VideoJudge, dict[str, float]]:
         if header.get("system") != SYSTEM:
             raise ValueError(f"{path} is no video judge but {header.get('system', 'a file without our header')!r}")
         weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  no mapping
-    judge = VideoJudge()
+    sizes = json.loads(header["classes"]) if "classes" in header else FIRST_SIZES
+    judge = VideoJudge(sizes, header.get("world", FIRST_WORLD))
     judge.load_state_dict(weights)
     return judge.eval().requires_grad_(False), json.loads(header["accuracy"])

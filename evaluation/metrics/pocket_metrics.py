@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..judges.judge import LABELS, Judge
-from ..judges.video_judge import CLASSES, FEATURES, FRAMES, VideoJudge
+from ..judges.video_judge import FEATURES, FRAMES, VideoJudge
 from ..scores.statistics import Interval
 from .first_frame import first_frame_ssim
 from .video_metrics import CAPTION, GIVEN, REFERENCE, Film, Metric, distance, enough, fitted, given, score_of
 
 SIZE = 64
-OF_SCORE = ("motion", "colour", "shape")  # heads whose joint classes the score counts: 6 x 8 x 8
+OF_SCORE = ("motion", "colour", "shape")  # heads whose joint classes the score counts
 LAYOUT: dict[str, Any] = {"size": SIZE, "range": "0..1", "channels": "RGB"}
 Labels = Callable[[str], Mapping[str, int]]  # what a caption says: label of the judge -> class
 
@@ -58,7 +58,7 @@ class PocketInceptionScore(Metric):
 
     def __init__(self, judge: VideoJudge) -> None:
         self.judge = judge
-        classes = " x ".join(f"{CLASSES[name]} {name}s" for name in OF_SCORE)
+        classes = " x ".join(f"{judge.classes[name]} {name}s" for name in OF_SCORE)
         self.layout = LAYOUT | {"network": "video judge", "classes": classes, "splits": 1}
 
     @torch.no_grad()

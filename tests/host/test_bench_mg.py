@@ -32,7 +32,7 @@ def files(tmp_path_factory):
     config = MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=1, heads=4)
     motion = MotionModel(config).state_dict()
     checkpoint.save(folder / "motion.safetensors", system="motion", config=config.to_dict(), weights=motion)
-    save_judge(Judge(8, 8, 6), folder / "judge.safetensors")
+    save_judge(Judge(), folder / "judge.safetensors")
     return folder
 
 

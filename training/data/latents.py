@@ -1,6 +1,6 @@
 """Latents of clips, encoded once: shards `clips-NNNNNN.safetensors` with (n, t, 4, h, w) in half precision.
 
-Clip `i` of a cache of drawn clips is `sprites.clip(seed, i)` at the t frame times of a whole clip, so captions and
+Clip `i` of a cache of drawn clips is `clip(seed, i)` of their world at the t frame times of a clip, so captions and
 ground truth need no file. For clips of video files the header holds the captions, and the shard also holds the first
 frames as `images`, (n, 3, H, W) in bytes. The header also holds the hash of the autoencoder: latents that were encoded
 by another autoencoder are refused.
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from ...model_patches.files import write_tensors
 from ..plans.common import DataTable
 from ..plans.errors import ConfigError
-from . import selection, sprites
+from . import selection
+from .worlds import SPRITES, World, named
 
 log = logging.getLogger(__name__)
 
 NAME, IMAGES = "latents", "images"  # names of the tensors in a shard
+MIN_VISIBLE = 0.5  # visible share of the subject in a frame that its caption describes
 
 
 class Shards:
@@ -68,6 +70,7 @@ class Latents:
     digest: str = ""  # hash of the shards' content
     subset: frozenset[int] | None = None  # the clips used for training; None means all
     images: Tensor | Shards | None = None  # (n, 3, H, W) bytes: first frames of video clips, if they were stored
+    world_name: str = SPRITES.NAME  # of drawn clips
 
     def __len__(self) -> int:
         return len(self.values)
@@ -77,8 +80,20 @@ class Latents:
         """Shape of the latent of one frame: (4, h, w)."""
         return (self.values.shape[2], self.values.shape[3], self.values.shape[4])
 
-    def clip(self, i: int) -> sprites.Clip:
-        return sprites.clip(self.seed, i)
+    @property
+    def world(self) -> World:
+        return named(self.world_name)
+
+    def clip(self, i: int) -> Any:
+        """The specification of a drawn clip."""
+        return self.world.clip(self.seed, i)
+
+    def frames_with_subject(self, i: int) -> list[int]:
+        """The frames of clip i in which its subject is visible; all frames of a video clip."""
+        if self.captions:
+            return list(range(len(self.times)))
+        shares = self.world.visible(self.clip(i), self.times)
+        return [frame for frame, share in enumerate(shares) if share >= MIN_VISIBLE]
 
     def at_rest(self, i: int) -> bool:
         """Whether clip i is a drawn clip whose sprite does not move."""
@@ -91,7 +106,7 @@ class Latents:
 
     def caption(self, i: int, rng: random.Random) -> str:
         """A random wording of a drawn clip's caption, or the caption of a video clip."""
-        return self.captions[i] if self.captions else sprites.caption(self.clip(i), rng)
+        return self.captions[i] if self.captions else self.world.caption(self.clip(i), rng)
 
     def wording(self, i: int, key: str, drop: float) -> str:
         """A caption of clip i, or "" with probability `drop`: a pure function of the key."""
@@ -113,7 +128,7 @@ class Latents:
         Raises ValueError when it was not stored, or was stored at another size.
         """
         if not self.captions:
-            return sprites.render(self.clip(i), self.times[:1], size=size)[0]
+            return self.world.render(self.clip(i), self.times[:1], size=size)[0]
         if self.images is None or self.images.shape[-1] != size:
             raise ValueError(f"these latents hold no first frames of {size} x {size} pixels; encode the clips again")
         return self.images[i].float() / 255
@@ -145,15 +160,17 @@ def encode(
     scale: float,
     size: int = 64,
     style: str = "plain",
+    world: World = SPRITES,
 ) -> None:
-    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in one of the styles of `sprites`."""
+    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in a style of their world."""
     values = []
     for i in range(first, first + count):
-        frames = sprites.render(sprites.clip(seed, i), times, size=size, style=style) * 2 - 1
+        frames = world.render(world.clip(seed, i), times, size=size, style=style) * 2 - 1
         values.append(encode_frames(vae, frames, scale))
         if (i - first + 1) % 200 == 0:
             log.info("encoded %d of %d clips", i - first + 1, count)
     header = {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
+    header |= {} if world is SPRITES else {"world": world.NAME}
     write(path, values, vae, header | ({} if style == "plain" else {"style": style}))
 
 
@@ -254,7 +271,8 @@ def read(folder: Path, vae: nn.Module) -> Latents:
     captions = [caption for *_, header in shards for caption in json.loads(header.get("captions", "[]"))]
     header = shards[-1][3]
     times = [float(t) for t in header["times"].split(",")]
-    return Latents(values, times, int(header["seed"]), captions, digest.hexdigest()[:16], images=images)
+    world, known = header.get("world", SPRITES.NAME), digest.hexdigest()[:16]
+    return Latents(values, times, int(header["seed"]), captions, known, images=images, world_name=world)
 
 
 def _check_shards(folder: Path, starts: list[int], shapes: list[tuple[int, ...]]) -> None:

@@ -10,6 +10,7 @@ Shapes: f frames, h height, w width; images are float RGB in 0..1.
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,15 @@ EVALUATION = 99_000  # seed of the held-out prompts
 HELD_OUT = 10  # one in ten combinations of colour, shape, background and motion is reserved for evaluation
 PUFFS = {"slow": 1, "normal": 2, "fast": 3}
 PUFF_RADIUS, PUFF_FIRST, PUFF_STEP = 0.28, 1.38, 0.62  # in sprite radii; distances are measured back from the centre
+NAME = "sprites"
+CLASSES: dict[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "background": tuple(BACKGROUNDS),
+    "motion": tuple(MOTIONS),
+    "speed": tuple(SPEEDS),
+    "size": tuple(SIZES),
+}
 STYLES = ("plain", "glow")  # glow: the sprite tints the background around it with its own colour
 GLOW, GLOW_REACH = 0.55, 0.8  # opacity of the glow at the outline; distance in sprite radii over which it falls to 1/e
 
@@ -194,6 +204,42 @@ def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True)
     return " ".join(part for part in parts if part)
 
 
+def attributes(clip: Clip) -> dict[str, str]:
+    return {
+        "colour": clip.sprite.colour,
+        "shape": clip.sprite.shape,
+        "background": clip.background,
+        "motion": clip.motion,
+        "speed": clip.speed,
+        "size": clip.size,
+    }
+
+
+def wording(clip: Clip, rng: random.Random | None = None) -> tuple[str, dict[str, str]]:
+    """A caption, and the attributes that it mentions; `second`: the colour of the second sprite, or "none"."""
+    text, values = caption(clip, rng), attributes(clip)
+    names = ["colour", "shape", "size"]
+    names += ["background"] if any(phrase in text for phrase in BACKGROUNDS[clip.background]) else []
+    if any(phrase in text for phrase in MOTIONS[clip.motion]):
+        names += ["motion"] if clip.motion == "still" else ["motion", "speed"]
+    second = clip.second[0].colour if clip.second else "none"
+    return text, {name: values[name] for name in names} | {"second": second}
+
+
+def phrases() -> dict[str, list[tuple[str, int]]]:
+    """Phrases of captions that name a colour, a shape or a background, each with the number of its class."""
+    return {
+        "colour": [(colour, i) for i, colour in enumerate(COLOURS)],
+        "shape": [(shape, i) for i, shape in enumerate(SHAPES)],
+        "background": [(words, i) for i, texts in enumerate(BACKGROUNDS.values()) for words in texts],
+    }
+
+
+def visible(_clip: Clip, times: Sequence[float]) -> list[float]:
+    """A sprite is always in the picture."""
+    return [1.0] * len(times)
+
+
 def vocabulary() -> list[str]:
     """Every word that a caption can contain."""
     lists = [*BACKGROUNDS.values(), *MOTIONS.values(), *SPEEDS.values(), *SIZES.values(), PREFIXES]
@@ -205,7 +251,7 @@ def frame_times(frames: int) -> list[float]:
     return [i / (frames - 1) for i in range(frames)] if frames > 1 else [0.0]
 
 
-def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True, style: str = "plain") -> Tensor:
+def render(clip: Clip, times: Sequence[float], *, size: int = 64, cue: bool = True, style: str = "plain") -> Tensor:
     """Frames at the given clip times: (f, 3, h, w) in 0..1. Raises ValueError for a style that is not in STYLES."""
     if style not in STYLES:
         raise ValueError(f"there is no style {style!r}; use one of {', '.join(STYLES)}")
@@ -221,12 +267,12 @@ def render(clip: Clip, times: list[float], *, size: int = 64, cue: bool = True, 
     return _paint(frames, clip.sprite, places).clamp(0, 1)
 
 
-def sprite_mask(clip: Clip, times: list[float], *, size: int = 64) -> Tensor:
+def mask(clip: Clip, times: Sequence[float], *, size: int = 64) -> Tensor:
     """Coverage of each pixel by the sprite, without its trail: (f, 1, h, w) in 0..1."""
     return _coverage(clip.sprite, [position(clip, t) for t in times], size)
 
 
-def _paint_trail(frames: Tensor, clip: Clip, times: list[float]) -> Tensor:
+def _paint_trail(frames: Tensor, clip: Clip, times: Sequence[float]) -> Tensor:
     puff = Sprite(clip.sprite.colour, "circle", clip.sprite.radius * PUFF_RADIUS, clip.sprite.tint)
     length = 4 * math.pi * _circle(clip) if clip.motion == "circling" else 1.0  # path per unit of TRAVEL
     for i in range(PUFFS[clip.speed]):
@@ -260,12 +306,12 @@ def _light_up(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]])
 
 def _paint(frames: Tensor, sprite: Sprite, places: list[tuple[float, float]], opacity: float = 1.0) -> Tensor:
     size = frames.shape[-1]
-    mask = _coverage(sprite, places, size) * opacity
+    cover = _coverage(sprite, places, size) * opacity
     _, gy = _axes(size)
     py = torch.tensor(places)[:, 1].view(-1, 1, 1, 1)
     light = 1.06 - 0.18 * ((gy - py) / sprite.radius).clamp(-1, 1)  # brighter at the top, so that it looks solid
     colour = (torch.tensor(COLOURS[sprite.colour]) + sprite.tint).view(1, 3, 1, 1)
-    return frames * (1 - mask) + colour * light * mask
+    return frames * (1 - cover) + colour * light * cover
 
 
 def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from .task import Task
 
 log = logging.getLogger(__name__)
 
-ADDED = {"train.beta2": "0.99"}  # settings that older states do not contain, and the values they had
+# settings that older states do not contain, and the values they had
+ADDED = {"train.beta2": "0.99", "data.world": "sprites", "vae.crop": "32", "vae.anywhere": "0.0"}
 RENAMED = {"train.decay": "train.lr_decay_share", "train.clip": "train.grad_clip"}  # names in older states
 FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}  # may change when a run resumes
 Average = dict[str, Tensor]
@@ -259,7 +260,8 @@ def check_identity(
     old: Mapping[str, str], new: Mapping[str, str], state_folder: Path, allow: Collection[str] = ()
 ) -> None:
     """Raise ChangedRun, naming every entry that differs and is not in `allow`."""
-    old = ADDED | {RENAMED.get(name, name): value for name, value in old.items()}
+    old = {RENAMED.get(name, name): value for name, value in old.items()}
+    old = {name: value for name, value in ADDED.items() if name in new} | old
     differences = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
     errors = [n for n in differences if n not in allow or n == "model"]
     if not errors:

@@ -8,7 +8,7 @@ from functools import cache
 from ...evaluation.judges.video_judge import FRAMES
 from ...evaluation.metrics import pocket_metrics
 from ...evaluation.metrics.video_metrics import Film, Metric
-from ..data import sprites
+from ..data.worlds import named
 from . import judging
 from .watching import Watched
 
@@ -42,7 +42,10 @@ def labels_of(caption: str) -> dict[str, int]:
     True
     """
     text = f" {' '.join(caption.lower().replace(',', ' ').split())} "
-    places = {name: [(text.find(f" {phrase} "), i) for phrase, i in words] for name, words in _phrases().items()}
+    places = {
+        name: [(text.find(f" {phrase} "), i) for phrase, i in words]
+        for name, words in named(_judge().world).phrases().items()
+    }
     first = {name: min((at, i) for at, i in hits if at >= 0) for name, hits in places.items() if _hit(hits)}
     return {name: i for name, (_, i) in first.items()}
 
@@ -60,17 +63,10 @@ def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> Watched:
 
 
 def _films(count: int) -> Iterator[Film]:
-    prompts = sprites.held_out(count)
-    for prompt, clip in zip(prompts, judging.rendered(prompts, FRAMES), strict=True):
-        yield Film(sprites.caption(prompt), (clip * 255).round().byte())
-
-
-def _phrases() -> dict[str, list[tuple[str, int]]]:
-    return {
-        "colour": [(colour, i) for i, colour in enumerate(sprites.COLOURS)],
-        "shape": [(shape, i) for i, shape in enumerate(sprites.SHAPES)],
-        "background": [(words, i) for i, said in enumerate(sprites.BACKGROUNDS.values()) for words in said],
-    }
+    world = named(_video_judge().world)
+    prompts = world.held_out(count)
+    for prompt, clip in zip(prompts, judging.rendered(prompts, FRAMES, world), strict=True):
+        yield Film(world.caption(prompt), (clip * 255).round().byte())
 
 
 def _hit(hits: list[tuple[int, int]]) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import Pocket
 from ...model_patches.pocket import CONTROL_SYSTEM, compact_control
-from ..data import latents, sprites
+from ..data import latents
 from ..data.latents import Latents
 from ..engine.loop import first_process, sample_generator
 from ..plans.run import TrainTable
@@ -74,7 +74,8 @@ class ControlTask(AdapterTask):
         number, frame = place(self.latents, self.seed, k)
         clip, times = self.latents.clip(number), [self.latents.times[frame]]
         sketch = torch.rand((), generator=sample_generator(self.seed, k, 1)) < self.sketch_share
-        return sprites.sprite_mask(clip, times).repeat(1, 3, 1, 1) if sketch else sprites.render(clip, times)
+        world = self.latents.world
+        return world.mask(clip, times).repeat(1, 3, 1, 1) if sketch else world.render(clip, times)
 
 
 def train(

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from ...model_patches import checkpoint
 from ...model_patches.diffusers_host.pocket import Pocket
 from ...model_patches.pocket import SCALE
-from ..data import latents, sprites
+from ..data import latents
 from ..data.latents import Latents
+from ..data.sprites import frame_times
+from ..data.worlds import SPRITES, World
 from ..engine.loop import first_process
 from ..plans.run import TrainTable
 from .adapters import AdapterTask, base_of, fit_beside
@@ -69,14 +71,15 @@ def shards(out: Path, table: dict[str, Any]) -> Path:
     return out / f"latents_{table['style']}"
 
 
-def encode(out: Path, table: dict[str, Any], pocket: Path | None) -> None:
+def encode(out: Path, table: dict[str, Any], pocket: Path | None, world: World = SPRITES) -> None:
     """Encode the clips in the LoRA's style into shards below `out`; shards that exist already are kept."""
     vae = base_of(pocket).vae
-    times = sprites.frame_times(table["frames"])
+    times = frame_times(table["frames"])
     for first in range(0, table["clips"], SHARD):
         path, count = shards(out, table) / f"clips-{first:06d}.safetensors", min(SHARD, table["clips"] - first)
         if not path.exists():
-            latents.encode(vae, path, first=first, count=count, times=times, seed=0, scale=SCALE, style=table["style"])
+            options = {"times": times, "seed": 0, "scale": SCALE, "style": table["style"], "world": world}
+            latents.encode(vae, path, first=first, count=count, **options)
 
 
 def train(

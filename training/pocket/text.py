@@ -16,27 +16,23 @@ from transformers import CLIPTokenizer
 
 from ...model_patches.diffusers_host.pocket import new_text_encoder
 from ...model_patches.pocket import PocketConfig
-from ..data import sprites
+from ..data.worlds import SPRITES, World
 from ..engine.task import Task
 
 TOKENS, END = 77, 49407
-HEADS_OF = {  # attribute -> its values; an attribute that the caption omits does not enter the loss
-    "colour": tuple(sprites.COLOURS),
-    "shape": sprites.SHAPES,
-    "background": tuple(sprites.BACKGROUNDS),
-    "motion": tuple(sprites.MOTIONS),
-    "speed": tuple(sprites.SPEEDS),
-    "size": tuple(sprites.SIZES),
-    "second": ("none", *sprites.COLOURS),
-}
+
+
+def heads_of(world: World) -> dict[str, tuple[str, ...]]:
+    """Attribute -> its values; an attribute that the caption omits does not enter the loss."""
+    return world.CLASSES | {"second": ("none", *world.CLASSES["colour"])}
 
 
 class Vocabulary:
     """Maps stock CLIP ids to rows of the compact table. The last row stands for all words that no caption contains."""
 
-    def __init__(self, tokenizer_folder: Path) -> None:
+    def __init__(self, tokenizer_folder: Path, world: World = SPRITES) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder))
-        ids = {i for w in sprites.vocabulary() for i in self._ids(w)} | set(self._ids(""))
+        ids = {i for w in world.vocabulary() for i in self._ids(w)} | set(self._ids(""))
         self.ids = sorted(ids)
         self.row = {token: row for row, token in enumerate(self.ids)}
 
@@ -54,21 +50,26 @@ class Vocabulary:
 
 
 class TextTask(Task):
-    def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
+    def __init__(self, vocabulary: Vocabulary, seed: int = 0, world: World = SPRITES) -> None:
         super().__init__()
-        self.vocabulary, self.seed = vocabulary, seed
+        self.vocabulary, self.seed, self.world, self.classes = vocabulary, seed, world, heads_of(world)
         config = PocketConfig()
         self.text = new_text_encoder(config, len(vocabulary.ids) + 1)
-        self.heads = nn.ModuleDict({name: nn.Linear(config.context, len(values)) for name, values in HEADS_OF.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(config.context, len(values)) for name, values in self.classes.items()}
+        )
         for name, weight in self.text.named_parameters():
             if name.endswith(("token_embedding.weight", "position_embedding.weight")):
                 nn.init.normal_(weight, std=0.5 if "token" in name else 0.1)
 
+    def identity(self) -> dict[str, str]:
+        return {"data.world": self.world.NAME}
+
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.parameters()).device
         rngs = [random.Random(f"text/{self.seed}/{k}") for k in samples]
-        clips = [sprites.clip(self.seed, k) for k in samples]
-        captions = [sprites.caption(c, r) for c, r in zip(clips, rngs, strict=True)]
+        wordings = [self.world.wording(self.world.clip(self.seed, k), r) for k, r in zip(samples, rngs, strict=True)]
+        captions, attributes = [text for text, _ in wordings], [values for _, values in wordings]
         rows = self.vocabulary.rows([_with_unknown_word(t, r) for t, r in zip(captions, rngs, strict=True)])
         hidden = self.text(rows.to(device)).last_hidden_state
         end = (rows == self.vocabulary.row[END]).int().argmax(1)
@@ -76,10 +77,9 @@ class TextTask(Task):
             [[int(e), 76, *(r.randint(int(e), 76) for _ in range(3))] for e, r in zip(end, rngs, strict=True)]
         )
         states = hidden[torch.arange(len(rows)).unsqueeze(1), places]  # (n, 5, width)
-        attributes = [_mentioned(c, t) for c, t in zip(clips, captions, strict=True)]
         losses = {}
         for name, head in self.heads.items():
-            labels = [HEADS_OF[name].index(a[name]) if name in a else -100 for a in attributes]
+            labels = [self.classes[name].index(a[name]) if name in a else -100 for a in attributes]
             label = torch.tensor(labels, device=device)
             logits = head(states).flatten(0, 1)
             losses[name] = F.cross_entropy(logits, label.repeat_interleave(states.shape[1]), ignore_index=-100)
@@ -96,16 +96,3 @@ def _with_unknown_word(caption: str, rng: random.Random) -> str:
     words = caption.split()
     words.insert(rng.randint(0, len(words)), "zzz")
     return " ".join(words)
-
-
-def _mentioned(clip: sprites.Clip, caption: str) -> dict[str, str]:
-    """The attributes that this wording of the caption mentions."""
-    attributes = {"colour": clip.sprite.colour, "shape": clip.sprite.shape, "size": clip.size}
-    attributes["second"] = clip.second[0].colour if clip.second else "none"
-    if any(p in caption for p in sprites.BACKGROUNDS[clip.background]):
-        attributes["background"] = clip.background
-    if any(p in caption for p in sprites.MOTIONS[clip.motion]):
-        attributes["motion"] = clip.motion
-        if clip.motion != "still":
-            attributes["speed"] = clip.speed
-    return attributes

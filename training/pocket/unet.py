@@ -5,6 +5,8 @@ timestep numbers, because motion models are trained and sampled with those (Anim
 learns their pairs of timestep and noise level as well, and noise up to sigma 25.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from ..systems.weighting import loss_weight
 from .text import Vocabulary
 
 LINEAR_SHARE = 0.25
+ANY_FRAME = 0.2  # share of samples whose frame may show nothing of the subject
 DROP = 0.1  # share of empty captions, for classifier-free guidance
 
 
@@ -58,19 +61,25 @@ def captions(latents: Latents, seed: int, samples: list[int]) -> list[str]:
 
 def place(latents: Latents, seed: int, k: int) -> tuple[int, int]:
     """The clip and the frame that sample k uses."""
-    n, frames = latents.values.shape[:2]
-    return k % n, int(torch.randint(frames, (), generator=sample_generator(seed, k)))
+    return k % len(latents), _frame(latents, seed, k, sample_generator(seed, k))
+
+
+def _frame(latents: Latents, seed: int, k: int, g: torch.Generator) -> int:
+    """The frame of sample k: usually one in which the subject of the caption is visible."""
+    frames: Sequence[int] = range(len(latents.times))
+    if torch.rand((), generator=sample_generator(seed, k, 2)) >= ANY_FRAME:
+        frames = latents.frames_with_subject(k % len(latents)) or frames
+    return frames[int(torch.randint(len(frames), (), generator=g))]
 
 
 def noised_frames(
     latents: Latents, tables: Tensor, seed: int, samples: list[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x0 and noise (n, 4, h, w), timesteps (n,), alpha_bar (n, 1, 1, 1) of the samples."""
-    n, frames = latents.values.shape[:2]
-    x0, noise, t, alpha_bar = [], [], [], []
+    n, x0, noise, t, alpha_bar = len(latents), [], [], [], []
     for k in samples:
         g = sample_generator(seed, k)
-        frame = int(torch.randint(frames, (), generator=g))  # as in `place`
+        frame = _frame(latents, seed, k, g)  # as in `place`
         step = torch.randint(1000, (), generator=g)
         linear = int(torch.rand((), generator=g) < LINEAR_SHARE)
         x0.append(latents.values[k % n][frame].float())

@@ -13,26 +13,37 @@ from torch import Tensor
 
 from ...model_patches.diffusers_host.pocket import new_vae
 from ...model_patches.pocket import SCALE, PocketConfig
-from ..data import sprites
+from ..data.worlds import SPRITES, World
 from ..engine.loop import sample_generator
 from ..engine.task import Task
 
 
 class VaeTask(Task):
-    def __init__(self, seed: int = 0, *, crop: int = 32, kl: float = 1e-4) -> None:
+    """world: what is drawn; anywhere: share of the crops that lie anywhere, for the sake of the ground."""
+
+    def __init__(
+        self, seed: int = 0, *, crop: int = 32, kl: float = 1e-4, world: World = SPRITES, anywhere: float = 0.0
+    ) -> None:
         super().__init__()
         self.vae, self.seed, self.crop, self.kl = new_vae(PocketConfig()), seed, crop, kl
+        self.world, self.anywhere = world, anywhere
+
+    def identity(self) -> dict[str, str]:
+        return {"data.world": self.world.NAME, "vae.crop": str(self.crop), "vae.anywhere": str(self.anywhere)}
 
     def picture(self, k: int) -> Tensor:
-        """(3, h, w) in -1..1: a frame of clip `k`, cropped around its sprite."""
+        """(3, h, w) in -1..1: a frame of clip `k`, cropped around its subject."""
         g = sample_generator(self.seed, k)
-        clip = sprites.clip(self.seed, k)
+        clip = self.world.clip(self.seed, k)
         t = torch.rand((), generator=g).item()
-        frame = sprites.render(clip, [t])[0] * 2 - 1
+        frame = self.world.render(clip, [t])[0] * 2 - 1
         if self.crop >= frame.shape[-1]:
             return frame
         offset = (torch.rand(2, generator=g) - 0.5) * self.crop
-        x, y = (torch.tensor(sprites.position(clip, t)) * 64 + offset - self.crop / 2).round().int()
+        centre = torch.tensor(self.world.position(clip, t))
+        if torch.rand((), generator=sample_generator(self.seed, k, 2)) < self.anywhere:
+            centre = torch.rand(2, generator=sample_generator(self.seed, k, 3))
+        x, y = (centre * 64 + offset - self.crop / 2).round().int()
         last = frame.shape[-1] - self.crop
         x, y = int(x.clamp(0, last)) // 4 * 4, int(y.clamp(0, last)) // 4 * 4  # whole latents
         return frame[:, y : y + self.crop, x : x + self.crop]

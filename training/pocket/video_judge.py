@@ -1,11 +1,14 @@
 """Training of the video judge: rendered clips, played forwards, backwards and with their frames shuffled."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...evaluation.judges.video_judge import FRAMES, VideoJudge
-from ..data import sprites
+from ..data.sprites import frame_times
+from ..data.worlds import SPRITES, World, named
 from ..engine.loop import sample_generator
 from ..engine.task import Task
 
@@ -13,30 +16,39 @@ SEED = 78_000  # a seed of its own, as for the image judge
 HELD_OUT_SEED = 78_500
 IGNORED = -100  # ignore_index of cross_entropy
 ORDERED, DISORDERED = 0, 1
-BACKWARDS = {"right": "left", "left": "right", "up": "down", "down": "up"}
+BACKWARDS = {"right": "left", "left": "right", "up": "down", "down": "up", "nearer": ""}
 
 
-def labels_of(clip: sprites.Clip, *, order: int, backwards: bool = False) -> dict[str, int]:
-    """The labels of a clip. Shuffled frames have no motion and no speed; a sprite at rest has no speed and no order."""
+def sizes_of(world: World) -> dict[str, int]:
+    """The number of classes of each label of the judge."""
+    first = {"motion": len(world.CLASSES["motion"]), "speed": len(world.CLASSES["speed"]), "order": 2}
+    return first | {name: len(values) for name, values in world.CLASSES.items()}
+
+
+def labels_of(clip: Any, *, order: int, backwards: bool = False, world: World = SPRITES) -> dict[str, int]:
+    """The labels of a clip. Shuffled frames have no motion, no speed and no camera; a subject at rest has no speed and
+    no order; played backwards, coming nearer is no motion of the world."""
+    values = world.attributes(clip)
     motion = BACKWARDS.get(clip.motion, clip.motion) if backwards else clip.motion
-    still = clip.motion == "still"
-    return {
-        "motion": IGNORED if order == DISORDERED and not still else list(sprites.MOTIONS).index(motion),
-        "speed": IGNORED if order == DISORDERED or still else list(sprites.SPEEDS).index(clip.speed),
-        "order": IGNORED if still else order,
-        "colour": list(sprites.COLOURS).index(clip.sprite.colour),
-        "shape": sprites.SHAPES.index(clip.sprite.shape),
-        "background": list(sprites.BACKGROUNDS).index(clip.background),
-        "size": list(sprites.SIZES).index(clip.size),
-    }
+    labels = {name: classes.index(values[name]) for name, classes in world.CLASSES.items()}
+    labels["motion"] = world.CLASSES["motion"].index(motion) if motion else IGNORED
+    labels["order"] = order
+    if clip.motion == "still":
+        ignored = {"speed", "order"}
+    else:
+        ignored = {"motion", "speed", "camera"} if order == DISORDERED else set()
+    return {name: IGNORED if name in ignored else labels[name] for name in sizes_of(world)}
 
 
 class VideoJudgeTask(Task):
     """Each sample is one rendered clip, used twice: in order (half of the clips backwards), and shuffled."""
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = SEED, world: World = SPRITES) -> None:
         super().__init__()
-        self.judge, self.seed = VideoJudge(), seed
+        self.judge, self.seed, self.world = VideoJudge(sizes_of(world), world.NAME), seed, world
+
+    def identity(self) -> dict[str, str]:
+        return {"data.world": self.world.NAME}
 
     def forward(self, samples: list[int]) -> dict[str, Tensor]:
         device = next(self.judge.parameters()).device
@@ -51,13 +63,16 @@ class VideoJudgeTask(Task):
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def pair(self, k: int) -> list[tuple[Tensor, dict[str, int]]]:
-        clip, g = sprites.clip(self.seed, k), sample_generator(self.seed, k)
-        frames = degrade(sprites.render(clip, sprites.frame_times(FRAMES)), g)
+        clip, g = self.world.clip(self.seed, k), sample_generator(self.seed, k)
+        frames = degrade(self.world.render(clip, frame_times(FRAMES)), g)
         backwards = bool(torch.rand((), generator=g) < 0.5)
         shuffled = frames[torch.randperm(FRAMES, generator=g)]
         return [
-            (frames.flip(0) if backwards else frames, labels_of(clip, order=ORDERED, backwards=backwards)),
-            (shuffled, labels_of(clip, order=DISORDERED)),
+            (
+                frames.flip(0) if backwards else frames,
+                labels_of(clip, order=ORDERED, backwards=backwards, world=self.world),
+            ),
+            (shuffled, labels_of(clip, order=DISORDERED, world=self.world)),
         ]
 
 
@@ -72,13 +87,14 @@ def degrade(frames: Tensor, g: torch.Generator) -> Tensor:
 @torch.no_grad()
 def held_out_accuracy(judge: VideoJudge, clips: int = 300, seed: int = HELD_OUT_SEED) -> dict[str, float]:
     """Accuracy by label on rendered clips of held-out combinations; "order" is tested on shuffled frames, too."""
+    world = named(judge.world)
     hits: dict[str, list[bool]] = {}
     for k in range(clips):
-        clip = sprites.clip(seed, k, held_out=True)
-        frames, g = sprites.render(clip, sprites.frame_times(FRAMES)), sample_generator(seed, k)
+        clip = world.clip(seed, k, held_out=True)
+        frames, g = world.render(clip, frame_times(FRAMES)), sample_generator(seed, k)
         for order, sequence in ((ORDERED, frames), (DISORDERED, frames[torch.randperm(FRAMES, generator=g)])):
             logits = judge(sequence.unsqueeze(0))
-            for name, label in labels_of(clip, order=order).items():
+            for name, label in labels_of(clip, order=order, world=world).items():
                 if label != IGNORED and (order == ORDERED or name == "order"):
                     hits.setdefault(name, []).append(logits[name].argmax().item() == label)
     return {name: round(sum(values) / len(values), 4) for name, values in hits.items()}

@@ -48,8 +48,8 @@ def hints():
     times = sprites.frame_times(FRAMES)
     places = [(sprites.position(CLIP, t)[0], 0.45 + 0.3 * math.sin(math.pi * t)) for t in times]
     resting = [replace(CLIP, motion="still", start=place) for place in places]
-    dip = torch.cat([sprites.sprite_mask(clip, [0.0]) for clip in resting])
-    return {"line": sprites.sprite_mask(CLIP, times), "dip": dip}
+    dip = torch.cat([sprites.mask(clip, [0.0]) for clip in resting])
+    return {"line": sprites.mask(CLIP, times), "dip": dip}
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ def test_hints_are_of_the_very_frame_that_is_noised(base, vocabulary, shards):
     for k in range(12):
         clip, frame = noised_place(task, k)
         shown, times = task.latents.clip(clip), [task.latents.times[frame]]
-        pictures = sprites.sprite_mask(shown, times).repeat(1, 3, 1, 1), sprites.render(shown, times)
+        pictures = sprites.mask(shown, times).repeat(1, 3, 1, 1), sprites.render(shown, times)
         hints = [control.edges(p).repeat_interleave(2, 2).repeat_interleave(2, 3) for p in pictures]
         assert any(torch.equal(task.hints([k]), hint) for hint in hints)
 

@@ -47,7 +47,7 @@ def test_about_a_tenth_of_the_combinations_is_held_out():
 @pytest.mark.parametrize("k", CLIPS[::10])
 def test_the_sprite_goes_where_its_caption_says(k):
     clip = sprites.clip(1, k, second=False)
-    x, y = displacement(centres(sprites.sprite_mask(clip, sprites.frame_times(16))))
+    x, y = displacement(centres(sprites.mask(clip, sprites.frame_times(16))))
     if clip.motion in sprites.DIRECTIONS:
         dx, dy = sprites.DIRECTIONS[clip.motion]
         travel = sprites.TRAVEL[clip.speed]
@@ -59,7 +59,7 @@ def test_the_sprite_goes_where_its_caption_says(k):
 @pytest.mark.parametrize("k", CLIPS[::10])
 def test_the_whole_sprite_stays_in_the_picture(k):
     clip = sprites.clip(2, k)
-    areas = sprites.sprite_mask(clip, sprites.frame_times(16)).sum((1, 2, 3))
+    areas = sprites.mask(clip, sprites.frame_times(16)).sum((1, 2, 3))
     assert areas.min() > 0.93 * areas.max()
 
 

@@ -10,7 +10,7 @@ from stillmotion.evaluation.metrics import drift
 @pytest.fixture(scope="module")
 def judge():
     torch.manual_seed(0)
-    return Judge(8, 8, 6).eval()
+    return Judge().eval()
 
 
 def test_a_video_at_rest_does_not_drift(judge):
@@ -39,6 +39,6 @@ def test_class_drift_is_1_when_the_judge_is_sure_of_something_else(judge):
             return type(judge(images))(logits, images[:, :1])
 
     frames = torch.tensor([0.1, 0.2, 0.9]).view(3, 1, 1, 1).expand(-1, 3, 64, 64)
-    found = drift.class_drift(Sure(8, 8, 6), frames)
+    found = drift.class_drift(Sure(), frames)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1.0]))
     assert 0 < drift.class_drift(judge, frames)[2] < 1

@@ -1,0 +1,69 @@
+"""Randomness for drawing: numbers hashed from cells, and textures that repeat without a seam.
+
+Both are functions of a seed and of world coordinates alone, so a picture does not depend on which part of the world was
+drawn before it, or beside it. Shapes: h height, w width, in texels; there are 128 texels to an image width.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+TEXELS = 128  # texels to an image width, twice as many as a picture of 64 pixels has
+HEIGHT, WIDTH = 512, 1024  # of a texture, in texels
+
+
+def dice(seed: int, *cells: NDArray | int) -> Array:
+    """Numbers in [0, 1) hashed from integer cell coordinates (arrays that broadcast): the same for the same cell."""
+    h = np.asarray(seed & 0xFFFFFFFF, np.uint32)
+    with np.errstate(over="ignore"):
+        for cell in cells:
+            h = (h ^ np.asarray(cell).astype(np.int64).astype(np.uint32)) * np.uint32(0x9E3779B1)
+            h = (h ^ (h >> np.uint32(15))) * np.uint32(0x85EBCA77)
+            h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE3D)
+            h = h ^ (h >> np.uint32(16))
+    return (h >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+@cache
+def texture(kind: str) -> Array:
+    """(HEIGHT, WIDTH), mean 0, deviation 1. grain: neighbours hardly alike; fine, cloud: wider; streak: horizontal."""
+    fy, fx = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
+    f = np.sqrt((5 * fx if kind == "streak" else fx) ** 2 + fy**2)
+    spectra = {
+        "grain": np.exp(-((f * 3.5) ** 2)),
+        "fine": np.exp(-((f * 11.0) ** 2)),
+        "cloud": 1 / (1 + (f * 60) ** 2) ** 1.15,
+        "streak": 1 / (1 + (f * 22) ** 2) ** 1.2,
+    }
+    if kind not in spectra:
+        raise ValueError(f"there is no texture {kind!r}; use one of {', '.join(spectra)}")
+    white = np.random.default_rng(list(spectra).index(kind)).standard_normal((HEIGHT, WIDTH))
+    values = np.fft.irfft2(np.fft.rfft2(white) * spectra[kind], (HEIGHT, WIDTH))
+    values = values - values.mean()
+    return (values / values.std()).astype(np.float32)
+
+
+def texture_at(kind: str, x: NDArray, y: NDArray, seed: int) -> Array:
+    """The texture at world coordinates in image widths, x (w,) and y (h,): (h, w). Each seed has its place in it."""
+    shift = dice(seed, np.arange(2))
+    rows = (np.floor(y * TEXELS).astype(np.int64) + int(shift[0] * HEIGHT)) % HEIGHT
+    columns = (np.floor(x * TEXELS).astype(np.int64) + int(shift[1] * WIDTH)) % WIDTH
+    return texture(kind)[rows[:, None], columns[None]]
+
+
+def waves(x: NDArray, seed: int, *lengths: float) -> Array:
+    """An endless line of hills at world coordinates x: a sum of sines of these wave lengths, between about -1 and 1."""
+    phases = dice(seed, np.arange(len(lengths)))
+    total = sum(lengths)
+    parts = (
+        length / total * np.sin(2 * np.pi * (x / length + phase)) for length, phase in zip(lengths, phases, strict=True)
+    )
+    return np.asarray(sum(parts), np.float32)
+
+
+def step(low: float, high: float, x: NDArray) -> Array:
+    """0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)

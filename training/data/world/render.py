@@ -1,0 +1,128 @@
+"""Frames and masks of a clip: ground, subjects, what is before them, and a lens that makes 64 pixels of 128 texels."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import land
+from . import open as open_
+from .clips import Actor, Clip
+from .layers import Camera, Ground, cover_frames, ground_frames
+from .motion import MARGIN, Poses, poses
+from .noise import Array
+from .subjects import COLOURS, KINDS, Moment, draw
+
+GROUNDS: dict[str, Ground] = {
+    "city": land.CITY,
+    "sea": open_.SEA,
+    "reef": open_.REEF,
+    "desert": land.DESERT,
+    "forest": land.FOREST,
+    "snow": land.SNOW,
+    "clouds": open_.CLOUDS,
+    "meadow": land.MEADOW,
+    "stars": open_.STARS,
+}
+SAMPLES = 2  # texels to a pixel, each way
+REACH = 1.35  # half a patch, in half lengths of the subject
+FARTHER = 0.5  # parallax of the second subject
+LENS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a blur of one texel, half a pixel
+
+
+def render(clip: Clip, times: Sequence[float], *, size: int = 64) -> Tensor:
+    """Frames at the clip times: (f, 3, size, size) in 0..1."""
+    ground, unit = GROUNDS[clip.ground], size * SAMPLES
+    seen = poses(clip.actor.path, times)
+    camera = Camera(seen.scroll, np.asarray(times, np.float64), clip.actor.path.follows)
+    frames = ground_frames(ground, camera, unit, clip.grain)
+    if clip.second:
+        other = poses(clip.second.path, times)
+        place(frames, clip.second, _with_parallax(other, clip.second.path.half, seen), ground, times)
+    place(frames, clip.actor, seen, ground, times)
+    cover_frames(ground, camera, clip.grain, frames)
+    return torch.from_numpy(_downsample(frames)).clamp(0, 1)
+
+
+def mask(clip: Clip, times: Sequence[float], *, size: int = 64) -> Tensor:
+    """Coverage of the subject, whatever is before it: (f, 1, size, size) in 0..1."""
+    frames = np.zeros((len(times), 1, size * SAMPLES, size * SAMPLES), np.float32)
+    place(frames, clip.actor, poses(clip.actor.path, times), None, times)
+    return torch.from_numpy(_downsample(frames)).clamp(0, 1)
+
+
+def place(frames: Array, actor: Actor, seen: Poses, ground: Ground | None, times: Sequence[float]) -> None:
+    """Draw one subject into the frames (f, 3, h, w); without a ground its coverage alone, (f, 1, h, w)."""
+    unit = frames.shape[-1]
+    half = actor.path.half * seen.scale * unit  # texels to the figure's own unit
+    reach = int(np.ceil(half.max() * REACH)) + 2
+    corner = np.floor(np.stack([seen.x, seen.y], 1) * unit).astype(np.int64) - reach
+    span = np.arange(2 * reach)
+    dx = (corner[:, :1] + span + 0.5 - seen.x[:, None] * unit)[:, None, :]
+    dy = (corner[:, 1:] + span + 0.5 - seen.y[:, None] * unit)[:, :, None]
+    turn = np.where(np.abs(seen.turn) < 0.18, np.copysign(0.18, seen.turn), seen.turn)
+    shape = (-1, 1, 1)
+    dx = dx * np.sign(turn).reshape(shape)
+    c, s = np.cos(seen.pitch).reshape(shape), np.sin(seen.pitch).reshape(shape)
+    x = (c * dx + s * dy) / (half * np.abs(turn)).reshape(shape)
+    y = (c * dy - s * dx) / half.reshape(shape)
+    beat = (actor.path.phase * 7 + KINDS[actor.kind].beats * np.asarray(times)).reshape(shape)
+    roll = (seen.way / actor.path.half).reshape(shape)
+    moment = Moment(beat.astype(np.float32), roll.astype(np.float32))
+    sharp = (half * np.sqrt(np.abs(turn))).reshape(shape).astype(np.float32)
+    colours, cover = draw(
+        actor.kind,
+        tuple(v + actor.tint for v in COLOURS[actor.colour]),
+        x.astype(np.float32),
+        y.astype(np.float32),
+        sharp,
+        moment,
+    )
+    fade = seen.opacity.reshape(shape).astype(np.float32)
+    colours, cover = colours * fade, cover * fade
+    if ground:
+        colours = colours * np.array(ground.light, np.float32).reshape(3, 1, 1, 1)
+    for i, (left, top) in enumerate(corner):
+        _paste(frames[i], colours[:, i] if ground else cover[None, i], cover[i], int(left), int(top))
+
+
+def _paste(frame: NDArray, colours: NDArray, cover: NDArray, left: int, top: int) -> None:
+    size, side = frame.shape[-1], cover.shape[-1]
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, size), min(top + side, size)
+    if x0 >= x1 or y0 >= y1:
+        return
+    patch = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    target = frame[:, y0:y1, x0:x1]
+    target *= 1 - cover[patch]
+    target += colours[:, patch[0], patch[1]]
+
+
+def _with_parallax(other: Poses, half: float, seen: Poses) -> Poses:
+    """The second subject stands in the world: a following camera leaves it behind, and it comes round again."""
+    if not seen.pan.any():
+        return other
+    margin, way = MARGIN * half, seen.pan * FARTHER
+    x, y = (
+        (value + margin - way[:, i]) % (1 + 2 * margin) - margin if way[:, i].any() else value
+        for i, value in enumerate((other.x, other.y))
+    )
+    return replace(other, x=x, y=y)
+
+
+def _downsample(frames: Array) -> Array:
+    """Texels -> pixels, through a lens that is as soft as a photograph's: sharper edges than a pixel say nothing more,
+    and an autoencoder that makes 4 numbers of 16 pixels would spend itself on them."""
+    frames = _softened(_softened(frames, 2), 3)
+    f, c, h, w = frames.shape
+    return frames.reshape(f, c, h // SAMPLES, SAMPLES, w // SAMPLES, SAMPLES).mean((3, 5))
+
+
+def _softened(frames: Array, axis: int) -> Array:
+    """Along one axis: the weights of LENS, the border repeated."""
+    reach, size = len(LENS) // 2, frames.shape[axis]
+    padded = np.pad(frames, [(reach, reach) if i == axis else (0, 0) for i in range(4)], mode="edge")
+    parts = (np.take(padded, range(i, i + size), axis) * weight for i, weight in enumerate(LENS))
+    return sum(parts, np.zeros_like(frames))

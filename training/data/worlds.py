@@ -1,0 +1,88 @@
+"""The drawn worlds that a pocket model can be trained on, by name, and what each of them must offer.
+
+A world is a module: "sprites" (coloured shapes on plain backgrounds) or "scenes" (subjects before drawn grounds, seen
+by a camera). Clip times run from 0 at the first frame of a clip to 1 at its last.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..plans.errors import ConfigError
+from . import sprites
+from .world import scenes
+
+
+class World(Protocol):
+    """Clip `k` of seed `s` is a pure function of (s, k). `Any` stands for the world's own specification of a clip."""
+
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def CLASSES(self) -> dict[str, tuple[str, ...]]:
+        """Attributes and their values. Every world has colour, shape, background, motion, speed and size."""
+        ...
+
+    def clip(self, seed: int, k: int, /, *, held_out: bool = False) -> Any:
+        """Sample `k`, of the combinations for training, or of those that no training sees. It has a `motion`."""
+        ...
+
+    def held_out(self, count: int, /, *, motions: tuple[str, ...] = ..., first: int = 0) -> list[Any]:
+        """Prompts for the evaluation, the given motions in turn."""
+        ...
+
+    def attributes(self, clip: Any, /) -> dict[str, str]:
+        """The value of each attribute of CLASSES."""
+        ...
+
+    def caption(self, clip: Any, rng: random.Random | None = None, /, *, moves: bool = True) -> str:
+        """The full caption; with `rng`, one of its wordings. moves: whether it may tell the motion."""
+        ...
+
+    def wording(self, clip: Any, rng: random.Random | None = None, /) -> tuple[str, dict[str, str]]:
+        """A caption, and the attributes that it mentions; and as "second" the colour of a second subject, or "none"."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """Every word that a caption can hold."""
+        ...
+
+    def phrases(self) -> dict[str, list[tuple[str, int]]]:
+        """Phrases of captions that name a colour, a shape or a background, each with the number of its class."""
+        ...
+
+    def render(self, clip: Any, times: Sequence[float], /, *, size: int = 64, style: str = "plain") -> Tensor:
+        """(f, 3, size, size) in 0..1."""
+        ...
+
+    def mask(self, clip: Any, times: Sequence[float], /, *, size: int = 64) -> Tensor:
+        """Coverage of the subject: (f, 1, size, size) in 0..1."""
+        ...
+
+    def position(self, clip: Any, t: float, /) -> tuple[float, float]:
+        """Centre of the subject, in image widths; it may lie outside of the picture."""
+        ...
+
+    def visible(self, clip: Any, times: Sequence[float], /) -> list[float]:
+        """About which share of the subject is in the picture, 0 to 1; less, too, where it is too far to be known."""
+        ...
+
+
+SPRITES: World = sprites
+SCENES: World = scenes
+WORLDS = {world.NAME: world for world in (SPRITES, SCENES)}
+
+
+def world_of(recipe: Mapping[str, Mapping[str, Any]]) -> World:
+    """The world that a recipe's table [data] names; that of the sprites where there is none."""
+    return named(recipe.get("data", {}).get("world", SPRITES.NAME))
+
+
+def named(name: str) -> World:
+    """ConfigError for a name that no world has."""
+    if name not in WORLDS:
+        raise ConfigError(f"data.world is {name!r}; use one of {', '.join(WORLDS)}")
+    return WORLDS[name]
