@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from ...evaluation.judges.judge import LABELS, load_judge
-from ...training.data.worlds import World, named
+from ...training.data.worlds import SPRITES, World, named
 from ...training.pocket.judge import MIN_VISIBLE, label_indices
 from ..common.pocket_host import JUDGE, POCKET, PocketHost
 from ..common.report import finish
 
 
-def accuracy(judge, pictures: torch.Tensor, clips: list, world: World) -> dict[str, float]:
+def accuracy(judge, pictures: torch.Tensor, clips: list, world: World = SPRITES) -> dict[str, float]:
     verdict = judge(pictures)
     truth = torch.tensor([label_indices(c, world) for c in clips])
     return {name: (verdict.labels(name) == truth[:, i]).float().mean().item() for i, name in enumerate(LABELS)}

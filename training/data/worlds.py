@@ -73,7 +73,7 @@ class World(Protocol):
 
 SPRITES: World = sprites
 SCENES: World = scenes
-WORLDS = {world.NAME: world for world in (SPRITES, SCENES)}
+WORLDS: dict[str, World] = {SPRITES.NAME: SPRITES, SCENES.NAME: SCENES}
 
 
 def world_of(recipe: Mapping[str, Mapping[str, Any]]) -> World:

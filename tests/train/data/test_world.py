@@ -165,7 +165,7 @@ def test_where_a_subject_is_says_nothing_of_the_frame():
 
 def test_a_subject_that_leaves_comes_round_again():
     path = first(motion="right", camera="resting", speed="fast").actor.path
-    x = motion.poses(path, np.arange(0, 12, 1 / 15)).x
+    x = motion.poses(path, [i / 15 for i in range(180)]).x
     turns = np.flatnonzero(np.diff(x) < 0)
     assert len(turns) >= 4
     assert (x[turns] > 1 + 0.9 * path.half - 0.06).all()

@@ -70,7 +70,7 @@ def test_a_wording_tells_attributes_of_its_clip(world):
         values = world.attributes(clip)
         assert all(values[name] == value for name, value in mentioned.items() if name != "second")
         assert mentioned["second"] in ("none", *world.CLASSES["colour"])
-    assert world.wording(clip)[1].keys() >= {"colour", "shape", "background"}
+    assert world.wording(world.clip(1, 0))[1].keys() >= {"colour", "shape", "background"}
 
 
 @both

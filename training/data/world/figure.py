@@ -26,7 +26,9 @@ def circle(x: NDArray, y: NDArray, cx: float, cy: float, r: float) -> NDArray:
     return np.hypot(x - cx, y - cy) - r
 
 
-def ellipse(x: NDArray, y: NDArray, cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> NDArray:
+def ellipse(
+    x: NDArray, y: NDArray, cx: float, cy: float, rx: float, ry: NDArray | float, angle: float = 0.0
+) -> NDArray:
     """Nearly the distance; `angle` in radians, clockwise as seen."""
     x, y = x - cx, y - cy
     if angle:
@@ -77,8 +79,8 @@ class Figure:
         alpha = 0.8 * self._coverage(np.minimum.reduce([d for d, _, light in self.parts if light]) - OUTLINE)
         rgb = np.empty((3, *alpha.shape), np.float32)
         line = mix(self.parts[0][1], BLACK, 0.62)
-        for channel, value in zip(rgb, line, strict=True):
-            channel[:] = alpha * np.float32(value)
+        for i, value in enumerate(line):
+            rgb[i] = alpha * np.float32(value)
         for distance, colour, light in self.parts:
             cover = self._coverage(distance)
             rest, lit = 1 - cover, cover * (shade if light else 1)

@@ -9,11 +9,11 @@ from .noise import dice, step, texture_at, waves
 TURN = 2 * np.pi
 
 
-def disc(x: NDArray, y: NDArray, cx: float, cy: float, r: float, soft: float = 1.0) -> NDArray:
+def disc(x: NDArray, y: NDArray, cx: NDArray | float, cy: NDArray | float, r: float, soft: float = 1.0) -> NDArray:
     return np.clip((r - np.hypot(x[None] - cx, y[:, None] - cy)) * (128 / soft) + 0.5, 0, 1)
 
 
-def halo(x: NDArray, y: NDArray, cx: float, cy: float, r: float) -> NDArray:
+def halo(x: NDArray, y: NDArray, cx: NDArray | float, cy: NDArray | float, r: float) -> NDArray:
     return np.exp(-((x[None] - cx) ** 2 + (y[:, None] - cy) ** 2) / r**2)
 
 

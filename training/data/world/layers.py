@@ -81,7 +81,7 @@ def add_grain(colours: NDArray, x: NDArray, y: NDArray, seed: int, amount: float
 
 def flecks(
     x: NDArray, y: NDArray, seed: int, *, cell: float, size: float, share: float, soft: float = 1.0
-) -> tuple[Array, Array]:
+) -> tuple[NDArray, Array]:
     """Round spots, at most one to a cell: coverage (h, w), and a number in [0, 1) of each spot's own."""
     (column, u), (row, v) = cells(x, cell), cells(y, cell)
     margin = min(0.5, size / cell)

@@ -73,14 +73,9 @@ def place(frames: Array, actor: Actor, seen: Poses, ground: Ground | None, times
     roll = (seen.way / actor.path.half).reshape(shape)
     moment = Moment(beat.astype(np.float32), roll.astype(np.float32))
     sharp = (half * np.sqrt(np.abs(turn))).reshape(shape).astype(np.float32)
-    colours, cover = draw(
-        actor.kind,
-        tuple(v + actor.tint for v in COLOURS[actor.colour]),
-        x.astype(np.float32),
-        y.astype(np.float32),
-        sharp,
-        moment,
-    )
+    red, green, blue = (v + actor.tint for v in COLOURS[actor.colour])
+    grid = x.astype(np.float32), y.astype(np.float32)
+    colours, cover = draw(actor.kind, (red, green, blue), *grid, sharp, moment)
     fade = seen.opacity.reshape(shape).astype(np.float32)
     colours, cover = colours * fade, cover * fade
     if ground:
