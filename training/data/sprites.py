@@ -216,7 +216,7 @@ def attributes(clip: Clip) -> dict[str, str]:
 
 
 def wording(clip: Clip, rng: random.Random | None = None) -> tuple[str, dict[str, str]]:
-    """A caption, and the attributes that it mentions; `second`: the colour of the second sprite, or "none"."""
+    """A caption and the attributes that it mentions. `second` is the colour of the second sprite, or "none"."""
     text, values = caption(clip, rng), attributes(clip)
     names = ["colour", "shape", "size"]
     names += ["background"] if any(phrase in text for phrase in BACKGROUNDS[clip.background]) else []
@@ -227,7 +227,7 @@ def wording(clip: Clip, rng: random.Random | None = None) -> tuple[str, dict[str
 
 
 def phrases() -> dict[str, list[tuple[str, int]]]:
-    """Phrases of captions that name a colour, a shape or a background, each with the number of its class."""
+    """The phrases that name a colour, a shape or a background, each with the index of its class."""
     return {
         "colour": [(colour, i) for i, colour in enumerate(COLOURS)],
         "shape": [(shape, i) for i, shape in enumerate(SHAPES)],
@@ -236,7 +236,7 @@ def phrases() -> dict[str, list[tuple[str, int]]]:
 
 
 def visible(_clip: Clip, times: Sequence[float]) -> list[float]:
-    """A sprite is always in the picture."""
+    """A sprite is always completely visible."""
     return [1.0] * len(times)
 
 

@@ -1,7 +1,7 @@
-"""The drawn worlds that a pocket model can be trained on, by name, and what each of them must offer.
+"""The drawn worlds that a pocket model can be trained on, by name, and the interface of a world.
 
-A world is a module: "sprites" (coloured shapes on plain backgrounds) or "scenes" (subjects before drawn grounds, seen
-by a camera). Clip times run from 0 at the first frame of a clip to 1 at its last.
+A world is a module: "sprites" (coloured shapes on plain backgrounds) or "scenes" (subjects on drawn grounds, seen by a
+camera). Clip times run from 0 at the first frame of a clip to 1 at its last.
 """
 
 import random
@@ -16,7 +16,7 @@ from .world import scenes
 
 
 class World(Protocol):
-    """Clip `k` of seed `s` is a pure function of (s, k). `Any` stands for the world's own specification of a clip."""
+    """Clip `k` of seed `s` is a pure function of (s, k). `Any` stands for the type of the world's clips."""
 
     @property
     def NAME(self) -> str: ...
@@ -27,11 +27,11 @@ class World(Protocol):
         ...
 
     def clip(self, seed: int, k: int, /, *, held_out: bool = False) -> Any:
-        """Sample `k`, of the combinations for training, or of those that no training sees. It has a `motion`."""
+        """Sample `k`, from the combinations for training or from the held-out ones. It has a field `motion`."""
         ...
 
     def held_out(self, count: int, /, *, motions: tuple[str, ...] = ..., first: int = 0) -> list[Any]:
-        """Prompts for the evaluation, the given motions in turn."""
+        """Prompts for evaluations, with the given motions in turn."""
         ...
 
     def attributes(self, clip: Any, /) -> dict[str, str]:
@@ -39,23 +39,23 @@ class World(Protocol):
         ...
 
     def caption(self, clip: Any, rng: random.Random | None = None, /, *, moves: bool = True) -> str:
-        """The full caption; with `rng`, one of its wordings. moves: whether it may tell the motion."""
+        """The full caption or, with `rng`, a random wording. moves: whether it may mention the motion."""
         ...
 
     def wording(self, clip: Any, rng: random.Random | None = None, /) -> tuple[str, dict[str, str]]:
-        """A caption, and the attributes that it mentions; and as "second" the colour of a second subject, or "none"."""
+        """A caption and the attributes that it mentions. "second" is the colour of a second subject, or "none"."""
         ...
 
     def vocabulary(self) -> list[str]:
-        """Every word that a caption can hold."""
+        """Every word that a caption can contain."""
         ...
 
     def phrases(self) -> dict[str, list[tuple[str, int]]]:
-        """Phrases of captions that name a colour, a shape or a background, each with the number of its class."""
+        """The phrases that name a colour, a shape or a background, each with the index of its class."""
         ...
 
     def render(self, clip: Any, times: Sequence[float], /, *, size: int = 64, style: str = "plain") -> Tensor:
-        """(f, 3, size, size) in 0..1."""
+        """Frames at the clip times: (f, 3, size, size) in 0..1."""
         ...
 
     def mask(self, clip: Any, times: Sequence[float], /, *, size: int = 64) -> Tensor:
@@ -67,7 +67,7 @@ class World(Protocol):
         ...
 
     def visible(self, clip: Any, times: Sequence[float], /) -> list[float]:
-        """About which share of the subject is in the picture, 0 to 1; less, too, where it is too far to be known."""
+        """The approximate visible share of the subject at each time, 0 to 1; lower if it is too far away."""
         ...
 
 
@@ -77,12 +77,12 @@ WORLDS: dict[str, World] = {SPRITES.NAME: SPRITES, SCENES.NAME: SCENES}
 
 
 def world_of(recipe: Mapping[str, Mapping[str, Any]]) -> World:
-    """The world that a recipe's table [data] names; that of the sprites where there is none."""
+    """The world that the table [data] of a recipe names; "sprites" if it names none."""
     return named(recipe.get("data", {}).get("world", SPRITES.NAME))
 
 
 def named(name: str) -> World:
-    """ConfigError for a name that no world has."""
+    """The world of that name. Raises ConfigError for an unknown name."""
     if name not in WORLDS:
         raise ConfigError(f"data.world is {name!r}; use one of {', '.join(WORLDS)}")
     return WORLDS[name]

@@ -1,4 +1,4 @@
-"""Captions as people write them: several phrasings and synonyms, and parts that are left out."""
+"""Captions with several phrasings and synonyms. Like captions by people, they omit some attributes."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ WAYS: dict[str, Words] = {
     "circling": ("in a circle", "in circles", "round and round"),
     "nearer": ("towards the camera", "nearer", "closer"),
 }
-SHORT: dict[str, Words] = {  # the motion in a word, where there is one
+SHORT: dict[str, Words] = {  # short forms of a motion, which need no verb of movement
     "up": ("rising", "climbing"),
     "down": ("sinking", "descending"),
     "circling": ("circling",),
@@ -82,12 +82,12 @@ TELLS_COLOUR, TELLS_PLACE, TELLS_MOTION, TELLS_SPEED, TELLS_CAMERA, TELLS_SIZE =
 
 
 def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> str:
-    """The caption that tells all; with `rng`, one of its wordings. moves: whether it may tell the motion."""
+    """The caption with all attributes or, with `rng`, a random wording. moves: whether it may mention the motion."""
     return wording(clip, rng, moves=moves)[0]
 
 
 def wording(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> tuple[str, dict[str, str]]:
-    """A caption, and the attributes that it tells."""
+    """A caption, and the attributes that it mentions."""
     pick: Callable[[Words], str] = rng.choice if rng else lambda words: words[0]
     says: Callable[[float], bool] = (lambda share: rng.random() < share) if rng else lambda _: True
     actor, values = clip.actor, {"shape": clip.actor.kind}
@@ -124,7 +124,7 @@ def _motion(actor: Actor, pick: Callable[[Words], str]) -> str:
 
 
 def _arrange(pick: Callable[[Words], str], subject: str, motion: str, place: str, camera: str) -> str:
-    """One of four orders of the parts, those that are there."""
+    """Put the parts that are not empty into one of four orders."""
     order = pick(("plain", "plain", "place first", "list", "motion last"))
     opening = pick(OPENINGS)
     if order == "place first" and place and not opening:
@@ -149,7 +149,7 @@ def _list(*parts: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can hold, and the comma."""
+    """Every word that a caption can contain, and the comma."""
     tables = (COLOUR_WORDS, NOUNS, VERBS, WAYS, SHORT, SPEED_WORDS, CAMERA_WORDS, PLACES, SIZE_WORDS)
     phrases = [phrase for table in tables for words in table.values() for phrase in words]
     phrases += [*FLYING, *AFLOAT, *OPENINGS, *NOUNS, *COLOUR_WORDS, "a an with and ,"]

@@ -1,7 +1,7 @@
-"""What a clip of the drawn world is: its specification, and which combinations no training sees.
+"""The specification of a clip of the drawn world, and the combinations that are held out of all trainings.
 
 Clip `k` of seed `s` is a pure function of (s, k). Lengths are image widths. A clip is a window cut at random out of a
-longer motion, so where its subject is at frame 0 says nothing of the frame's number.
+longer motion, so the position of its subject does not depend on the frame number.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from .subjects import COLOURS, KINDS, SUBJECTS
 GROUNDS = ("city", "sea", "reef", "desert", "forest", "snow", "clouds", "meadow", "stars")
 ROADS = ("city", "desert", "forest", "snow", "meadow")
 AIR = ("city", "sea", "desert", "forest", "snow", "clouds", "meadow", "stars")
-HABITATS: dict[str, tuple[str, ...]] = {  # where each subject can be; one that stands twice is drawn twice as often
+HABITATS: dict[
+    str, tuple[str, ...]
+] = {  # grounds of each subject; a ground that is listed twice is drawn twice as often
     "car": ROADS,
     "train": ROADS,
     "sailing boat": ("sea", "sea", "clouds", "stars"),
@@ -25,15 +27,22 @@ HABITATS: dict[str, tuple[str, ...]] = {  # where each subject can be; one that 
     "rocket": (*AIR, "stars"),
     "plane": (*AIR, "clouds"),
 }
-FLOOR = {"city": 0.86, "sea": 0.83, "desert": 0.87, "forest": 0.87, "snow": 0.88, "meadow": 0.87}  # for keel and wheels
+FLOOR = {
+    "city": 0.86,
+    "sea": 0.83,
+    "desert": 0.87,
+    "forest": 0.87,
+    "snow": 0.88,
+    "meadow": 0.87,
+}  # y of wheels and keels
 TALL = ("clouds", "stars")  # grounds where the camera can follow up and down
 SWIMS = {("sailing boat", "sea"), ("submarine", "sea")}
 PITCHES = ("plane", "rocket", "fish", "bird", "butterfly", "submarine", "helicopter")
-SIZES = {"small": (0.72, 0.82), "medium": (0.92, 1.06), "big": (1.16, 1.28)}  # of the subject's own half length
-FOLLOWED = 0.5  # share of clips with a direction in which the camera follows
+SIZES = {"small": (0.72, 0.82), "medium": (0.92, 1.06), "big": (1.16, 1.28)}  # factors of the subject's half length
+FOLLOWED = 0.5  # share of following cameras, among the clips whose subject moves in a direction
 SECOND = 0.10  # share of clips with a second subject
 SECOND_SIZE = 0.55
-EVALUATION, VALIDATION = 199_000, 198_000  # seeds of the prompts for evaluation, and for choosing settings
+EVALUATION, VALIDATION = 199_000, 198_000  # seeds of the prompts for evaluation, and for the choice of settings
 HELD_OUT = 10  # one in ten combinations of colour, subject, ground and motion is never trained on
 
 
@@ -47,7 +56,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Clip:
-    """What the caption says (words) and what it leaves open (numbers)."""
+    """The attributes that a caption can mention (words), and everything else that the picture needs (numbers)."""
 
     actor: Actor
     ground: str
@@ -81,7 +90,7 @@ def is_held_out(combination: str) -> bool:
 
 
 def motions_of(kind: str, ground: str) -> tuple[str, ...]:
-    """What stands on a road or swims on the water keeps to it."""
+    """The motions of a subject on a ground. Vehicles stay on their road, and boats on the water."""
     flat = kind in ("car", "train") or (kind, ground) in SWIMS
     return ("right", "left", "still") if flat else MOTIONS
 
@@ -96,9 +105,9 @@ def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> C
 
 
 def held_out(count: int, *, motions: tuple[str, ...] = MOTIONS, first: int = 0, seed: int = EVALUATION) -> list[Clip]:
-    """Prompts of the evaluation: clips of one subject in combinations that no training has seen, motions in turn.
+    """Prompts for evaluations: clips without a second subject in held-out combinations, with the given motions in turn.
 
-    seed: EVALUATION, or VALIDATION for the choice of settings.
+    seed: EVALUATION for final figures, VALIDATION for the choice of settings.
     """
     return list(islice(_in_turn(motions, seed), first, first + count))
 
@@ -137,7 +146,7 @@ def _sample(rng: random.Random, second: bool) -> Clip:
 
 
 def _place(rng: random.Random, kind: str, ground: str, motion: str, half: float) -> tuple[float, float]:
-    """Where the subject is when its motion does not carry it along."""
+    """The position of the subject, as far as its motion does not determine it."""
     if motion == "circling":
         return rng.uniform(0.44, 0.56), rng.uniform(0.40, 0.50)
     if motion == "nearer":  # passes the camera on one side
@@ -150,7 +159,7 @@ def _place(rng: random.Random, kind: str, ground: str, motion: str, half: float)
 
 
 def _second(rng: random.Random, first: Actor, ground: str) -> Actor:
-    """A small one of another kind and colour in the sky, or in the water, at rest or passing."""
+    """A small second subject of another kind and colour, at rest or passing by."""
     kinds = [k for k in SUBJECTS if k != first.kind and ground in HABITATS.get(k, AIR) and _floats(k, ground)]
     kind, colour = rng.choice(kinds), rng.choice([c for c in COLOURS if c != first.colour])
     half = KINDS[kind].half * SECOND_SIZE

@@ -14,7 +14,7 @@ from .noise import Array
 RGB = tuple[float, float, float]
 WHITE, BLACK, GLASS = (0.97, 0.97, 0.95), (0.14, 0.13, 0.18), (0.72, 0.90, 0.98)
 STEEL, WOOD, FLAME, SUN = (0.55, 0.58, 0.62), (0.50, 0.31, 0.16), (1.0, 0.62, 0.12), (1.0, 0.93, 0.55)
-OUTLINE = 0.05  # width of the darker line around a figure, in its own units
+OUTLINE = 0.05  # width of the darker line around a figure, in the figure's units
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
@@ -29,7 +29,7 @@ def circle(x: NDArray, y: NDArray, cx: float, cy: float, r: float) -> NDArray:
 def ellipse(
     x: NDArray, y: NDArray, cx: float, cy: float, rx: float, ry: NDArray | float, angle: float = 0.0
 ) -> NDArray:
-    """Nearly the distance; `angle` in radians, clockwise as seen."""
+    """An approximate distance to an ellipse; `angle` is in radians, clockwise on the screen."""
     x, y = x - cx, y - cy
     if angle:
         c, s = math.cos(angle), math.sin(angle)
@@ -52,7 +52,7 @@ def line(x: NDArray, y: NDArray, a: tuple, b: tuple, r: float) -> NDArray:
 
 
 def polygon(x: NDArray, y: NDArray, *points: tuple, r: float = 0.0) -> NDArray:
-    """A convex polygon, its corners in clockwise order as seen; they may differ from frame to frame."""
+    """A convex polygon. Its corners, in clockwise order on the screen, may differ from frame to frame."""
     inside = None
     for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
         ex, ey = bx - ax, by - ay
@@ -63,14 +63,14 @@ def polygon(x: NDArray, y: NDArray, *points: tuple, r: float = 0.0) -> NDArray:
 
 
 class Figure:
-    """Collects the parts of a figure on coordinates x, y (f, p, p), `unit` pixels to its unit, one value a frame."""
+    """The parts of a figure. x, y (f, p, p): coordinates; unit (f, 1, 1): pixels per unit of the figure."""
 
     def __init__(self, x: NDArray, y: NDArray, unit: NDArray) -> None:
         self.x, self.y, self.unit = x, y, unit
         self.parts: list[tuple[NDArray, RGB, float]] = []
 
     def add(self, distance: NDArray, colour: RGB, light: float = 1.0) -> None:
-        """One more part on top. light: how much the lamp from above shades it; 0 for what shines itself."""
+        """Add a part on top of the others. light: 1 if it is lit from above, 0 if it shines itself."""
         self.parts.append((distance, colour, light))
 
     def paint(self) -> tuple[Array, Array]:

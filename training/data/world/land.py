@@ -132,7 +132,7 @@ def _cacti(x: NDArray, y: NDArray, seed: int) -> Painted:
     number, u = cells(x, 0.46)
     size = 0.13 + 0.09 * dice(seed + 1, number)
     u = (u - 0.3 - 0.4 * dice(seed, number)) * 0.46 / size
-    v = (y[:, None] - 0.765) / size  # 0 the foot, -1 the top
+    v = (y[:, None] - 0.765) / size  # 0 at the foot, -1 at the top
     side = np.where(dice(seed + 3, number) < 0.5, 1, -1) * u
     trunk = np.maximum(np.abs(u) - 0.14, np.maximum(-v - 0.95, v))
     arms = [
@@ -175,7 +175,7 @@ def _haze(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def _firs(width: float, foot: float, size: tuple, tone: tuple, snow: float = 0.0):
-    """Rows of firs on a line; `snow`: how much of it lies on them."""
+    """Two rows of firs that stand at height `foot`; `snow`: opacity of the snow on them."""
 
     def draw(x: NDArray, y: NDArray, seed: int) -> Painted:
         colours, cover = np.zeros((3, len(y), len(x)), np.float32), np.zeros((len(y), len(x)), np.float32)
@@ -184,7 +184,7 @@ def _firs(width: float, foot: float, size: tuple, tone: tuple, snow: float = 0.0
             own = dice(seed + 10 * row, number)
             u = (u - 0.5 + 0.3 * (dice(seed + 10 * row + 1, number) - 0.5)) * width
             tall = size[0] + (size[1] - size[0]) * own
-            v = (y[:, None] - (foot - tall)) / tall  # 0 the top, 1 the foot
+            v = (y[:, None] - (foot - tall)) / tall  # 0 at the top, 1 at the foot
             tier = (v * 4.2) % 1.0
             half = width * 0.46 * (0.62 * v + 0.38 * v * tier)
             tree = np.clip((half - np.abs(u)) * 128 + 0.5, 0, 1) * (v > 0) * (v < 1)
@@ -208,7 +208,7 @@ def _path(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def _tufts(tones: tuple, foot: float, tall: float, width: float):
-    """Blades of grass at the lower border, before everything."""
+    """Blades of grass at the lower border, in front of everything."""
 
     def draw(x: NDArray, y: NDArray, seed: int) -> Painted:
         number, u = cells(x, width)

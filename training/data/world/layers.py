@@ -1,6 +1,6 @@
-"""The ground as layers, one behind another: each is drawn once for a clip, as a strip, and moves past the camera.
+"""The layers of a ground, from back to front. Each is drawn once per clip as a strip that moves past the camera.
 
-A layer is a function of world coordinates, so that its grain rests with it and a following camera can go on for ever.
+A layer is a function of world coordinates: its grain moves with it, and a following camera never reaches its end.
 Shapes: f frames, h and w texels of the supersampled picture; colours are (3, h, w), premultiplied in a strip.
 """
 
@@ -22,34 +22,32 @@ GRAIN = 0.6  # strength of all grain
 
 @dataclass(frozen=True)
 class Layer:
-    """parallax: how far it goes when the camera goes 1; drift: its own way to the left in a clip, in image widths."""
+    """parallax: its movement per movement of the camera; drift: its own movement to the left, in widths per clip."""
 
     parallax: float
     draw: Draw
     drift: float = 0.0
-    front: bool = False  # before the subject
+    front: bool = False  # in front of the subject
 
 
 @dataclass(frozen=True)
 class Ground:
-    """stir, veil: what moves by itself, behind and before the subject. light: what the ground does to its colours."""
+    """stir, veil: moving details behind and in front of the subject. light: factors for the colours of the subject."""
 
     layers: tuple[Layer, ...]
     stir: Stir | None = None
     veil: Stir | None = None
     light: RGB = (1.0, 1.0, 1.0)
 
-    tall: bool = False  # whether the camera can follow up and down
-
 
 def gradient(y: NDArray, *stops: tuple[float, RGB]) -> Array:
-    """Colours by height: (3, h, 1)."""
+    """Colours that depend on the height: (3, h, 1)."""
     places, colours = [p for p, _ in stops], np.array([c for _, c in stops])
     return np.stack([np.interp(y, places, colours[:, i]) for i in range(3)]).astype(np.float32)[:, :, None]
 
 
 def rgb(*colour: float) -> Array:
-    """(3, 1, 1)"""
+    """One colour, (3, 1, 1)."""
     return np.array(colour, np.float32).reshape(3, 1, 1)
 
 
@@ -58,19 +56,19 @@ def blend(a: NDArray, b: NDArray, share: NDArray | float) -> NDArray:
 
 
 def below(line: NDArray, y: NDArray, soft: float = 1.0) -> Array:
-    """Coverage of what lies below a line (w,) or a height: (h, w). soft: width of the edge in texels."""
+    """Coverage (h, w) of the area below a line (w,). soft: width of the edge in texels."""
     return np.clip((y[:, None] - line) * (128 / soft) + 0.5, 0, 1).astype(np.float32)
 
 
 def cell_hash(seed: int, rows: NDArray, columns: NDArray) -> Array:
-    """A number in [0, 1) for each cell of rows (h,) and columns (w,), from one grid of them: (h, w)."""
+    """A random number in [0, 1) for each cell, given the cells' rows (h,) and columns (w,): (h, w)."""
     r0, c0 = rows.min(), columns.min()
     grid = dice(seed, np.arange(r0, rows.max() + 1)[:, None], np.arange(c0, columns.max() + 1)[None])
     return grid[(rows - r0)[:, None], (columns - c0)[None]]
 
 
 def cells(v: NDArray, width: float) -> tuple[NDArray, NDArray]:
-    """Number of the cell of each coordinate, and the place within it, 0 to 1."""
+    """The index of the cell that holds each coordinate, and the position within the cell, 0 to 1."""
     number = np.floor(v / width).astype(np.int64)
     return number, (v / width - number).astype(np.float32)
 
@@ -82,7 +80,7 @@ def add_grain(colours: NDArray, x: NDArray, y: NDArray, seed: int, amount: float
 def flecks(
     x: NDArray, y: NDArray, seed: int, *, cell: float, size: float, share: float, soft: float = 1.0
 ) -> tuple[NDArray, Array]:
-    """Round spots, at most one to a cell: coverage (h, w), and a number in [0, 1) of each spot's own."""
+    """Round spots, at most one per cell: their coverage (h, w), and a random number in [0, 1) for each spot."""
     (column, u), (row, v) = cells(x, cell), cells(y, cell)
     margin = min(0.5, size / cell)
     cx = margin + (1 - 2 * margin) * cell_hash(seed, row, column)
@@ -99,7 +97,7 @@ def overlay(frame: NDArray, colours: NDArray, cover: NDArray) -> None:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where it looks at f times, (f, 2) in image widths, and which ways it can move: x, y."""
+    """scroll: its position at each time, (f, 2) in image widths; moves: whether it can move in x and in y."""
 
     scroll: NDArray
     times: NDArray
@@ -107,14 +105,14 @@ class Camera:
 
 
 def draw_layer(layer: Layer, camera: Camera, unit: int, seed: int, frames: NDArray) -> None:
-    """Lay the layer over the frames (f, 3, h, w), `unit` texels square, as the camera sees it."""
+    """Draw the layer over the frames (f, 3, unit, unit), as the camera sees it."""
     way = camera.scroll * layer.parallax
     offsets = np.stack([way[:, 0] + layer.drift * camera.times, way[:, 1]], 1) * unit
     moves = np.array(
         [bool((camera.moves[0] and layer.parallax) or layer.drift), camera.moves[1] and layer.parallax > 0]
     )
     whole = np.floor(offsets).astype(np.int64)
-    part = (offsets - whole).astype(np.float32) * moves  # what rests is not blurred
+    part = (offsets - whole).astype(np.float32) * moves  # a layer at rest is not interpolated
     first, last = whole.min(0), whole.max(0) + unit + moves
     x, y = ((np.arange(first[i], last[i]) + 0.5) / unit for i in range(2))
     colours, cover = layer.draw(x, y, seed)
@@ -128,7 +126,7 @@ def draw_layer(layer: Layer, camera: Camera, unit: int, seed: int, frames: NDArr
 
 
 def _shift(strip: NDArray, part: float, axis: int) -> NDArray:
-    """Moved by a part of a texel."""
+    """The strip, moved by a fraction of a texel along an axis."""
     if not part:
         return strip
     before, after = (strip[:, :-1], strip[:, 1:]) if axis == 1 else (strip[:, :, :-1], strip[:, :, 1:])
@@ -136,7 +134,7 @@ def _shift(strip: NDArray, part: float, axis: int) -> NDArray:
 
 
 def ground_frames(ground: Ground, camera: Camera, unit: int, seed: int) -> Array:
-    """All that is behind the subject: (f, 3, unit, unit)."""
+    """Everything behind the subject: (f, 3, unit, unit)."""
     rests = not any(camera.moves) and not any(layer.drift for layer in ground.layers)
     seen = Camera(camera.scroll[:1], camera.times[:1], camera.moves) if rests else camera
     frames = np.zeros((len(seen.times), 3, unit, unit), np.float32)
@@ -149,7 +147,7 @@ def ground_frames(ground: Ground, camera: Camera, unit: int, seed: int) -> Array
 
 
 def cover_frames(ground: Ground, camera: Camera, seed: int, frames: Array) -> None:
-    """Lay over the frames what is before the subject."""
+    """Draw everything in front of the subject over the frames."""
     for number, layer in enumerate(ground.layers):
         if layer.front:
             draw_layer(layer, camera, frames.shape[-1], seed + 101 * number, frames)

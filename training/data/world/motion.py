@@ -1,4 +1,4 @@
-"""How a subject moves, and where the camera looks: poses as functions of time, which never begin and never end.
+"""The motion of a subject and of the camera, as functions of a time that has no beginning and no end.
 
 Time runs from 0 at a clip's first frame to 1 at its last, and on. A resting camera sees the subject cross, leave and
 come round again on the other side; a following camera keeps it in view while the ground passes. Lengths are image
@@ -15,49 +15,49 @@ DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
 MOTIONS = (*DIRECTIONS, "circling", "nearer", "still")
 SPEEDS = ("slow", "normal", "fast")
 CAMERAS = ("resting", "following")
-TRAVEL = {"slow": 0.30, "normal": 0.52, "fast": 0.80}  # way in a clip, in image widths
-TURNS = {"slow": 0.35, "normal": 0.60, "fast": 0.95}  # of a circle in a clip
-APPROACH = {"slow": 0.35, "normal": 0.55, "fast": 0.85}  # share of the way from far to near in a clip
-CIRCLE = (0.27, 0.20)  # half axes of a circle, which is seen a little from the side
-FAR, NEAR = 0.32, 2.1  # sizes between which a subject comes nearer
-MARGIN = 1.12  # half lengths of a subject that lie beyond the border when it has left
-TILT = 0.95  # radians by which a subject that rises or falls is pitched
+TRAVEL = {"slow": 0.30, "normal": 0.52, "fast": 0.80}  # distance per clip, in image widths
+TURNS = {"slow": 0.35, "normal": 0.60, "fast": 0.95}  # turns per clip
+APPROACH = {"slow": 0.35, "normal": 0.55, "fast": 0.85}  # share of the way from FAR to NEAR per clip
+CIRCLE = (0.27, 0.20)  # half axes of the path of a circling subject, seen at an angle
+FAR, NEAR = 0.32, 2.1  # factors of the size at the two ends of an approach
+MARGIN = 1.12  # distance from the border at which a subject turns up on the other side, in half lengths
+TILT = 0.95  # pitch of a rising or falling subject, in radians
 
 
 @dataclass(frozen=True)
 class Path:
-    """What a clip fixes of one subject's motion. `place`: its centre, or the middle of its circle, where it matters."""
+    """The motion of one subject. `place`: its centre, the centre of its circle, or its offset while it approaches."""
 
     motion: str
     speed: str
     camera: str
     place: tuple[float, float]
-    half: float  # of the subject's length
+    half: float  # half length of the subject
     phase: float
-    facing: int  # 1 right, -1 left, where the motion does not say
-    pitches: bool  # whether the nose points up when it rises
-    height: float = 1.0  # half height in half lengths
+    facing: int  # 1 right, -1 left; used by motions that do not determine it
+    pitches: bool  # whether its nose points along the motion
+    height: float = 1.0  # half height, in half lengths
 
     @property
     def follows(self) -> tuple[bool, bool]:
-        """Whether the camera goes along in x, in y."""
+        """Whether the camera follows in x and in y."""
         dx, dy = DIRECTIONS.get(self.motion, (0, 0)) if self.camera == "following" else (0, 0)
         return dx != 0, dy != 0
 
 
 @dataclass(frozen=True)
 class Poses:
-    """One subject at f times, and the camera."""
+    """One subject and the camera at f times."""
 
     x: NDArray
     y: NDArray
-    scale: NDArray  # of the subject
-    turn: NDArray  # -1 (faces left) to 1 (faces right); between: turning round
+    scale: NDArray  # factor of the subject's size
+    turn: NDArray  # from -1 (faces left) to 1 (faces right)
     pitch: NDArray  # radians, nose down
     opacity: NDArray
-    way: NDArray  # that it has gone, in image widths
-    scroll: NDArray  # (f, 2): where the camera looks
-    pan: NDArray  # (f, 2): its way since time 0
+    way: NDArray  # distance since time 0, in image widths
+    scroll: NDArray  # (f, 2): position of the camera in the world
+    pan: NDArray  # (f, 2): movement of the camera since time 0
 
 
 def poses(path: Path, times: Sequence[float]) -> Poses:
@@ -94,6 +94,6 @@ def poses(path: Path, times: Sequence[float]) -> Poses:
 
 
 def _round(phase: float, way: NDArray, margin: float) -> NDArray:
-    """A place that runs through the picture and a margin on both sides, and comes round again."""
+    """A coordinate that runs through the picture and a margin on both sides, and then starts again."""
     length = 1 + 2 * margin
     return (phase * length + way) % length - margin

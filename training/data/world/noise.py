@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-TEXELS = 128  # texels to an image width, twice as many as a picture of 64 pixels has
-HEIGHT, WIDTH = 512, 1024  # of a texture, in texels
+TEXELS = 128  # per image width: two for each of 64 pixels
+HEIGHT, WIDTH = 512, 1024  # size of a texture, in texels
 
 
 def dice(seed: int, *cells: NDArray | int) -> Array:
-    """Numbers in [0, 1) hashed from integer cell coordinates (arrays that broadcast): the same for the same cell."""
+    """Random numbers in [0, 1), each a hash of integer cell coordinates (arrays that broadcast)."""
     h = np.asarray(seed & 0xFFFFFFFF, np.uint32)
     with np.errstate(over="ignore"):
         for cell in cells:
@@ -28,7 +28,7 @@ def dice(seed: int, *cells: NDArray | int) -> Array:
 
 @cache
 def texture(kind: str) -> Array:
-    """(HEIGHT, WIDTH), mean 0, deviation 1. grain: neighbours hardly alike; fine, cloud: wider; streak: horizontal."""
+    """A periodic texture (HEIGHT, WIDTH), mean 0, deviation 1: grain, fine, cloud (coarse) or streak (horizontal)."""
     fy, fx = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
     f = np.sqrt((5 * fx if kind == "streak" else fx) ** 2 + fy**2)
     spectra = {
@@ -46,7 +46,7 @@ def texture(kind: str) -> Array:
 
 
 def texture_at(kind: str, x: NDArray, y: NDArray, seed: int) -> Array:
-    """The texture at world coordinates in image widths, x (w,) and y (h,): (h, w). Each seed has its place in it."""
+    """The texture at world coordinates in image widths, x (w,) and y (h,): (h, w). Each seed has its own offset."""
     shift = dice(seed, np.arange(2))
     rows = (np.floor(y * TEXELS).astype(np.int64) + int(shift[0] * HEIGHT)) % HEIGHT
     columns = (np.floor(x * TEXELS).astype(np.int64) + int(shift[1] * WIDTH)) % WIDTH
@@ -54,7 +54,7 @@ def texture_at(kind: str, x: NDArray, y: NDArray, seed: int) -> Array:
 
 
 def waves(x: NDArray, seed: int, *lengths: float) -> Array:
-    """An endless line of hills at world coordinates x: a sum of sines of these wave lengths, between about -1 and 1."""
+    """A sum of sines with these wave lengths at world coordinates x, between about -1 and 1."""
     phases = dice(seed, np.arange(len(lengths)))
     total = sum(lengths)
     parts = (
@@ -64,6 +64,6 @@ def waves(x: NDArray, seed: int, *lengths: float) -> Array:
 
 
 def step(low: float, high: float, x: NDArray) -> Array:
-    """0 below `low`, 1 above `high`, smooth between."""
+    """0 below `low`, 1 above `high`, and a smooth step between them."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)

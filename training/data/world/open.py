@@ -20,7 +20,7 @@ def _breeze(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def cumulus(scale: float, dense: float, low: float, high: float, tones: tuple = ((0.70, 0.78, 0.90), (1.0, 1.0, 1.0))):
-    """Clouds that are lit from above. dense: their share; low, high: the heights between which they lie, in widths."""
+    """Clouds that are lit from above. dense: offset of their density; low, high: limits of their height, in widths."""
 
     def draw(x: NDArray, y: NDArray, seed: int) -> Painted:
         u, v = x / scale, y * 1.7 / scale
@@ -41,7 +41,7 @@ def _island(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def _water(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
-    """The sea, nearer rows faster when the camera follows, its waves rolling. x carries the camera's way."""
+    """The waves of the sea. Nearer rows move faster when the camera follows; x contains the position of the camera."""
     rows = y > HORIZON
     depth = (y[rows, None] - HORIZON) / (1 - HORIZON)  # 0 at the horizon, 1 at the lower border
     way, screen = x[0], x - x[0]
@@ -59,7 +59,7 @@ def _water(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
 
 
 def _front_water(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
-    """The nearest wave, which hides the keel of a boat."""
+    """The nearest wave, in front of the keel of a boat."""
     line = WATERLINE + 0.010 * waves(x - 0.12 * t, seed, 0.37, 0.16) + 0.006 * np.sin(TURN * t)
     cover = below(line, y) * step(WATERLINE + 0.15, WATERLINE + 0.02, y)[:, None]
     crest = np.exp(-(((y[:, None] - line) * 90 - 0.6) ** 2))
@@ -118,13 +118,13 @@ def _seabed(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def _beams(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
-    """Beams of light that sway, weed that sways, bubbles that rise."""
+    """Swaying beams of light and swaying weed."""
     slant = x[None] + 0.45 * y[:, None]
     beams = waves(slant - 0.05 * np.sin(TURN * 0.5 * t), seed, 0.42, 0.23, 0.13)
     frame += 0.22 * np.clip(beams, 0, 1) * step(0.85, 0.0, y)[:, None] * rgb(0.8, 1.0, 0.95)
     number, u = cells(x, 0.115)
     tall = 0.14 + 0.24 * dice(seed + 1, number)
-    v = np.clip((0.93 - y[:, None]) / tall, 0, 2)  # 0 the root, 1 the tip
+    v = np.clip((0.93 - y[:, None]) / tall, 0, 2)  # 0 at the root, 1 at the tip
     bend = (
         0.5 + 0.3 * (dice(seed, number) - 0.5) + 0.22 * v * np.sin(TURN * (0.8 * t + dice(seed + 2, number)) + 3.0 * v)
     )
@@ -206,7 +206,7 @@ def _planet(x: NDArray, y: NDArray, seed: int) -> Painted:
 
 
 def _twinkling(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
-    sx, sy = x[0] - 0.5 / len(x), y[0] - 0.5 / len(y)  # the camera's way
+    sx, sy = x[0] - 0.5 / len(x), y[0] - 0.5 / len(y)  # the position of the camera
     for i, (near, cell, size) in enumerate(((0.12, 0.080, 0.010), (0.40, 0.14, 0.013), (0.90, 0.26, 0.019))):
         u, v = x - sx + sx * near, y - sy + sy * near
         cover, own = flecks(u, v, seed + 10 * i, cell=cell, size=size, share=0.55, soft=1.5)

@@ -1,4 +1,4 @@
-"""Frames and masks of a clip: ground, subjects, what is before them, and a lens that makes 64 pixels of 128 texels."""
+"""Frames and masks of a clip. A picture of 64 pixels is drawn on 128 texels and seen through a soft lens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,8 +27,8 @@ GROUNDS: dict[str, Ground] = {
     "meadow": land.MEADOW,
     "stars": open_.STARS,
 }
-SAMPLES = 2  # texels to a pixel, each way
-REACH = 1.35  # half a patch, in half lengths of the subject
+SAMPLES = 2  # texels per pixel, along each axis
+REACH = 1.35  # half side of a subject's patch, in half lengths of the subject
 FARTHER = 0.5  # parallax of the second subject
 LENS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # a blur of one texel, half a pixel
 
@@ -48,16 +48,16 @@ def render(clip: Clip, times: Sequence[float], *, size: int = 64) -> Tensor:
 
 
 def mask(clip: Clip, times: Sequence[float], *, size: int = 64) -> Tensor:
-    """Coverage of the subject, whatever is before it: (f, 1, size, size) in 0..1."""
+    """Coverage of the subject, including covered parts: (f, 1, size, size) in 0..1."""
     frames = np.zeros((len(times), 1, size * SAMPLES, size * SAMPLES), np.float32)
     place(frames, clip.actor, poses(clip.actor.path, times), None, times)
     return torch.from_numpy(_downsample(frames)).clamp(0, 1)
 
 
 def place(frames: Array, actor: Actor, seen: Poses, ground: Ground | None, times: Sequence[float]) -> None:
-    """Draw one subject into the frames (f, 3, h, w); without a ground its coverage alone, (f, 1, h, w)."""
+    """Draw one subject into the frames (f, 3, h, w) or, without a ground, its coverage into (f, 1, h, w)."""
     unit = frames.shape[-1]
-    half = actor.path.half * seen.scale * unit  # texels to the figure's own unit
+    half = actor.path.half * seen.scale * unit  # texels per unit of the figure
     reach = int(np.ceil(half.max() * REACH)) + 2
     corner = np.floor(np.stack([seen.x, seen.y], 1) * unit).astype(np.int64) - reach
     span = np.arange(2 * reach)
@@ -96,7 +96,7 @@ def _paste(frame: NDArray, colours: NDArray, cover: NDArray, left: int, top: int
 
 
 def _with_parallax(other: Poses, half: float, seen: Poses) -> Poses:
-    """The second subject stands in the world: a following camera leaves it behind, and it comes round again."""
+    """Move the second subject past a following camera, at a parallax of FARTHER, in a loop."""
     if not seen.pan.any():
         return other
     margin, way = MARGIN * half, seen.pan * FARTHER
@@ -108,15 +108,18 @@ def _with_parallax(other: Poses, half: float, seen: Poses) -> Poses:
 
 
 def _downsample(frames: Array) -> Array:
-    """Texels -> pixels, through a lens that is as soft as a photograph's: sharper edges than a pixel say nothing more,
-    and an autoencoder that makes 4 numbers of 16 pixels would spend itself on them."""
+    """Blur, and average texels to pixels.
+
+    The blur matters to the autoencoder, which has 4 numbers for 16 pixels: without it, detail near the pixel grid's
+    limit took most of its capacity, and subjects were reconstructed worse.
+    """
     frames = _softened(_softened(frames, 2), 3)
     f, c, h, w = frames.shape
     return frames.reshape(f, c, h // SAMPLES, SAMPLES, w // SAMPLES, SAMPLES).mean((3, 5))
 
 
 def _softened(frames: Array, axis: int) -> Array:
-    """Along one axis: the weights of LENS, the border repeated."""
+    """Convolve along one axis with LENS; the border is repeated."""
     reach, size = len(LENS) // 2, frames.shape[axis]
     padded = np.pad(frames, [(reach, reach) if i == axis else (0, 0) for i in range(4)], mode="edge")
     parts = (np.take(padded, range(i, i + size), axis) * weight for i, weight in enumerate(LENS))

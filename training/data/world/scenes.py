@@ -1,4 +1,4 @@
-"""The world "scenes" as the trainer asks for it (`worlds.World`): clips, captions, frames, masks."""
+"""The interface of the world "scenes": the functions of `worlds.World`."""
 
 from collections.abc import Sequence
 
@@ -40,9 +40,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
     "camera": CAMERAS,
 }
-STYLES = ("plain", "glow")  # glow: the subject lights what is around it with its colour
+STYLES = ("plain", "glow")  # glow: the surroundings of the subject are lit in its colour
 GLOW, GLOW_REACH = 1.6, 9  # strength; width of the light in pixels of 64
-TOO_FAR = 0.5  # size, against the usual one, at which a subject begins to be too small
+TOO_FAR = 0.5  # factor of the size below which a subject counts as hard to recognise
 
 
 def attributes(clip: Clip) -> dict[str, str]:
@@ -75,7 +75,7 @@ def position(clip: Clip, t: float) -> tuple[float, float]:
 
 
 def visible(clip: Clip, times: Sequence[float]) -> list[float]:
-    """Share of the subject's box that is in the picture, less where it is far or fades."""
+    """Visible share of the subject's box, reduced where the subject is far away or fades."""
     seen, kind = poses(clip.actor.path, times), KINDS[clip.actor.kind]
     half = clip.actor.path.half * seen.scale
     shares = [_overlap(v, h) for v, h in ((seen.x, half), (seen.y, half * kind.bottom))]

@@ -1,4 +1,4 @@
-"""What moves: eleven subjects seen from the side, so that a single picture shows where each is going.
+"""Eleven subjects, seen from the side, so that a single picture shows in which direction each moves.
 
 Every subject faces right, is two units long, and has a cycle (`beat`, in turns) that runs while it is seen: wheels,
 propellers, wings, a tail, a flame. `roll` is the way it has gone, in its own units, which is what turns wheels.
@@ -43,7 +43,7 @@ TURN = 2 * np.pi
 
 @dataclass(frozen=True)
 class Moment:
-    """What a subject's drawing may depend on besides its colour; each (f, 1, 1)."""
+    """The inputs of a subject's drawing besides its colour, each (f, 1, 1)."""
 
     beat: NDArray
     roll: NDArray
@@ -54,12 +54,12 @@ Draw = Callable[[Figure, RGB, Moment], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A subject: how it is drawn, its half length in image widths at medium size, and the lowest y of its body."""
+    """A subject: its drawing, its half length in image widths at medium size, and the lowest y of its body."""
 
     draw: Draw
     half: float
     bottom: float
-    beats: float  # cycles in a clip
+    beats: float  # cycles per clip
 
 
 def car(g: Figure, c: RGB, m: Moment) -> None:
@@ -208,7 +208,7 @@ def bird(g: Figure, c: RGB, m: Moment) -> None:
 
 def butterfly(g: Figure, c: RGB, m: Moment) -> None:
     x, y, dark, pale = g.x, g.y, mix(c, BLACK, 0.62), mix(c, WHITE, 0.6)
-    spread = 0.80 + 0.20 * np.cos(TURN * m.beat)  # of the wings, seen from the side
+    spread = 0.80 + 0.20 * np.cos(TURN * m.beat)  # of the wings
     for side, tone in ((0.16, mix(c, BLACK, 0.25)), (-0.10, c)):
         u, v = x - side + 0.06, (y - 0.10) / spread
         upper, lower = ellipse(u, v, -0.16, -0.54, 0.58, 0.38, 0.95), ellipse(u, v, -0.46, 0.12, 0.40, 0.28, -0.30)
@@ -275,7 +275,7 @@ SUBJECTS = tuple(KINDS)
 
 
 def draw(name: str, colour: RGB, x: NDArray, y: NDArray, unit: NDArray, moment: Moment):
-    """A subject on a patch of its own coordinates: see Figure.painted."""
+    """Colours and coverage of a subject on its own coordinates; see Figure.paint."""
     figure = Figure(x, y, unit)
     KINDS[name].draw(figure, colour, moment)
     return figure.paint()
