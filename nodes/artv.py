@@ -17,6 +17,7 @@ from ..model_patches.comfy_host.artv.masks import as_images, schedule_parts, see
 from ..model_patches.comfy_host.conditions.prompts import ToldStory
 from ..model_patches.comfy_host.video.autoregressive import FITS
 from . import files, sockets
+from .options import render_sockets
 from .render import widgets
 from .render.autoregressive import RollRequest
 from .render.base import RenderNode
@@ -214,7 +215,7 @@ class AutoregressiveVideo(RenderNode):
                 tooltip="From Autoregressive Options: guidance by earlier frames, noise on them, masks. Without them "
                 "as in the paper.",
             ),
-            *widgets.render_sockets(),
+            *render_sockets(),
         ]
 
     @classmethod

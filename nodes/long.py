@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.conditions.prompts import PromptSchedule, parse_prompts
+from .options import render_sockets
 from .render import widgets
 from .render.base import RenderNode
 from .render.long import LongRequest
@@ -98,7 +99,7 @@ class LongVideoNode(RenderNode):
                 optional=True,
                 tooltip="From Reuse Options: how much of the clip before is used again. Without them as in the paper.",
             ),
-            *widgets.render_sockets(again="clips to draw with other noise"),
+            *render_sockets(again="clips to draw with other noise"),
         ]
 
     @classmethod

@@ -3,6 +3,8 @@
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..rendering.formats import FORMATS
@@ -13,6 +15,30 @@ from .render.options import KEEP, OutputOptions, ReuseOptions
 from .sockets import CATEGORY
 
 OPTIONS = f"{CATEGORY}/options"
+
+
+def render_sockets(*, again: str = "") -> list[Any]:
+    """The optional sockets that every render node has at its end. again: what is rendered again, "" for nothing."""
+    takes = (
+        [sockets.RenderAgain.Input("render_again", optional=True, tooltip=f"From Render Again: {again}.")]
+        if again
+        else []
+    )
+    return [
+        io.Sampler.Input(
+            "sampler", optional=True, tooltip="Such as KSamplerSelect. It replaces sampler_name, with its options."
+        ),
+        io.Sigmas.Input(
+            "sigmas", optional=True, tooltip="Such as BasicScheduler: noise levels. They replace scheduler and steps."
+        ),
+        *takes,
+        sockets.OutputOptions.Input(
+            "output_options",
+            optional=True,
+            tooltip="From Video Output Options: name, frames per second, length in seconds, format. Without them the "
+            "video is an MP4 of 8 frames per second called video.",
+        ),
+    ]
 
 
 class VideoOutputOptions(io.ComfyNode):

@@ -11,6 +11,7 @@ from ..model_patches.comfy_host.video.staged import FITS, REANCHOR, UNDER_NOISE,
 from ..model_patches.dreamvideo.guidance import ORDERS
 from . import sockets
 from .dreamvideo import GROUP
+from .options import render_sockets
 from .render import widgets
 from .render.base import RenderNode
 from .render.options import StageOptions
@@ -157,7 +158,7 @@ class StagedVideoNode(RenderNode):
                 tooltip="From Stage Options: how stages follow each other, and how the image is used. Without them as "
                 "in the paper.",
             ),
-            *widgets.render_sockets(again="stages to make with other noise, and all behind them"),
+            *render_sockets(again="stages to make with other noise, and all behind them"),
         ]
 
     @classmethod

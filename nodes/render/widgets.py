@@ -44,26 +44,6 @@ def sampling(request: type[Request], *, steps: str, sampler: str) -> list[Any]:
     ]
 
 
-def render_sockets(*, again: str = "") -> list[Any]:
-    """The optional sockets that every render node has at its end. again: what is rendered again, "" for nothing."""
-    takes = [RenderAgain.Input("render_again", optional=True, tooltip=f"From Render Again: {again}.")] if again else []
-    return [
-        io.Sampler.Input(
-            "sampler", optional=True, tooltip="Such as KSamplerSelect. It replaces sampler_name, with its options."
-        ),
-        io.Sigmas.Input(
-            "sigmas", optional=True, tooltip="Such as BasicScheduler: noise levels. They replace scheduler and steps."
-        ),
-        *takes,
-        OutputOptions.Input(
-            "output_options",
-            optional=True,
-            tooltip="From Video Output Options: name, frames per second, length in seconds, format. Without them the "
-            "video is an MP4 of 8 frames per second called video.",
-        ),
-    ]
-
-
 def latent() -> Any:
     return io.Latent.Input(
         "latent",
