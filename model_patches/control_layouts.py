@@ -1,7 +1,7 @@
-"""ControlNet files as the beginning of a retention branch: pure functions on a state dict.
+"""ControlNet files as the initial weights of a retention branch: pure functions on a state dict.
 
-A ControlNet of the same base has every layer that a branch without temporal layers has. Two layouts are read:
-latent-diffusion's (`control_model.` or bare) and diffusers'.
+A ControlNet of the same base model has the same layers as a branch without temporal layers. Two layouts are supported:
+latent-diffusion's (with the prefix `control_model.` or without) and diffusers'.
 """
 
 import re
@@ -17,31 +17,31 @@ from .layouts import CheckpointError, check_weights
 from .ldm_names import control_prefixes, rename
 
 LDM, DIFFUSERS = "input_hint_block.", "controlnet_cond_embedding."
-# The heads of a ControlNet are not in its file: as in Stable Diffusion 1.5 and 2.
+# A ControlNet file does not contain the number of heads; these are the values of Stable Diffusion 1.5 and 2.
 HEADS, CHANNELS_OF_A_HEAD = 8, 64
 
 
 def from_controlnet(weights: Mapping[str, Tensor], source: str) -> tuple[RetentionConfig, dict[str, Tensor]]:
-    """The config that a ControlNet was built with, read off its names and shapes, and its weights in our names.
+    """The config of a ControlNet, inferred from its names and shapes, and its weights under our names.
 
-    CheckpointError when it is no ControlNet of Stable Diffusion's U-Net for images in colour.
+    CheckpointError unless it is a ControlNet of Stable Diffusion's U-Net for RGB images.
     """
-    found = {k.removeprefix("control_model."): v for k, v in weights.items()}
-    if any(k.startswith(LDM) for k in found):
-        found = _from_ldm(found, source)
-    elif not any(k.startswith(DIFFUSERS) for k in found):
+    tensors = {k.removeprefix("control_model."): v for k, v in weights.items()}
+    if any(k.startswith(LDM) for k in tensors):
+        tensors = _from_ldm(tensors, source)
+    elif not any(k.startswith(DIFFUSERS) for k in tensors):
         raise CheckpointError(
-            f"{source} is no ControlNet: its first keys are {', '.join(list(found)[:3]) or 'none'}; needed are keys "
-            f"like {LDM}0.weight or {DIFFUSERS}conv_in.weight"
+            f"{source} is not a ControlNet: its first keys are {', '.join(list(tensors)[:3]) or 'none'}; a ControlNet "
+            f"has keys like {LDM}0.weight or {DIFFUSERS}conv_in.weight"
         )
     try:
-        config = RetentionConfig(**_sizes(found))
+        config = RetentionConfig(**_sizes(tensors))
         with torch.device("meta"):
             branch = RetentionBranch(config)
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{source} is a ControlNet of a kind that cannot become a branch ({error})") from error
-    check_weights(branch, found, source)
-    return config, found
+        raise CheckpointError(f"{source} is a kind of ControlNet that cannot initialise a branch ({error})") from error
+    check_weights(branch, tensors, source)
+    return config, tensors
 
 
 def _from_ldm(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -53,15 +53,15 @@ def _from_ldm(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     attention = tuple(f"input_blocks.{start}.1.norm.weight" in weights for start in starts)
     hints = max((int(k.split(".")[1]) for k in weights if k.startswith(LDM)), default=0)
     if not numbers or len(resnets) % blocks or hints != 14:
-        raise CheckpointError(f"{source} is a ControlNet with blocks of another build than Stable Diffusion's")
+        raise CheckpointError(f"{source} is a ControlNet whose blocks differ from Stable Diffusion's")
     try:
         return rename(weights, control_prefixes(blocks, layers, attention))
     except ValueError as error:
-        raise CheckpointError(f"{source} is a ControlNet of another kind than Stable Diffusion's ({error})") from error
+        raise CheckpointError(f"{source} is not a ControlNet for Stable Diffusion ({error})") from error
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The fields of a config from weights in diffusers' names."""
+    """The fields of a config, from weights with diffusers' names."""
     blocks = range(1 + max(_numbers(weights, r"down_blocks\.(\d+)\.")))
     channels = tuple(weights[f"down_blocks.{i}.resnets.0.norm2.weight"].shape[0] for i in blocks)
     hints = 1 + max(_numbers(weights, r"controlnet_cond_embedding\.blocks\.(\d+)\."))
@@ -81,4 +81,4 @@ def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _numbers(weights: Mapping[str, Tensor], pattern: str) -> list[int]:
-    return [int(found[1]) for key in weights if (found := re.match(pattern, key))] or [0]
+    return [int(match[1]) for key in weights if (match := re.match(pattern, key))] or [0]

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed."""
+"""Atomic files: each is written under a temporary name, flushed to the disk and then renamed."""
 
 import errno
 import os
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to. At the end of the block it becomes `path`; after an error it is removed.
+    """A temporary path to write to. At the end of the block it is renamed to `path`; after an error it is removed.
 
-    Whatever interrupts, a power cut too, `path` holds what it held before or what is new, never half a file. The folder
-    must be there.
+    After any interruption, even a power cut, `path` has either its old or its new content, never half a file. The
+    folder must exist.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -28,9 +28,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
-    """Safetensors with a header, in a folder that is made where it is missing; readable for whom new files are.
+    """Write a safetensors file with a header. A missing folder is created; the file gets default permissions.
 
-    (safetensors' own writer lets only the owner read.) OSError when the disk is full or the folder cannot be written.
+    (The writer of safetensors makes files that only the owner can read.) OSError when the disk is full or the folder is
+    not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -49,13 +50,13 @@ def write_text(text: str, path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """The names in it, too, must outlive a power cut. Windows has no such call, and does not need it."""
+    """Make the names in a folder survive a power cut. Windows has no such call and does not need it."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError as error:  # some network file systems know no flush of folders
+    except OSError as error:  # some network file systems cannot flush folders
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

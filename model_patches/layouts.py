@@ -1,8 +1,8 @@
-"""Weight layouts of other people's motion files, as pure functions on a state dict.
+"""Weight layouts of other projects' motion files, as pure functions on a state dict.
 
-A layout is read in three steps: `unwrap` takes off what a trainer wrapped around the weights, `identify` names the
-layout or raises for everything that is not a motion model, and one importer per layout gives our config and weights.
-Keys inside the package are AnimateDiff's own for motion models, those of the authors' checkpoint for VidRD.
+A file is read in three steps: `unwrap` removes what a trainer wrapped around the weights, `identify` names the layout
+or raises for everything that is not a motion model, and one importer per layout returns our config and weights. The
+keys inside the package are AnimateDiff's for motion models and those of the authors' checkpoint for VidRD.
 """
 
 import re
@@ -22,7 +22,7 @@ Weights = Mapping[str, Tensor]
 
 
 class CheckpointError(ValueError):
-    """A weight file cannot be used; the message says what it is, what is needed, and what to do."""
+    """A weight file cannot be used; the message says what the file is, what is needed, and what to do."""
 
 
 ANIMATEDIFF = "animatediff"
@@ -45,7 +45,7 @@ _TO_DIFFUSERS = (
     ("ff_norm.", "norm3."),
 )
 
-# (what betrays it in a key, what it is, what to do), first match wins
+# (test of a key, what the file is, what to do); the first match wins
 _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (
         lambda k: "lora" in k and ("motion_modules" in k or "temporal" in k),
@@ -66,7 +66,7 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (
         lambda k: k.startswith(("img_encoder.", "motion_embedding.", "fps_embedding.")),
         "an image-conditioned motion model (AnimateLCM-I2V or FancyVideo)",
-        "it has parts that StillMotion does not run; load a text-to-video motion model",
+        "it has parts that StillMotion does not support; load a text-to-video motion model",
     ),
     (
         lambda k: k in ("conv_in.weight", "conv_in.bias"),
@@ -76,7 +76,7 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (
         lambda k: ".qkv_merge." in k,
         "a CameraCtrl motion model",
-        "it needs a camera encoder that StillMotion does not run; load a text-to-video motion model",
+        "it needs a camera encoder that StillMotion does not support; load a text-to-video motion model",
     ),
     (
         lambda k: k.startswith(("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")),
@@ -92,9 +92,9 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
 
 
 def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, without the trainer's wrapping: `state_dict`, `module`, the prefix `module.`.
+    """The tensors of a checkpoint without a trainer's wrapping: `state_dict`, `module`, the prefix `module.`.
 
-    From a training checkpoint that holds the whole U-Net only the motion modules are kept.
+    Of a training checkpoint that contains the whole U-Net, only the motion modules are returned.
     """
     for name in ("state_dict", "module", "state_dict", "motion_module", "unet"):
         inner = weights.get(name)
@@ -109,29 +109,29 @@ def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def identify(weights: Weights, source: str) -> str:
-    """The layout's name. CheckpointError for everything but a motion model of a layout we read, saying what it is.
+    """The name of the layout. CheckpointError, saying what the file is, unless it is a motion model we can read.
 
-    `source` names the file in messages.
+    source: name of the file, for messages.
     """
     if any(".temp_convs." in key for key in weights):
         decoder = any(key.startswith(_DECODER) and ".temp_convs." in key for key in weights)
         return VIDRD_DECODER if decoder else VIDRD
-    for betrays, what, advice in _FOREIGN:
-        if any(betrays(key) for key in weights):
-            raise CheckpointError(f"{source} is {what}: {advice}")
+    for matches, kind, advice in _FOREIGN:
+        if any(matches(key) for key in weights):
+            raise CheckpointError(f"{source} is {kind}: {advice}")
     if any(_SLOT.match(key) and ".temporal_transformer." in key for key in weights):
         return ANIMATEDIFF
     if any(_SLOT.match(key) and ".transformer_blocks.0.attn1." in key for key in weights):
         return DIFFUSERS
     raise CheckpointError(
-        f"{source} holds no motion model: its first keys are {', '.join(list(weights)[:5]) or 'none'}; needed are "
-        "keys like down_blocks.0.motion_modules.0.temporal_transformer... (AnimateDiff) or "
+        f"{source} is not a motion model: its first keys are {', '.join(list(weights)[:5]) or 'none'}; a motion model "
+        "has keys like down_blocks.0.motion_modules.0.temporal_transformer... (AnimateDiff) or "
         "down_blocks.0.motion_modules.0.transformer_blocks... (diffusers)"
     )
 
 
 def from_diffusers(weights: Weights) -> dict[str, Tensor]:
-    """diffusers' MotionAdapter keys -> AnimateDiff's. Its one positional table serves both attentions."""
+    """diffusers' MotionAdapter keys -> AnimateDiff's. Both attentions get its one positional table."""
     renamed: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         head = _SLOT.match(key)
@@ -161,19 +161,21 @@ def to_diffusers(weights: Weights) -> dict[str, Tensor]:
 
 
 def motion_config(weights: Weights, source: str) -> dict[str, Any]:
-    """The config that weights in AnimateDiff's keys were built from, read off their names and shapes.
+    """The config of weights with AnimateDiff's keys, inferred from their names and shapes.
 
-    Such files do not tell the number of heads and the noise schedule; all released ones have 8 and linear betas.
+    Such files do not contain the number of heads and the noise schedule; all released ones have 8 and linear betas.
     """
     channels, layers = _down_blocks(weights, source)
     tables = [v for k, v in weights.items() if k.endswith(".pos_encoder.pe")]
     if not tables:
         raise CheckpointError(
-            f"{source} is a motion model without positional tables (AnimateLCM): this version of StillMotion does not "
-            "read it; load an AnimateDiff v1, v2 or v3 motion model"
+            f"{source} is a motion model without positional tables (AnimateLCM), which this version of StillMotion "
+            "does not support; load an AnimateDiff v1, v2 or v3 motion model"
         )
     if channels == SDXL_CHANNELS:
-        raise CheckpointError(f"{source} is a motion model for SDXL: StillMotion reads motion models for SD 1.5")
+        raise CheckpointError(
+            f"{source} is a motion model for SDXL, but StillMotion supports motion models for SD 1.5; load one of these"
+        )
     config = MotionConfig(
         block_channels=channels,
         layers_per_block=layers,
@@ -187,34 +189,36 @@ def motion_config(weights: Weights, source: str) -> dict[str, Any]:
 
 
 def _down_blocks(weights: Weights, source: str) -> tuple[tuple[int, ...], int]:
-    """Channels of each down block and the number of layers in one. ({0: 320, 1: 640}, 2)."""
-    found: dict[int, int] = {}
+    """Channels of each down block and the number of layers per block, for example ((320, 640), 2)."""
+    channels: dict[int, int] = {}
     layers = 0
     for key, tensor in weights.items():
         place = re.match(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.temporal_transformer\.norm\.weight$", key)
         if place:
-            found[int(place[1])] = tensor.shape[0]
+            channels[int(place[1])] = tensor.shape[0]
             layers = max(layers, int(place[2]) + 1)
-    if sorted(found) != list(range(len(found))) or not found:
-        raise CheckpointError(f"{source} is incomplete: it has motion modules for down blocks {sorted(found)} only")
-    return tuple(found[i] for i in sorted(found)), layers
+    if sorted(channels) != list(range(len(channels))) or not channels:
+        raise CheckpointError(
+            f"{source} is incomplete: it has motion modules only for the down blocks {sorted(channels)}; get it again"
+        )
+    return tuple(channels[i] for i in sorted(channels)), layers
 
 
 def from_vidrd(weights: Weights) -> dict[str, Tensor]:
-    """What is trained in a VidRD checkpoint, which holds the whole U-Net in diffusers' names, and perhaps more."""
-    chosen = (k for k in weights if _BLOCK.match(k) and (is_temporal(k) or ".transformer_blocks." in k))
-    return {key: weights[key] for key in chosen}
+    """The trained weights of a VidRD checkpoint, which contains the whole U-Net under diffusers' names, or more."""
+    keys = (k for k in weights if _BLOCK.match(k) and (is_temporal(k) or ".transformer_blocks." in k))
+    return {key: weights[key] for key in keys}
 
 
 def from_vidrd_decoder(weights: Weights) -> dict[str, Tensor]:
-    """The Temp-Convs in an autoencoder that VidRD's authors fine-tuned."""
+    """The Temp-Convs of the autoencoder that VidRD's authors fine-tuned."""
     return {k.removeprefix("decoder."): v for k, v in weights.items() if k.startswith(_DECODER) and ".temp_convs." in k}
 
 
 def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
-    """The config of VidRD weights, read off their names and shapes.
+    """The config of VidRD weights, inferred from their names and shapes.
 
-    They do not tell the heads: 64 channels a head where the text is 1024 wide (Stable Diffusion 2), else 8 heads.
+    They do not contain the heads: 64 channels per head if the text is 1024 wide (Stable Diffusion 2), else 8 heads.
     """
     channels, layers = _vidrd_blocks(weights, source, "down_blocks")
     context = next((v.shape[1] for k, v in weights.items() if k.endswith(".attn2.to_k.weight")), None)
@@ -234,7 +238,7 @@ def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
 
 
 def vidrd_decoder_config(weights: Weights, source: str) -> dict[str, Any]:
-    """The config of the Temp-Convs in a decoder. The published ones have statistics over the clip."""
+    """The config of the Temp-Convs in a decoder. The published ones use statistics over the clip."""
     channels, layers = _vidrd_blocks(weights, source, "up_blocks")
     config = DecoderConfig(
         block_channels=channels[::-1],
@@ -248,17 +252,19 @@ def vidrd_decoder_config(weights: Weights, source: str) -> dict[str, Any]:
 
 
 def _vidrd_blocks(weights: Weights, source: str, side: str) -> tuple[tuple[int, ...], int]:
-    """Channels of each block of a side, and the number of Temp-Convs in one."""
-    found: dict[int, int] = {}
+    """Channels of each block of a side, and the number of Temp-Convs per block."""
+    channels: dict[int, int] = {}
     layers = 0
     for key, tensor in weights.items():
         place = re.match(rf"{side}\.(\d+)\.temp_convs\.(\d+)\.convs\.0\.weight$", key)
         if place:
-            found[int(place[1])] = tensor.shape[0]
+            channels[int(place[1])] = tensor.shape[0]
             layers = max(layers, int(place[2]) + 1)
-    if sorted(found) != list(range(len(found))) or not found:
-        raise CheckpointError(f"{source} is incomplete: it has Temp-Convs for {side} {sorted(found)} only")
-    return tuple(found[i] for i in sorted(found)), layers
+    if sorted(channels) != list(range(len(channels))) or not channels:
+        raise CheckpointError(
+            f"{source} is incomplete: it has Temp-Convs only for {side} {sorted(channels)}; get it again"
+        )
+    return tuple(channels[i] for i in sorted(channels)), layers
 
 
 def _conv_layers(weights: Weights) -> int:
@@ -268,21 +274,21 @@ def _conv_layers(weights: Weights) -> int:
 
 
 def animatediff_version(config: Mapping[str, Any]) -> str:
-    """The releases differ in two facts: the middle block, and the length of the positional table."""
-    released = {(False, 24): "v1", (True, 32): "v2", (False, 32): "v3"}
-    return released.get((config["mid_block"], config["max_frames"]), f"of {config['max_frames']} frames")
+    """The version of a release, from the two differences: the middle block and the length of the positional table."""
+    versions = {(False, 24): "v1", (True, 32): "v2", (False, 32): "v3"}
+    return versions.get((config["mid_block"], config["max_frames"]), f"of {config['max_frames']} frames")
 
 
 def check_weights(model: nn.Module, weights: Weights, source: str) -> None:
-    """The weights are those of such a model: no key missing, none left over, every shape right."""
-    needed = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    missing = sorted(set(needed) - set(weights))
-    surplus = sorted(set(weights) - set(needed))
-    given = {k: tuple(v.shape) for k, v in weights.items()}
-    wrong = [f"{k} {given[k]} instead of {needed[k]}" for k in needed if k in given and given[k] != needed[k]]
-    for what, keys in (("misses", missing), ("has unknown", surplus), ("has wrong sizes:", wrong)):
+    """CheckpointError unless the weights have exactly the keys and shapes of the model."""
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    missing = sorted(set(expected) - set(weights))
+    surplus = sorted(set(weights) - set(expected))
+    shapes = {k: tuple(v.shape) for k, v in weights.items()}
+    wrong = [f"{k} {shapes[k]} instead of {expected[k]}" for k in expected if k in shapes and shapes[k] != expected[k]]
+    for problem, keys in (("misses", missing), ("has unknown", surplus), ("has wrong sizes:", wrong)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise CheckpointError(
-                f"{source} {what} {', '.join(keys[:3])}{more}; the file is damaged or of another kind, get it again"
+                f"{source} {problem} {', '.join(keys[:3])}{more}; the file is damaged or of another kind; get it again"
             )

@@ -1,7 +1,8 @@
 """The two names of every Stable Diffusion weight: latent-diffusion's (files, ComfyUI) and diffusers'.
 
-Pure functions over names, for U-Nets, their ControlNets and autoencoders of any depth with the same number of layers in
-each block. Only attention in the autoencoder differs in shape: 1x1 convolutions there, linear layers in diffusers.
+Pure functions on names, for U-Nets, their ControlNets and autoencoders of any depth with the same number of layers in
+each block. Shapes differ only in the autoencoder's attention: 1x1 convolutions in latent-diffusion, linear layers in
+diffusers.
 """
 
 from collections.abc import Iterable
@@ -91,7 +92,7 @@ def control_prefixes(blocks: int, layers: int, attention: tuple[bool, ...]) -> d
 
 
 def rename(weights: dict[str, Tensor], prefixes: dict[str, str]) -> dict[str, Tensor]:
-    """Weights under new names; every name must begin with one of the prefixes."""
+    """Weights under new names. ValueError for a name that starts with none of the prefixes."""
     by_length = sorted(prefixes, key=len, reverse=True)
     return {_renamed(name, prefixes, by_length): value for name, value in weights.items()}
 
@@ -100,7 +101,7 @@ def _renamed(name: str, prefixes: dict[str, str], by_length: Iterable[str]) -> s
     for prefix in by_length:
         if name.startswith(prefix + "."):
             return prefixes[prefix] + name[len(prefix) :]
-    raise ValueError(f"no other name is known for weight {name!r}")
+    raise ValueError(f"weight {name!r} has no counterpart in the other naming; the model is of another kind")
 
 
 def inverse(prefixes: dict[str, str]) -> dict[str, str]:
@@ -108,8 +109,8 @@ def inverse(prefixes: dict[str, str]) -> dict[str, str]:
 
 
 def vae_to_ldm(weights: dict[str, Tensor], blocks: int, layers: int) -> dict[str, Tensor]:
-    named = rename(weights, inverse(vae_prefixes(blocks, layers)))
-    return {k: v[..., None, None] if _is_attention_matrix(k, v, 2) else v for k, v in named.items()}
+    ldm = rename(weights, inverse(vae_prefixes(blocks, layers)))
+    return {k: v[..., None, None] if _is_attention_matrix(k, v, 2) else v for k, v in ldm.items()}
 
 
 def vae_to_diffusers(weights: dict[str, Tensor], blocks: int, layers: int) -> dict[str, Tensor]:

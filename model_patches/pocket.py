@@ -1,7 +1,8 @@
-"""The file of the pocket Stable Diffusion: latent-diffusion's key layout with small sizes, told by its header.
+"""The file of the pocket Stable Diffusion: latent-diffusion's key layout with small sizes, which its header states.
 
-One departure from a Stable Diffusion checkpoint: the token table holds only the rows of the words that the captions
-use, and one more for every other word; `TOKEN_IDS` lists the CLIP ids of the rows. `expand_tokens` makes a stock table.
+It differs from a Stable Diffusion checkpoint in one point: the token table contains only the rows of words that occur
+in captions, and one more row for all other words; `TOKEN_IDS` lists the CLIP ids of the rows. `expand_tokens` restores
+a full table.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from .ldm_names import control_prefixes, inverse, rename, unet_prefixes, vae_to_ldm
 
 SYSTEM = "pocket"
-CONTROL_SYSTEM = "pocket_control"  # a ControlNet of it, whose header tells the pocket's sizes
+CONTROL_SYSTEM = "pocket_control"  # a ControlNet for the pocket, whose header states the pocket's sizes
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 CONTROL = "control_model."
 TOKEN_TABLE = TEXT + "text_model.embeddings.token_embedding.weight"
@@ -24,7 +25,7 @@ SCALE = 0.18215
 
 @dataclass(frozen=True, kw_only=True)
 class PocketConfig:
-    """Sizes of the three networks, as the header of the file tells them."""
+    """Sizes of the three networks, from the header of the file."""
 
     unet_channels: tuple[int, ...] = (64, 128, 128)
     unet_layers: int = 1
@@ -51,12 +52,12 @@ class PocketConfig:
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights below a prefix, without it."""
+    """The weights whose names start with a prefix, which is removed."""
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def expand_tokens(table: Tensor, ids: Tensor, vocabulary: int = CLIP_VOCABULARY) -> Tensor:
-    """(rows + 1, d) -> (vocabulary, d): row i goes to ids[i], the last row to every other word."""
+    """(rows + 1, d) -> (vocabulary, d): row i goes to ids[i], the last row to all other words."""
     if len(table) != len(ids) + 1:
         raise ValueError(f"the token table has {len(table)} rows for {len(ids)} ids; it needs one more row than ids")
     full = table[-1:].repeat(vocabulary, 1)
@@ -65,7 +66,7 @@ def expand_tokens(table: Tensor, ids: Tensor, vocabulary: int = CLIP_VOCABULARY)
 
 
 def stock_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's weights with the token table at CLIP's full size."""
+    """The weights of the file, with a token table of CLIP's full size."""
     full = {k: v for k, v in weights.items() if k != TOKEN_IDS}
     full[TOKEN_TABLE] = expand_tokens(weights[TOKEN_TABLE], weights[TOKEN_IDS])
     return full
@@ -74,10 +75,10 @@ def stock_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def compact(
     config: PocketConfig, unet: dict[str, Tensor], vae: dict[str, Tensor], text: dict[str, Tensor], ids: list[int]
 ) -> dict[str, Tensor]:
-    """One file's weights (half precision) from the three networks, in latent-diffusion's names."""
+    """The weights of one file in half precision, with latent-diffusion's names, from the three networks."""
     blocks = len(config.unet_channels)
-    named = rename(unet, inverse(unet_prefixes(blocks, config.unet_layers, config.unet_attention)))
-    weights = {UNET + k: v for k, v in named.items()}
+    ldm_unet = rename(unet, inverse(unet_prefixes(blocks, config.unet_layers, config.unet_attention)))
+    weights = {UNET + k: v for k, v in ldm_unet.items()}
     weights |= {VAE + k: v for k, v in vae_to_ldm(vae, len(config.vae_channels), config.vae_layers).items()}
     prefix = "" if any(k.startswith("text_model.") for k in text) else "text_model."
     weights |= {TEXT + prefix + k: v for k, v in text.items() if not k.endswith("position_ids")}
@@ -86,6 +87,6 @@ def compact(
 
 
 def compact_control(config: PocketConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file's weights (half precision) in latent-diffusion's names from those of diffusers' ControlNetModel."""
+    """The weights of a file in half precision, with latent-diffusion's names, from diffusers' ControlNetModel."""
     names = inverse(control_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention))
     return {CONTROL + k: v.detach().half().contiguous().cpu() for k, v in rename(weights, names).items()}

@@ -1,9 +1,10 @@
-"""The reference adapter: a T2I-Adapter (Mou et al. 2023, arXiv:2302.08453) that reads the two frames before.
+"""The reference adapter: a T2I-Adapter (Mou et al. 2023, arXiv:2302.08453) that reads the two previous frames.
 
-Its input are both latents behind each other, 8 channels, at the U-Net's own size; so the PixelUnshuffle, by which a
-T2I-Adapter reads pixels, falls away. Each stage halves the size by averages (`use_conv=False`) and gives one feature,
-which a host adds behind the last layer of that down block, before it is stored as a skip and before downsampling
-(ART-V, arXiv 2311.18834, section 3.2: the class, `nums_rb=2`, `ksize=1`, `sk=True`; Table 2: 76.84 M and 3.08 M).
+Its input is both latents, concatenated to 8 channels, at the resolution of the U-Net; the PixelUnshuffle with which a
+T2I-Adapter reads pixels is therefore not needed. Each stage halves the size by average pooling (`use_conv=False`) and
+returns one feature map. A host adds it to the output of the last layer of that down block, before the output is stored
+as a skip and before downsampling (ART-V, arXiv 2311.18834, section 3.2: the class, `nums_rb=2`, `ksize=1`, `sk=True`;
+Table 2: 76.84 M and 3.08 M).
 
 Shapes: n images, c channels, h height, w width of the latents.
 """
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 
 class AdapterBlock(nn.Module):
-    """x' = conv_1x1 of its input where the channels change; then x' + conv_1x1(relu(conv_3x3(x')))."""
+    """x' + conv_1x1(relu(conv_3x3(x'))), where x' is x, or conv_1x1(x) if the number of channels changes."""
 
     def __init__(self, before: int, channels: int, ops: Any) -> None:
         super().__init__()
@@ -29,10 +30,10 @@ class AdapterBlock(nn.Module):
 
 
 class ReferenceAdapter(nn.Module):
-    """(n, channels_in, h, w) -> a feature per stage, (n, channels[i], h / 2^i, w / 2^i), odd sizes rounded up.
+    """(n, channels_in, h, w) -> one feature map per stage, (n, channels[i], h / 2^i, w / 2^i), odd sizes rounded up.
 
-    A fresh one gives zeros: its first convolution is zero, and so are all its offsets (ours: T2I-Adapter begins with
-    random ones). `blocks`: residual blocks in a stage.
+    A new adapter returns zeros: its first convolution and all biases are initialised to zero (ours: a T2I-Adapter
+    starts from random values). `blocks`: number of residual blocks per stage.
     """
 
     def __init__(self, channels: tuple[int, ...], channels_in: int, blocks: int = 2, *, ops: Any = nn) -> None:
@@ -50,7 +51,7 @@ class ReferenceAdapter(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, references: Tensor) -> list[Tensor]:
-        """references: y^{i-1} and y^{i-2} behind each other, (n, 2 c, h, w), in the latent space of the U-Net."""
+        """references: y^{i-1} and y^{i-2}, concatenated: (n, 2 c, h, w), in the latent space of the U-Net."""
         x = self.conv_in(references)
         features: list[Tensor] = []
         for number, block in enumerate(self.body):

@@ -1,8 +1,8 @@
-"""What a frame is made from, as the networks take it: noised, cut into tokens, zero where it is left out.
+"""The conditions of a frame as the networks take them: with noise, as tokens, and zero where they are dropped.
 
-A condition that is left out is zeros without noise (RECONSTRUCTED; the paper says that references are dropped, and sets
-the anchor to zero in an ablation). The level is told while one of the two is there. Without references there is nothing
-to copy, so the mask is 0 there.
+A dropped condition is zeros without noise (RECONSTRUCTED; the paper says that references are dropped, and sets the
+anchor to zero in an ablation). The networks get the noise level as long as one of the two conditions is present.
+Without references there is nothing to copy, so the mask is 0.
 
 Shapes: n frames; c, h, w of the latents; T tokens of the anchor, each k wide.
 """
@@ -22,15 +22,15 @@ class Conditions:
     """The conditions of n frames."""
 
     references: Tensor
-    """What the adapters read: (n, 2 c, h, w)."""
+    """Input of the adapters: (n, 2 c, h, w)."""
     tokens: Tensor
-    """What the anchor blocks read: (n, T, k)."""
+    """Input of the anchor blocks: (n, T, k)."""
     level: Tensor
-    """What the networks are told of the noise on both: (n,)."""
+    """Noise level of both, as the networks get it: (n,)."""
     static: Tensor
     """y_ref of Eq. 6: (n, c, h, w)."""
     blank: Tensor
-    """Whether a frame has no references, and so a mask of 0: (n,) bool."""
+    """True for frames without references, whose mask is 0: (n,) bool."""
 
 
 def conditions(
@@ -44,11 +44,11 @@ def conditions(
     no_references: Tensor,
     no_anchor: Tensor,
 ) -> Conditions:
-    """Conditions from clean latents of the U-Net's own latent space.
+    """Conditions from clean latents in the latent space of the U-Net.
 
     references: (n, 2, c, h, w), y^{i-1} and y^{i-2}. anchor: (n, c, h, w), or (n, T, k) CLIP tokens, which stay clean.
-    noise: (n, 3, c, h, w), unit noise for the references and the anchor. level: (n,), of `alpha_bars`.
-    no_references, no_anchor: (n,) bool, what each frame goes without. ValueError when the level is no level.
+    noise: (n, 3, c, h, w), unit noise for the references and the anchor. level: (n,), indices into `alpha_bars`.
+    no_references, no_anchor: (n,) bool, which frames do without them. ValueError for a level outside the table.
     """
     n = len(references)
     levels = level.repeat_interleave(2)
@@ -73,5 +73,5 @@ def _tokens(
 
 
 def _without(values: Tensor, dropped: Tensor) -> Tensor:
-    """Zeros where an item is dropped, whatever was there: NaN as well."""
+    """Zeros where an item is dropped, even if its values are NaN."""
     return torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), torch.zeros_like(values), values)

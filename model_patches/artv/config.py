@@ -1,4 +1,4 @@
-"""What ART-V's networks are built from: the record that code, files and training share (arXiv 2311.18834, Table 2)."""
+"""The configuration of ART-V's networks, shared by code, files and training (arXiv 2311.18834, Table 2)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,9 +15,9 @@ WHAT = "ART-V config"
 
 @dataclass(frozen=True, kw_only=True)
 class ArtvConfig:
-    """Sizes of the parts beside the image U-Net and of the mask network, and the choices that the paper leaves open.
+    """Sizes of the parts added to the image U-Net and of the mask network, and the choices that the paper leaves open.
 
-    Raises ValueError when the numbers cannot make a model, naming the ones that clash.
+    Raises ValueError, naming the conflicting values, when no model can be built from them.
     """
 
     block_channels: tuple[int, ...]
@@ -25,37 +25,37 @@ class ArtvConfig:
     attention: tuple[bool, ...]
     """Which down blocks have spatial transformers; the middle block always has one."""
     heads: tuple[int, ...]
-    """Attention heads of the anchor blocks in each down block. The paper: 64 channels a head."""
+    """Attention heads of the anchor blocks in each down block. The paper uses 64 channels per head."""
     mask_channels: tuple[int, ...]
     """Channels of the mask network's down blocks."""
     mask_heads: tuple[int, ...]
-    """Heads in the mask network. The paper: 32 channels a head."""
+    """Attention heads in the mask network. The paper uses 32 channels per head."""
     layers_per_block: int = 2
     """Spatial layers in a down block of either network; an up block has one more."""
     context_dim: int = 1024
     """Width of the text tokens, which the mask network reads."""
     latent_channels: int = 4
     adapter_blocks: int = 2
-    """Residual blocks in a stage of an adapter ("nums_rb" of T2I-Adapter). Fewer make a smaller file (ours)."""
+    """Residual blocks per stage of an adapter ("nums_rb" of T2I-Adapter). Fewer make a smaller file (ours)."""
     anchor: str = "latent"
-    """What the anchor's tokens are: "latent", its latent in patches (reconstructed), or "clip", image tokens of a CLIP
-    model that the caller gives (an alternative that the parameter counts speak against)."""
+    """The anchor's tokens: "latent", patches of its latent (reconstructed), or "clip", image tokens of a CLIP model
+    that the caller provides (an alternative that does not match the parameter counts)."""
     anchor_patch: int = 4
-    """"latent": a token is a square of so many latents on a side."""
+    """For "latent": side length of a patch in latents."""
     anchor_positions: bool = True
-    """"latent": four more numbers in a token tell where the patch is (reconstructed)."""
+    """For "latent": add four numbers with the position of the patch to each token (reconstructed)."""
     anchor_width: int = 1280
-    """"clip": width of the given tokens."""
+    """For "clip": width of the tokens."""
     anchor_ff: int = 4
-    """The feed-forward of an anchor block is so many times as wide inside. Less makes a smaller file (ours)."""
+    """Expansion factor of the feed-forward of an anchor block. A smaller one makes a smaller file (ours)."""
     level_embedding: str = "added"
-    """How the level of the noise on references and anchor enters the time embedding, one MLP for both (reconstructed):
-    "added" behind the MLP, "inside" before it, or "none"."""
+    """How the noise level of references and anchor enters the time embedding, with one MLP for both (reconstructed):
+    "added" after the MLP, "inside" before it, or "none"."""
     static: str = "consistent"
     """The static part of Eq. 6: "consistent" (ours: a noise estimate at every level), "paper" (y_ref - y_t, as the text
-    has it) or "reversed" (y_t - y_ref)."""
+    says) or "reversed" (y_t - y_ref)."""
     static_reference: str = "clean"
-    """y_ref in it: the frame before as it is ("clean"), or with the noise of the augmentation ("augmented")."""
+    """y_ref of Eq. 6: the previous frame without noise ("clean") or with the augmentation noise ("augmented")."""
 
     def __post_init__(self) -> None:
         for name in ("block_channels", "attention", "heads", "mask_channels", "mask_heads"):
@@ -78,13 +78,13 @@ class ArtvConfig:
 
     @property
     def token_width(self) -> int:
-        """Numbers in one token of the anchor: 68 in the paper's sizes."""
+        """Width of one token of the anchor: 68 for the paper's sizes."""
         if self.anchor == "clip":
             return self.anchor_width
         return self.latent_channels * self.anchor_patch**2 + 4 * self.anchor_positions
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they go into a file's header."""
+        """Plain values for the header of a file."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
@@ -110,7 +110,7 @@ def _check_heads(channels: tuple[int, ...], heads: tuple[int, ...]) -> None:
             )
 
 
-SD21 = ArtvConfig(  # the paper's (Table 2)
+SD21 = ArtvConfig(  # the sizes of the paper (Table 2)
     block_channels=(320, 640, 1280, 1280),
     attention=(True, True, True, False),
     heads=(5, 10, 20, 20),
@@ -118,7 +118,7 @@ SD21 = ArtvConfig(  # the paper's (Table 2)
     mask_heads=(2, 4, 8, 8),
 )
 SD15 = ArtvConfig(**SD21.to_dict() | {"heads": (8, 8, 8, 8), "context_dim": 768})
-POCKET = ArtvConfig(  # for the bundled pocket Stable Diffusion; narrow, as its file is small
+POCKET = ArtvConfig(  # for the bundled pocket Stable Diffusion; narrow, to keep the file small
     block_channels=(64, 128, 128),
     attention=(False, True, True),
     heads=(4, 4, 4),

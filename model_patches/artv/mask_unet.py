@@ -1,8 +1,9 @@
-"""The mask network: a small U-Net of Stable Diffusion's structure with one channel out (ART-V, section 3.2, Table 2).
+"""The mask network: a small U-Net like Stable Diffusion's with one output channel (ART-V, section 3.2, Table 2).
 
-It sees what the dynamic network sees: the noisy latent, its level, the text, the two frames before through an adapter
-of its own, and the anchor through blocks of its own. Table 2 tells 64 channels, 32 a head and 51.18 M parameters with
-all of that. Its sigmoid, and that its adapter and blocks are those of the other network in small, are RECONSTRUCTED.
+Its inputs are those of the dynamic network: the noisy latent, its noise level, the text, the two previous frames
+through an adapter of its own, and the anchor through anchor blocks of its own. Table 2 gives 64 channels, 32 per head,
+and 51.18 M parameters in total. RECONSTRUCTED: the sigmoid, and that its adapter and anchor blocks are smaller versions
+of the other network's.
 
 Shapes: n images, c channels, h height, w width of the latents, L text tokens, T tokens of the anchor, k and d wide.
 """
@@ -25,15 +26,15 @@ from .places import AnchorBlocks, stages
 
 
 def groups_of(channels: int) -> int:
-    """Groups of a GroupNorm: 32 as in Stable Diffusion, or fewer in narrow networks, each of two channels at least.
+    """Groups of a GroupNorm: 32 as in Stable Diffusion, fewer in narrow networks, with at least two channels each.
 
-    With one channel a group, the norm behind the time embedding would take away what the embedding adds.
+    With one channel per group, the norm after the time embedding would remove what the embedding adds.
     """
     return gcd(GROUPS, channels // 2)
 
 
 class Block(nn.Module):
-    """ResBlocks, perhaps transformers behind them, and a convolution that changes the size, if any."""
+    """ResBlocks, optional transformers after them, and an optional convolution that changes the resolution."""
 
     def __init__(
         self, resnets: list[ResBlock], attentions: list[SpatialTransformer], resize: nn.Module | None = None
@@ -45,7 +46,7 @@ class Block(nn.Module):
 
 
 class MaskUNet(nn.Module):
-    """m of Eq. 7: (n, c, h, w) -> (n, 1, h, w), each in 0..1. A fresh one says 1/2: its last convolution is zero."""
+    """m of Eq. 7: (n, c, h, w) -> (n, 1, h, w) in 0..1. A new network returns 1/2: its last convolution is zero."""
 
     def __init__(self, config: ArtvConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class MaskUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def _build(self, ops: Any, attention: Attention) -> None:
-        """The blocks. A skip is kept of the first convolution, of every layer, and of every halving."""
+        """The blocks. The first convolution, every layer and every downsampling store a skip."""
         config, channels = self.config, self.config.mask_channels
 
         def resnets(widths: list[int], c: int) -> list[ResBlock]:
@@ -97,9 +98,9 @@ class MaskUNet(nn.Module):
         y_t: Tensor,  # (n, c, h, w), the noisy latent in VP coordinates
         t: Tensor,  # (n,), its time step
         context: Tensor,  # (n, L, d)
-        features: list[Tensor],  # of `reference`, (n, ., ., .) each
+        features: list[Tensor],  # from `reference`, (n, ., ., .) each
         tokens: Tensor,  # (n, T, k)
-        level: Tensor,  # (n,), of the noise on references and anchor
+        level: Tensor,  # (n,), noise level of references and anchor
     ) -> Tensor:
         emb = self.embedding(t, level).to(y_t.dtype)
         ends = dict(zip(stages(self.config), features, strict=True))
@@ -131,7 +132,7 @@ class MaskUNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h))).float().sigmoid()
 
     def embedding(self, t: Tensor, level: Tensor) -> Tensor:
-        """That of the time step, and what the level adds to it: (n,) -> (n, emb)."""
+        """Embedding of the time step plus that of the level: (n,) -> (n, emb)."""
         channels = self.config.mask_channels[0]
         emb = self.time_embed(timestep_features(t, channels))
         shift = level_shift(self.time_embed, channels, t, level, self.config.level_embedding)

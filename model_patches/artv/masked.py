@@ -1,15 +1,16 @@
-"""Masked diffusion: where nothing moves, the frame before is copied (ART-V, arXiv 2311.18834, Eq. 6 and 7).
+"""Masked diffusion: where nothing moves, the previous frame is copied (ART-V, arXiv 2311.18834, Eq. 6 and 7).
 
-The noise estimate is a blend of a static part, known from the frame before, and of the dynamic network's:
+The noise estimate blends a static part, which follows from the previous frame, with that of the dynamic network:
 
-    eps^ = m static + (1 - m) eps_dyn,    m in [0, 1] from the mask network, one number a latent
+    eps^ = m static + (1 - m) eps_dyn,    m in [0, 1] from the mask network, one number per latent pixel
 
-Names of this file: abar is alpha_bar, s = sigma = sqrt((1 - abar) / abar), y_t the noisy latent in VP coordinates,
-x = y_t / sqrt(abar) the same in those of k-diffusion, y_ref the frame before. (The paper calls sqrt(abar) sigma.)
+Names in this file: abar is alpha_bar, s = sigma = sqrt((1 - abar) / abar), y_t is the noisy latent in VP coordinates,
+x = y_t / sqrt(abar) the same in k-diffusion's coordinates, y_ref the previous frame. (In the paper, sigma is
+sqrt(abar).)
 
-Eq. 6 splits the noise exactly, but its static part holds the frame that is to be made. What the text says of the
-implementation, y_ref - y_t, has the opposite sign of a noise estimate and a scale that fits no level. The default is
-the estimate under which m = 1 predicts y_ref, RECONSTRUCTED:
+Eq. 6 splits the noise exactly, but its static part contains the frame that is still to be generated. The text describes
+the implementation as y_ref - y_t, which has the opposite sign of a noise estimate and a scale that fits no level. The
+default is the estimate for which m = 1 predicts y_ref, RECONSTRUCTED:
 
     consistent    (y_t - sqrt(abar) y_ref) / sqrt(1 - abar),    which makes Eq. 7  x_0 = m y_ref + (1 - m) x_0,dyn
     paper         y_ref - y_t
@@ -42,7 +43,7 @@ def masked_noise(eps: Tensor, static: Tensor, m: Tensor) -> Tensor:
 def masked_prediction(
     x_0: Tensor, x: Tensor, y_ref: Tensor, sigma: Tensor, m: Tensor, form: str = "consistent"
 ) -> Tensor:
-    """Eq. 7 on predictions of the clean latent, as ComfyUI's samplers take them, whatever the network predicts.
+    """Eq. 7 for predictions of the clean latent, which ComfyUI's samplers use whatever the network predicts.
 
     x_0: the dynamic network's, x: the noisy latent, x = x_0 + s eps, in k-diffusion's coordinates.
     """

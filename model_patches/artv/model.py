@@ -1,7 +1,7 @@
-"""All of ART-V beside the frozen image U-Net (arXiv 2311.18834, section 3.2 to 3.4, Table 2).
+"""All parts of ART-V except the frozen image U-Net (arXiv 2311.18834, section 3.2 to 3.4, Table 2).
 
-At the sizes of Stable Diffusion 2.1 the dynamic network has 1167.69 M parameters with the image model's 865.91 M, the
-mask network 51.18 M, their adapters 76.84 M and 3.08 M: the figures of Table 2.
+With the sizes of Stable Diffusion 2.1 the dynamic network has 1167.69 M parameters, including 865.91 M of the image
+model, the mask network 51.18 M, and their adapters 76.84 M and 3.08 M, as in Table 2.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ from .places import AnchorBlocks
 class ArtvModel(nn.Module):
     """The adapter and the anchor blocks of the dynamic network, and the whole mask network. Its state dict is the file.
 
-    It has no forward of its own: a host adds the adapter's features and calls the anchor blocks in its own U-Net, and
-    blends what that gives by the mask.
+    It has no forward method: a host adds the adapter's features and calls the anchor blocks inside its own U-Net, and
+    blends the result with the mask.
     """
 
     def __init__(self, config: ArtvConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:

@@ -1,4 +1,4 @@
-"""What a motion model is built from: the one record that code, files and training share."""
+"""The configuration of a motion model, shared by code, files and training."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +12,7 @@ GROUP_NORMS = ("per_frame", "per_clip")
 class MotionConfig:
     """Sizes and rules of a motion model with AnimateDiff's structure (Guo et al. 2023, arXiv:2307.04725v2).
 
-    Raises ValueError when the numbers cannot make a model, naming the ones that clash.
+    Raises ValueError, naming the conflicting values, when no model can be built from them.
     """
 
     block_channels: tuple[int, ...]
@@ -20,15 +20,15 @@ class MotionConfig:
     layers_per_block: int = 2
     """Spatial layers in a down block; an up block has one more."""
     mid_block: bool = False
-    """Whether the middle block has a module (AnimateDiff v2 has, v1 and v3 have not)."""
+    """Whether the middle block has a module (AnimateDiff v2 does, v1 and v3 do not)."""
     heads: int = 8
     max_frames: int = 32
-    """Rows of the positional table: the longest clip."""
+    """Rows of the positional table, which is the length of the longest clip in frames."""
     group_norm: str = "per_frame"
-    """Statistics of a module's GroupNorm: "per_frame" (the released weights) or "per_clip" (diffusers' reading)."""
+    """Statistics of a module's GroupNorm: "per_frame" (the released weights) or "per_clip" (as in diffusers)."""
     position_encoding: bool = True
     beta_schedule: str | None = None
-    """Noise schedule of the training ("linear", "scaled_linear" in diffusers' words); None: that of the base model."""
+    """Noise schedule of the training, "linear" or "scaled_linear" as diffusers calls them; None: the base model's."""
     beta_start: float | None = None
     beta_end: float | None = None
 
@@ -49,12 +49,12 @@ class MotionConfig:
             raise ValueError(f"motion config: beta_schedule {self.beta_schedule!r} needs beta_start and beta_end")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they go into a file's header."""
+        """Plain values for the header of a file."""
         return asdict(self) | {"block_channels": list(self.block_channels)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; an unknown name is an error, not a setting silently dropped."""
+        """The inverse of `to_dict`. ValueError for an unknown name, so that no setting is silently ignored."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"motion config: unknown setting {', '.join(unknown)}; a newer StillMotion may be needed")
@@ -62,7 +62,7 @@ class MotionConfig:
 
 
 def check_channels(channels: int, heads: int) -> None:
-    """A module of these sizes can exist: GroupNorm and the heads both divide the channels."""
+    """ValueError unless the channels are a multiple of GroupNorm's groups and of the heads."""
     if channels < 1 or channels % GROUPS:
         raise ValueError(
             f"motion module: {channels} channels are not a multiple of {GROUPS}, which its GroupNorm needs"
@@ -73,21 +73,21 @@ def check_channels(channels: int, heads: int) -> None:
         )
 
 
-def known(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`values`, none of them unknown: an unknown name is an error, not a setting silently dropped."""
+def known(cls: type, values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A copy of `values`. ValueError for a name that is not a field of `cls`: no setting is silently ignored."""
     names = [field.name for field in fields(cls)]
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ValueError(
-            f"{what}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}. A newer StillMotion may be "
+            f"{label}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}. A newer StillMotion may be "
             "needed"
         )
     return dict(values)
 
 
-def at_least_one(config: Any, what: str, *names: str) -> None:
-    """These fields are whole numbers of at least 1."""
+def at_least_one(config: Any, label: str, *names: str) -> None:
+    """ValueError unless these fields are whole numbers of at least 1."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what}: {name} is {value!r}; it must be a whole number of at least 1")
+            raise ValueError(f"{label}: {name} is {value!r}; it must be a whole number of at least 1")

@@ -1,8 +1,8 @@
-"""Noise levels: the three ways in which hosts and papers write the same thing, and the schedules they come from.
+"""Noise levels: conversions between the three conventions of hosts and papers, and the noise schedules.
 
-A noisy latent is written in one of three coordinates, all of the same x_0 and noise eps:
+A noisy latent is written in one of three coordinate systems, all with the same x_0 and noise eps:
 
-    VP    x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps     papers, diffusers; abar is the product of 1 - beta up to t
+    VP    x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps     papers, diffusers; abar is the product of (1 - beta) up to t
     VE    x   = x_0 + sigma eps                         k-diffusion and ComfyUI's samplers; x = x_t / sqrt(abar)
     flow  x_s = (1 - s) x_0 + s eps                     rectified flow; x = x_s / (1 - s)
 
@@ -17,8 +17,8 @@ from torch import Tensor
 Schedule = Literal["scaled_linear", "linear"]
 SCHEDULES: tuple[Schedule, ...] = ("scaled_linear", "linear")
 
-# Stable Diffusion 1.x and 2.x (latent-diffusion's "linear" is the square of a straight line, called scaled_linear in
-# diffusers) and AnimateDiff, which is trained with the same two ends on a straight line.
+# Of Stable Diffusion 1.x and 2.x (latent-diffusion's "linear" is the square of a straight line; diffusers calls it
+# scaled_linear), and of AnimateDiff, which is trained with a straight line between the same ends.
 BETA_START = 0.00085
 BETA_END = 0.012
 TIMESTEPS = 1000
@@ -73,5 +73,5 @@ def alpha_bars(
 def sigmas(
     schedule: str = "scaled_linear", start: float = BETA_START, end: float = BETA_END, steps: int = TIMESTEPS
 ) -> Tensor:
-    """sigma_t of every timestep, float64, (steps,), rising: the table which ComfyUI's ModelSamplingDiscrete holds."""
+    """sigma_t of every timestep, float64, (steps,), rising: the table of ComfyUI's ModelSamplingDiscrete."""
     return sigma_from_alpha_bar(alpha_bars(schedule, start, end, steps))

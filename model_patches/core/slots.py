@@ -1,14 +1,14 @@
-"""Where a U-Net of Stable Diffusion's family takes temporal modules, in words that belong to no host.
+"""Where temporal modules are attached in a U-Net of Stable Diffusion's family, independent of the host.
 
-A slot is a place of one layer. A layer is a ResBlock and, where it has one, a spatial transformer; down- and upsampling
-come after. The places, in the order of a forward pass:
+A slot is a place in one layer. A layer is a ResBlock and an optional spatial transformer; downsampling and upsampling
+come after it. The places, in the order of a forward pass:
 
     resnet      after the ResBlock
     attended    inside the spatial transformer, between cross-attention and feed-forward
     layer       after the whole layer
 
 The middle block is ResBlock 0, transformer, ResBlock 1. It has the place `layer` once, before its last ResBlock, as in
-AnimateDiff v2 and in diffusers, and the place `resnet` for either ResBlock.
+AnimateDiff v2 and in diffusers, and the place `resnet` after each ResBlock.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ WORDS: dict[Place, str] = {"layer": "", "resnet": ", after its ResBlock", "atten
 class Slot:
     part: Part
     block: int
-    """Counted from the outside in for "down", from the inside out for "up", as the blocks run."""
+    """Counted in the order of execution: from the outermost block for "down", from the innermost for "up"."""
     layer: int
     place: Place = "layer"
 

@@ -1,7 +1,7 @@
 """Layers of Stable Diffusion's U-Net (Rombach et al. 2022, arXiv:2112.10752), for modules that are copies of its parts.
 
-Names are diffusers', so that the weights of a U-Net or a ControlNet are those of a copy. Layer classes and attention
-come from the host, as everywhere here.
+The parameter names are those of diffusers, so that the weights of a U-Net or a ControlNet can be loaded directly. Layer
+classes and attention come from the host.
 
 Shapes: n images, c channels, h height, w width, p = h w pixels, e channels of the time embedding.
 """
@@ -19,7 +19,7 @@ from .temporal import Attention, FeedForward, FrameAttention, sdpa
 
 
 def usual_groups(_channels: int) -> int:
-    """Groups of a GroupNorm in Stable Diffusion, whatever the channels."""
+    """Groups of a GroupNorm in Stable Diffusion, which do not depend on the channels."""
     return GROUPS
 
 
@@ -32,7 +32,7 @@ def timestep_features(t: Tensor, channels: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, SiLU, Linear on the features of t."""
+    """Linear, SiLU, Linear, applied to the features of t."""
 
     def __init__(self, channels: int, ops: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv2(SiLU(norm2(conv1(SiLU(norm1(x))) + W SiLU(time)))); x by a 1x1 convolution where channels change."""
+    """x + conv2(SiLU(norm2(conv1(SiLU(norm1(x))) + W SiLU(time)))), with a 1x1 convolution on x if channels change."""
 
     def __init__(
         self, channels: int, out: int, time: int, ops: Any, groups: Callable[[int], int] = usual_groups
@@ -74,13 +74,13 @@ class CrossAttention(FrameAttention):
             self.to_k, self.to_v = (ops.Linear(context, channels, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (n, p, c), (n, L, d) -> (n, p, c)
-        seen = x if context is None else context
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(seen), self.to_v(seen), self.heads))
+        source = x if context is None else context
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each added to its input. `temporal` goes in before the last.
-    `widening`: of the feed-forward."""
+    """Self-attention, cross-attention and feed-forward, each added to its input. `temporal` runs before the
+    feed-forward. `widening`: expansion factor of the feed-forward."""
 
     def __init__(
         self,
@@ -129,8 +129,8 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([Block(channels, context, heads, ops, attention)])
 
     def forward(self, x: Tensor, context: Tensor, frames: int = 1, temporal: Any = None) -> Tensor:
-        """x: (n, c, h, w), context: (n, L, d) -> like x. temporal: a module with update(tokens, frames), between
-        cross-attention and feed-forward; tokens: (n, p, c)."""
+        """x: (n, c, h, w), context: (n, L, d) -> the shape of x. temporal: a module with update(tokens, frames), which
+        runs between cross-attention and feed-forward; tokens: (n, p, c)."""
         z = self.norm(x)
         z = _tokens(z) if self.linear else _tokens(self.proj_in(z))
         z = self.proj_in(z) if self.linear else z

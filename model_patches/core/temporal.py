@@ -5,9 +5,9 @@ Between the spatial layers of a frozen image U-Net, every pixel attends to itsel
     z <- z + W_out T(W_in GroupNorm(z)),   T = [attention, attention, feed-forward], each residual and pre-normed,
     attention: softmax(Q K^T / sqrt(d)) V over the frames, Q, K, V from LayerNorm(z) + sinusoidal position.
 
-W_out starts at zero, so a fresh module is the identity. Module names are those of the released weights, so that a
-state dict is such a file. GroupNorm takes its statistics over one frame ("per_frame", what the released v2 and v3
-weights were trained with) or over the clip ("per_clip", as diffusers computes it).
+W_out is initialised to zero, so a new module is the identity. Parameter names are those of the released weights.
+GroupNorm takes its statistics over one frame ("per_frame", as the released v2 and v3 weights were trained) or over the
+clip ("per_clip", as diffusers computes it).
 
 Shapes: b clips, f frames, c channels, h height, w width, B = b h w pixels. A batch of frames is (b f, c, h, w).
 """
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .config import GROUPS, MotionConfig, check_channels
 from .slots import Slot, slots
 
-# Numbers in the widest tensor of a part: 10 MB in fp32. Larger ones cost page faults; smaller ones would read the
+# Numbers in the widest tensor of a part: 10 MB in fp32. Larger parts cause page faults; smaller ones would read the
 # weights of SD 1.5's widest layers (8 x 1280 for 16 pixels of 16 frames) twice.
 CPU_PART = 256 * 8 * 1280
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -43,7 +43,7 @@ def sinusoid(length: int, channels: int) -> Tensor:
 
 
 def check_frames(batch: int, frames: int, max_frames: int | None = None) -> None:
-    """A batch is whole clips of `frames`, and each fits in the positional table."""
+    """ValueError unless the batch consists of whole clips of `frames` frames that fit in the positional table."""
     if frames < 1:
         raise ValueError(f"motion model: frames is {frames}; a clip has at least 1 frame")
     if batch % frames:
@@ -53,13 +53,13 @@ def check_frames(batch: int, frames: int, max_frames: int | None = None) -> None
         )
     if max_frames is not None and frames > max_frames:
         raise ValueError(
-            f"motion model: clips of {frames} frames were asked for, this motion model knows positions for "
+            f"motion model: a clip has {frames} frames, but this motion model knows positions for only "
             f"{max_frames}; use at most {max_frames} frames, or context windows of that length"
         )
 
 
 def in_parts(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """run(tokens), (B, f, c) -> same. Pixels do not mix: a CPU takes a part of them at a time, for its caches' sake."""
+    """run(tokens), (B, f, c) -> same. Pixels are independent, so a CPU computes some at a time, to use its caches."""
     part = max(1, CPU_PART // (8 * tokens[0].numel()))
     if tokens.device.type != "cpu" or len(tokens) <= part:
         return run(tokens)
@@ -67,7 +67,7 @@ def in_parts(run: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
 
 
 class PositionTable(nn.Module):
-    """Adds the position of each frame. The table is a buffer: saved with the weights, not trained."""
+    """Adds the position of each frame. The table is a buffer: it is saved with the weights, but not trained."""
 
     pe: Tensor
 
@@ -108,12 +108,12 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A GEGLU `widening` times as wide as its input, and back."""
+    """A GEGLU that is `widening` times as wide as its input, and a linear layer back to the input's width."""
 
     def __init__(self, channels: int, ops: Any, widening: int = 4) -> None:
         super().__init__()
         inner = widening * channels
-        # The middle entry is the dropout of the original, kept so that the keys net.0 and net.2 stay where they are.
+        # The middle entry replaces the dropout of the original, so that the keys net.0 and net.2 stay the same.
         self.net = nn.Sequential(GEGLU(channels, inner, ops), nn.Identity(), ops.Linear(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
@@ -150,7 +150,7 @@ class TemporalTransformer(nn.Module):
         self.proj_in = ops.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, max_frames, ops, attention)])
         self.proj_out = ops.Linear(channels, channels)
-        for parameter in self.proj_out.parameters():  # none yet where a host's layers wait for their weights
+        for parameter in self.proj_out.parameters():  # a host's layers may not have their weights yet
             nn.init.zeros_(parameter)
 
     def normed(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
@@ -166,7 +166,7 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
         _, _, h, w = x.shape
-        # contiguous: torch multiplies a transposed batch one matrix at a time
+        # contiguous, because torch multiplies a transposed batch one matrix at a time
         z = self.proj_in(self.normed(x, frames).flatten(2).transpose(1, 2).contiguous())  # (b f, h w, c)
         tokens = z.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B, f, c)
         tokens = in_parts(self.transformed, tokens)
@@ -175,10 +175,10 @@ class TemporalTransformer(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """x + update(x): the module of one slot. A fresh one is the identity, bit for bit.
+    """x + update(x): the module of one slot. A new module is the identity, bit for bit.
 
-    `ops` gives the layer classes (Linear, GroupNorm, LayerNorm) and `attention(q, k, v, heads)` the attention over
-    (B, tokens, heads * d), both the host's choice. `max_frames=None` leaves out the positional tables.
+    The host provides the layer classes (`ops`: Linear, GroupNorm, LayerNorm) and `attention(q, k, v, heads)` over
+    (B, tokens, heads * d). `max_frames=None` omits the positional tables.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class MotionModule(nn.Module):
         self.temporal_transformer = TemporalTransformer(channels, heads, max_frames, group_norm, ops, attention)
 
     def update(self, x: Tensor, frames: int) -> Tensor:
-        """What is added to x. x: (b f, c, h, w) -> same. ValueError when the batch is not whole clips that fit."""
+        """The residual for x. x: (b f, c, h, w) -> same. ValueError unless the batch is whole clips that fit."""
         check_frames(x.shape[0], frames, self.max_frames)
         return self.temporal_transformer(x, frames)
 
@@ -206,7 +206,7 @@ class MotionModule(nn.Module):
 
 
 class _Block(nn.Module):
-    """Only a name in the keys: `motion_modules`."""
+    """Adds the level `motion_modules` to the keys."""
 
     def __init__(self, modules: list[MotionModule]) -> None:
         super().__init__()
@@ -216,14 +216,14 @@ class _Block(nn.Module):
 class MotionModel(nn.Module):
     """The modules of all slots of one U-Net; its state dict is a motion file in AnimateDiff's layout.
 
-    It has no forward of its own: a host calls the module of a slot where the slot is.
+    It has no forward method: a host calls the module of each slot at its place in the U-Net.
     """
 
     def __init__(self, config: MotionConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
         length = config.max_frames if config.position_encoding else None
-        built: dict[tuple[str, int], list[MotionModule]] = {}
+        modules: dict[tuple[str, int], list[MotionModule]] = {}
         for slot, channels in slots(config).items():
             module = MotionModule(
                 channels,
@@ -233,11 +233,11 @@ class MotionModel(nn.Module):
                 ops=ops,
                 attention=attention,
             )
-            built.setdefault((slot.part, slot.block), []).append(module)
+            modules.setdefault((slot.part, slot.block), []).append(module)
         depth = range(len(config.block_channels))
-        self.down_blocks = nn.ModuleList(_Block(built["down", i]) for i in depth)
-        self.up_blocks = nn.ModuleList(_Block(built["up", i]) for i in depth)
-        self.mid_block = _Block(built["mid", 0]) if config.mid_block else None
+        self.down_blocks = nn.ModuleList(_Block(modules["down", i]) for i in depth)
+        self.up_blocks = nn.ModuleList(_Block(modules["up", i]) for i in depth)
+        self.mid_block = _Block(modules["mid", 0]) if config.mid_block else None
 
     def module(self, slot: Slot) -> MotionModule:
         """The module of a slot; KeyError when this model has none there."""

@@ -1,1 +1,1 @@
-"""The modules in a diffusers U-Net: the only importer of diffusers in model_patches."""
+"""The models in a diffusers U-Net. Only this package in model_patches imports diffusers."""

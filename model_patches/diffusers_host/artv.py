@@ -1,7 +1,7 @@
-"""ART-V around a diffusers U-Net: one frame from the two before and an anchor, for training and for pictures of it.
+"""ART-V around a diffusers U-Net: one frame from the two previous frames and an anchor, for training and previews.
 
-The U-Net's modules, keys and weights stay as they are: all enters through hooks of torch. In a batch each sample has
-conditions of its own, and goes without those that are dropped for it.
+The U-Net's modules, keys and weights are unchanged; everything is added through torch hooks. Each sample of a batch has
+its own conditions, some of which may be dropped.
 
 Shapes: n samples; c, h, w of the latents; L text tokens d wide; T tokens of the anchor k wide.
 """
@@ -30,20 +30,20 @@ PREDICTIONS = ("eps", "v")
 class _Call:
     """One forward of the U-Net."""
 
-    made: Conditions
+    conditions: Conditions
     features: list[Tensor]
     t: Tensor
-    reached: int = 0
+    calls: int = 0
 
 
 class ArtvUNet(nn.Module):
-    """eps of Eq. 7 from the dynamic network, which is `unet` with the model's parts in it, and the mask network.
+    """eps of Eq. 7 from the dynamic network, which is `unet` with the model's parts attached, and the mask network.
 
-    alpha_bars: of the noise levels, (levels,); Stable Diffusion's by default. prediction: what `unet` gives, "eps" or
-    "v". The U-Net called by itself is the image model, as before; `remove()` takes the hooks out. With gradient
-    checkpointing each forward needs its backward before the next one, as layers then run a second time.
+    alpha_bars: of the noise levels, (levels,); Stable Diffusion's by default. prediction: what `unet` predicts, "eps"
+    or "v". The U-Net called directly is still the image model; `remove()` removes the hooks. With gradient
+    checkpointing, the backward pass of each forward must run before the next forward, because it calls layers again.
 
-    ValueError when the sizes of the two differ, naming both.
+    ValueError, naming both sizes, when the model was built for another U-Net.
     """
 
     alpha_bars: Tensor
@@ -63,7 +63,7 @@ class ArtvUNet(nn.Module):
         self.unet, self.model, self.prediction = unet, model, prediction
         self.register_buffer("alpha_bars", _levels(alpha_bars), persistent=False)
         self._next: _Call | None = None
-        self._call: _Call | None = None  # of the U-Net's last forward, None where it was called by itself
+        self._call: _Call | None = None  # of the U-Net's last forward; None if it was called directly
         ends = {slot: i for i, slot in enumerate(stages(model.config))}
         self._slots = list(dict.fromkeys([*sites(model.config), *ends]))
         embedding: Any = unet.time_embedding
@@ -72,7 +72,7 @@ class ArtvUNet(nn.Module):
             self._hooks.append(address(unet, slot).register_forward_hook(self._at(slot, ends.get(slot))))
 
     def remove(self) -> None:
-        """Take the hooks out."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -84,50 +84,50 @@ class ArtvUNet(nn.Module):
         t: Tensor,  # (n,), time steps
         context: Tensor,  # (n, L, d)
         references: Tensor,  # (n, 2, c, h, w), y^{i-1} and y^{i-2}, clean
-        anchor: Tensor,  # (n, c, h, w), clean, or (n, T, k) tokens where the model takes CLIP's
+        anchor: Tensor,  # (n, c, h, w), clean, or (n, T, k) tokens if the model takes CLIP tokens
         noise: Tensor,  # (n, 3, c, h, w), unit noise that augments references and anchor
-        level: Tensor,  # (n,), its time steps
+        level: Tensor,  # (n,), time step of that noise
         *,
-        no_references: Tensor | None = None,  # (n,) bool, samples that go without
-        no_anchor: Tensor | None = None,  # (n,) bool
+        no_references: Tensor | None = None,  # (n,) bool, samples without references
+        no_anchor: Tensor | None = None,  # (n,) bool, samples without an anchor
         masked: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """eps (n, c, h, w) of Eq. 7, m (n, 1, h, w), and eps of the dynamic network alone (n, c, h, w).
 
-        Text is dropped by giving the empty prompt's. masked: the mask network is run for so many of the first samples,
-        None for all; m = 0 for the others. RuntimeError when the U-Net does not run the layers that the parts are
-        attached to.
+        To drop the text, pass the embedding of the empty prompt. masked: run the mask network only for this number of
+        leading samples, None for all; m = 0 for the others. RuntimeError when the U-Net does not run the layers to
+        which the parts are attached.
         """
-        made = conditions(
+        conds = conditions(
             self.model.config,
             references,
             anchor,
             noise,
             level,
             self.alpha_bars,
-            no_references=_none(level) if no_references is None else no_references,
-            no_anchor=_none(level) if no_anchor is None else no_anchor,
+            no_references=_all_false(level) if no_references is None else no_references,
+            no_anchor=_all_false(level) if no_anchor is None else no_anchor,
         )
-        eps_dynamic = self._dynamic(y_t, t, context, made)
+        eps_dynamic = self._dynamic(y_t, t, context, conds)
         n = len(y_t) if masked is None else masked
         if not n:
             return eps_dynamic, torch.zeros_like(eps_dynamic[:, :1]), eps_dynamic
         network = self.model.mask
         m = network(
-            y_t[:n], t[:n], context[:n], network.reference(made.references[:n]), made.tokens[:n], made.level[:n]
+            y_t[:n], t[:n], context[:n], network.reference(conds.references[:n]), conds.tokens[:n], conds.level[:n]
         )
-        m = torch.where(made.blank[:n].view(-1, 1, 1, 1), torch.zeros_like(m), m)
-        static = static_noise(y_t[:n], made.static[:n], self._abar(t[:n], y_t), self.model.config.static)
+        m = torch.where(conds.blank[:n].view(-1, 1, 1, 1), torch.zeros_like(m), m)
+        static = static_noise(y_t[:n], conds.static[:n], self._abar(t[:n], y_t), self.model.config.static)
         eps = torch.cat([masked_noise(eps_dynamic[:n], static, m), eps_dynamic[n:]])
         return eps, torch.cat([m, torch.zeros_like(eps_dynamic[n:, :1])]), eps_dynamic
 
-    def _dynamic(self, y_t: Tensor, t: Tensor, context: Tensor, made: Conditions) -> Tensor:
-        call = self._next = _Call(made, self.model.reference(made.references), t)
+    def _dynamic(self, y_t: Tensor, t: Tensor, context: Tensor, conds: Conditions) -> Tensor:
+        call = self._next = _Call(conds, self.model.reference(conds.references), t)
         output = self.unet(y_t, t, context).sample
-        if call.reached < len(self._slots):
+        if call.calls < len(self._slots):
             raise RuntimeError(
-                f"ART-V: only {call.reached} of {len(self._slots)} layers with parts of the model were called in this "
-                "forward; the U-Net does not run the layers they are attached to"
+                f"ART-V: only {call.calls} of {len(self._slots)} layers with parts of the model were called in this "
+                "forward; the U-Net must run all layers to which parts are attached"
             )
         return output if self.prediction == "eps" else noise_from_velocity(output, y_t, self._abar(t, y_t))
 
@@ -138,47 +138,49 @@ class ArtvUNet(nn.Module):
         self._call, self._next = self._next, None
 
     def _embedded(self, embedding: Any, _args: tuple, emb: Tensor) -> Tensor | None:
-        """The embedding of the time step with that of the augmentation's level."""
+        """The embedding of the time step plus that of the augmentation level."""
         call = self._call
         if call is None:
             return None
         channels = embedding.linear_1.in_features
         form = self.model.config.level_embedding
-        shift = level_shift(lambda pe: embedding.forward(pe.to(emb)), channels, call.t, call.made.level, form)
+        shift = level_shift(lambda pe: embedding.forward(pe.to(emb)), channels, call.t, call.conditions.level, form)
         return None if shift is None else emb + shift
 
     def _at(self, slot: Slot, stage: int | None) -> Any:
-        """Behind a layer: the anchor block, then the adapter's feature, whichever is there."""
+        """After a layer: the anchor block, then the adapter's feature, if the slot has them."""
 
         def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
             call = self._call
             if call is None:
                 return None
-            call.reached += 1
-            x = output[0] if isinstance(output, tuple) else output  # a tuple: a Transformer2DModel inside a block
-            x = self.model.anchors.change(slot, x, call.made.tokens)
+            call.calls += 1
+            x = (
+                output[0] if isinstance(output, tuple) else output
+            )  # a Transformer2DModel inside a block returns a tuple
+            x = self.model.anchors.change(slot, x, call.conditions.tokens)
             x = x if stage is None else x + call.features[stage].to(x)
             return (x, *output[1:]) if isinstance(output, tuple) else x
 
         return hook
 
 
-def _levels(given: Tensor | None) -> Tensor:
-    return (alpha_bars() if given is None else given).float()
+def _levels(values: Tensor | None) -> Tensor:
+    return (alpha_bars() if values is None else values).float()
 
 
-def _none(like: Tensor) -> Tensor:
+def _all_false(like: Tensor) -> Tensor:
     return torch.zeros(like.shape, dtype=torch.bool, device=like.device)
 
 
 def check_base(unet: UNet2DConditionModel, model: ArtvModel) -> None:
-    """The model was built for a U-Net of these sizes, transformers, text and latents."""
+    """ValueError unless the model was built for a U-Net with these blocks, transformers, text and latents."""
     config = model.config
-    needed = {
+    expected = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
         "attention": config.attention,
         "text width": config.context_dim,
         "latent channels": config.latent_channels,
     }
-    check_sizes(unet, needed, "ART-V model: it was built")
+    check_sizes(unet, expected, "ART-V model: it was built")

@@ -1,6 +1,6 @@
-"""DreamVideo's branch beside a diffusers U-Net, for training and as the reference of the other host.
+"""DreamVideo's branch with a diffusers U-Net, for training and as the reference for the ComfyUI host.
 
-The residuals enter by diffusers' own arguments for ControlNets; "up_blocks" by forward hooks of the layers.
+The residuals are passed in diffusers' arguments for ControlNets; with "up_blocks", forward hooks add them.
 
 Shapes: b clips, f frames; the U-Net's batch is (b f, c, h, w), the frames of a clip one after another.
 """
@@ -22,8 +22,8 @@ from .sizes import check_sizes
 class Handle:
     """A branch attached to a U-Net. `temporal`: the handle of the U-Net's motion model, if it has one.
 
-    `strength` is a factor on what the branch adds. `recompute`: forget the branch's activations and compute them again
-    for the gradients. `remove()` takes the branch's hooks out; the motion model's are its own handle's.
+    `strength` is a factor on the residuals of the branch. `recompute`: discard the branch's activations and recompute
+    them for the gradients. `remove()` removes the branch's hooks; the motion model's handle removes its own.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class Handle:
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor, image: Tensor) -> Tensor:
         """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d), image (b, 3, s h, s w) from 0 to 1,
-        the null image white -> like x_t."""
+        where the null image is white -> the shape of x_t."""
         f = x_t.shape[1]
         x, times, contexts = x_t.flatten(0, 1), t.repeat_interleave(f), context.repeat_interleave(f, 0)
         z_s = self.branch.encode(image).repeat_interleave(f, 0)
-        found = self._run(x, times, contexts, z_s, f)
+        residuals = self._run(x, times, contexts, z_s, f)
         if self.temporal is not None:
             self.temporal.frames = f
-        mid = found.mid * self.strength
-        down = [residual * self.strength for residual in found.down]
+        mid = residuals.mid * self.strength
+        down = [residual * self.strength for residual in residuals.down]
         if self.branch.config.inject == "up_blocks":
             self._ends = dict(zip(self._slots(), down, strict=True))
-            down = self._nothing(x, Residuals(down, mid))
+            down = self._zero_skips(x, Residuals(down, mid))
         extra: dict[str, Any] = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         eps = self._unet(x, times, contexts, **extra).sample
         self._ends = {}
@@ -58,53 +58,53 @@ class Handle:
     def _run(self, *inputs: Any) -> Residuals:
         if not self.recompute or not torch.is_grad_enabled():
             return self.branch(*inputs)
-        found: Any = checkpoint(self.branch, *inputs, use_reentrant=False)
-        return found
+        residuals: Any = checkpoint(self.branch, *inputs, use_reentrant=False)
+        return residuals
 
     def remove(self) -> None:
-        """Take the hooks out; the U-Net is then the one it was."""
+        """Remove the hooks, which restores the U-Net."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def _slots(self) -> list[Slot]:
-        """The end of the up block of each down block, the outermost first."""
+        """The end of the up block for each down block, outermost first."""
         blocks = len(self.branch.config.block_channels)
         return [Slot("up", blocks - 1 - i, self.branch.config.layers_per_block) for i in range(blocks)]
 
     def _at(self, slot: Slot) -> Any:
         def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
-            added = self._ends.get(slot)
-            if added is None:
+            residual = self._ends.get(slot)
+            if residual is None:
                 return None
-            return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
+            return (output[0] + residual, *output[1:]) if isinstance(output, tuple) else output + residual
 
         return hook
 
-    def _nothing(self, x: Tensor, found: Residuals) -> list[Tensor]:
-        """Zeros for the skips: diffusers wants one for each where there is one for the middle block."""
-        count = len(found.down) * (self.branch.config.layers_per_block + 1)
+    def _zero_skips(self, x: Tensor, residuals: Residuals) -> list[Tensor]:
+        """Zeros for the skips: diffusers requires a residual for each skip if there is one for the middle block."""
+        count = len(residuals.down) * (self.branch.config.layers_per_block + 1)
         return [torch.zeros(1, device=x.device, dtype=x.dtype)] * count
 
 
 def attach(unet: UNet2DConditionModel, branch: RetentionBranch, temporal: motion.Handle | None = None) -> Handle:
-    """Put a branch beside `unet`. ValueError when the sizes of the two differ."""
+    """Attach a branch to `unet`. ValueError when the sizes of the two differ."""
     check_base(unet, branch)
     return Handle(unet, branch, temporal)
 
 
 def start_from(branch: RetentionBranch, unet: UNet2DConditionModel) -> None:
-    """Begin as the U-Net is now: its down and middle blocks (section 4.2). ValueError when the sizes differ."""
+    """Copy the U-Net's down and middle blocks into the branch (section 4.2). ValueError when the sizes differ."""
     check_base(unet, branch)
     branch.start_from(unet.state_dict())
 
 
 def check_base(unet: UNet2DConditionModel, branch: RetentionBranch) -> None:
-    """The branch was made for a U-Net of these sizes."""
+    """ValueError unless the branch was built for a U-Net of these sizes."""
     config = branch.config
-    needed = {
+    expected = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
         "text width": config.context_dim,
     }
-    check_sizes(unet, needed, "retention branch: it was made")
+    check_sizes(unet, expected, "retention branch: it was built")

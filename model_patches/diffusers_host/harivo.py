@@ -1,7 +1,7 @@
-"""A HARIVO model in a diffusers U-Net, through hooks of torch: the U-Net's modules, keys and weights stay as they are.
+"""A HARIVO model in a diffusers U-Net, through torch hooks: the U-Net's modules, keys and weights are unchanged.
 
-Beside running the three parts it hands out, on request, what HARIVO's losses look at: the middle block's features and
-the self-attention maps of the up blocks.
+It runs the three parts of the model and can record the inputs of HARIVO's losses: the middle block's features and the
+self-attention maps of the up blocks.
 
 Shapes: b clips, f frames, L text tokens, n tokens a frame; the U-Net's batch is (b f, c, h, w), frame after frame.
 """
@@ -23,16 +23,17 @@ Reduce = Callable[[Tensor, int, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Maps:
-    """What of the up blocks' self-attention is kept in a forward. Each limit saves memory."""
+    """What is recorded of the up blocks' self-attention in a forward. Each limit saves memory."""
 
     queries: int | None = 256
-    """At most this many query pixels, evenly spread and the same in all frames; None: all. Keys are never left out."""
+    """At most this many query pixels, evenly spread and the same in all frames; None: all. All keys are always used."""
     heads: str = "mean"
-    """"mean": the average map of the heads. "all": a map per head."""
+    """"mean": the average map of the heads. "all": one map per head."""
     reduce: Reduce | None = None
-    """reduce(map, layer, layers) is kept in a map's place, e.g. its share of a loss; layer counts from 1."""
+    """If set, reduce(map, layer, layers) is stored instead of the map, for example its loss; layer counts from 1."""
     stream: Callable[[Tensor, Tensor], Tensor] | None = None
-    """stream(Q, K) is kept in a map's place and the map never made: (b f, heads, queries, d), (b f, heads, keys, d)."""
+    """If set, stream(Q, K) is stored instead of the map, which is not computed. Q: (b f, heads, queries, d),
+    K: (b f, heads, keys, d)."""
 
     def __post_init__(self) -> None:
         if self.heads not in ("mean", "all"):
@@ -42,14 +43,14 @@ class Maps:
 
 
 class Handle:
-    """An attached HARIVO model. Set `frames` before each forward of the U-Net; `remove()` gives the U-Net back.
+    """An attached HARIVO model. Set `frames` before each forward of the U-Net; `remove()` restores the U-Net.
 
-    temporal, mapping, tokens: strength of each part, 0 = off and exactly the U-Net without it. A part that the model
-    does not have is at 0. `temporal` and `mapping` are factors on what is added; `tokens` is that of
-    `harivo.tokens.softened`. With `frames = 1` every part is passed by.
+    temporal, mapping, tokens: strength of each part; at 0 the result is exactly that of the U-Net without it. The
+    strength of a missing part is 0. `temporal` and `mapping` are factors on the residual; `tokens` is the strength of
+    `harivo.tokens.softened`. With `frames = 1` no part runs.
 
-    The frames of a clip share one prompt: the tokens are made from the context of a clip's first frame, in each
-    forward, unless `prompt_tokens` holds what `tokens_of` gave for the prompts before.
+    The frames of a clip share one prompt: the tokens are computed in each forward from the context of the clip's first
+    frame, unless `prompt_tokens` contains the result of `tokens_of` for these prompts.
     """
 
     def __init__(self, unet: UNet2DConditionModel, model: HarivoModel) -> None:
@@ -57,16 +58,16 @@ class Handle:
         self.mapping = 0.0 if model.mapping is None else 1.0
         self.tokens = 0.0 if model.tokens is None else 1.0
         self.prompt_tokens: Tensor | None = None
-        """(b, f, n, d) from `tokens_of`, used for every forward until it is None again."""
+        """(b, f, n, d) from `tokens_of`, used in every forward until it is set to None."""
         self.keep_middle = False
         self.middle: Tensor | None = None
-        """What the middle block gave in the last forward with `keep_middle`: (b f, c, h, w), with its gradient."""
+        """Output of the middle block in the last forward with `keep_middle`: (b f, c, h, w), with its gradient."""
         self.keep_maps: Maps | None = None
         self.maps: dict[int, Tensor] = {}
         """Layer -> attention map of the last forward with `keep_maps`: (b f, heads or 1, queries, keys), softmax over
         keys. Layers are numbered 1, 2, ... in the order of the forward; in SD 1.5 there are 9."""
         self._unet = unet
-        self._motion = motion.Handle(unet, model.temporal)  # its hook comes first, and checks the frames
+        self._motion = motion.Handle(unet, model.temporal)  # its hook runs first and checks the frames
         layers = self_attentions(unet)
         self._hooks = [
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -95,7 +96,7 @@ class Handle:
         self._motion.strength = strength
 
     def remove(self) -> None:
-        """Take the hooks out; the U-Net is then the one it was."""
+        """Remove the hooks, which restores the U-Net."""
         self._motion.remove()
         for hook in self._hooks:
             hook.remove()
@@ -103,7 +104,7 @@ class Handle:
         self.middle, self.maps = None, {}
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d) -> like x_t. Sets `frames` to f."""
+        """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d) -> same as x_t. Sets `frames`."""
         f = self.frames = x_t.shape[1]
         times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
         return self._unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
@@ -118,7 +119,9 @@ class Handle:
         self.middle, self.maps = None, {}
         for name in ("mapping", "tokens"):
             if getattr(self, name) and getattr(self.model, name) is None:
-                raise ValueError(f"HARIVO model: {name} is {getattr(self, name)}, but it has none; leave it at 0")
+                raise ValueError(
+                    f"HARIVO model: {name} is {getattr(self, name)}, but this model has no {name}; set it to 0"
+                )
         frames = self.frames
         if frames is None or frames == 1:
             return args, kwargs
@@ -137,8 +140,8 @@ class Handle:
         tokens = self.tokens_of(prompts, frames) if self.prompt_tokens is None else self.prompt_tokens
         if tokens.shape[:2] != (len(prompts), frames):
             raise ValueError(
-                f"HARIVO model: prompt_tokens are for {tokens.shape[0]} clips of {tokens.shape[1]} frames, the U-Net "
-                f"got {len(prompts)} of {frames}; make them anew with tokens_of, or set prompt_tokens to None"
+                f"HARIVO model: prompt_tokens are for {tokens.shape[0]} clips of {tokens.shape[1]} frames, but the "
+                f"U-Net got {len(prompts)} of {frames}; compute them again with tokens_of, or set prompt_tokens to None"
             )
         generator: Any = self.model.tokens
         return append(context, softened(tokens, generator.text(prompts), self.tokens))
@@ -153,52 +156,52 @@ class Handle:
                 return
             x = args[0] if args else kwargs["hidden_states"]
             stream, reduce = self.keep_maps.stream, self.keep_maps.reduce
-            # by number: gradient checkpointing comes by a second time
+            # by number, because gradient checkpointing runs the hook a second time
             if stream is not None:
                 self.maps[number] = stream(*queries_and_keys(layer, x, self.keep_maps))
                 return
-            attended = attention_map(layer, x, self.keep_maps)
-            self.maps[number] = attended if reduce is None else reduce(attended, number, layers)
+            weights = attention_map(layer, x, self.keep_maps)
+            self.maps[number] = weights if reduce is None else reduce(weights, number, layers)
 
         return hook
 
 
 def attach(unet: UNet2DConditionModel, model: HarivoModel) -> Handle:
-    """Put the parts where they belong. ValueError when the sizes of the two differ."""
+    """Attach the parts to the U-Net. ValueError when the sizes of the two differ."""
     check_base(unet, model)
     return Handle(unet, model)
 
 
 def check_base(unet: UNet2DConditionModel, model: HarivoModel) -> None:
-    """The HARIVO model was built for a U-Net of these sizes and this text encoder."""
+    """ValueError unless the model was built for a U-Net of these sizes and this text encoder."""
     motion.check_base(unet, model.temporal)
     config, base = model.config, unet.config
     sizes: Any = base
     if config.mapping is not None and config.mapping.channels != sizes.in_channels:
         raise ValueError(
-            f"mapping network: it was built for latents of {config.mapping.channels} channels, this U-Net takes "
+            f"mapping network: it was built for latents with {config.mapping.channels} channels, but this U-Net takes "
             f"{sizes.in_channels}; load the base model that it was trained on"
         )
     if config.tokens is not None and config.tokens.context_dim != sizes.cross_attention_dim:
         raise ValueError(
-            f"frame-wise tokens: they were trained on text tokens of width {config.tokens.context_dim}, this U-Net "
+            f"frame-wise tokens: they were trained on text tokens of width {config.tokens.context_dim}, but this U-Net "
             f"takes {sizes.cross_attention_dim}; load the base model that they were trained on"
         )
 
 
 def self_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
-    """The self-attention layers of the up blocks, in the order of a forward: the paper's decoder, L of them."""
+    """The self-attention layers of the up blocks, in the order of a forward: the L decoder layers of the paper."""
     blocks: list[Any] = [module for module in unet.up_blocks.modules() if hasattr(module, "attn1")]
     return [block.attn1 for block in blocks]
 
 
 def queries_and_keys(layer: Any, x: Tensor, options: Maps) -> tuple[Tensor, Tensor]:
-    """Q of the chosen pixels, K of all. x: (B, pixels, c) -> (B, heads, queries, d), (B, heads, pixels, d)."""
-    chosen = x
+    """Q of the selected pixels, K of all. x: (B, pixels, c) -> (B, heads, queries, d), (B, heads, pixels, d)."""
+    pixels = x
     if options.queries is not None and options.queries < x.shape[1]:
-        places = torch.linspace(0, x.shape[1] - 1, options.queries, device=x.device).round().long()
-        chosen = x[:, places]
-    q, k = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (layer.to_q(chosen), layer.to_k(x)))
+        indices = torch.linspace(0, x.shape[1] - 1, options.queries, device=x.device).round().long()
+        pixels = x[:, indices]
+    q, k = (t.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for t in (layer.to_q(pixels), layer.to_k(x)))
     return q, k
 
 
@@ -207,7 +210,7 @@ def attention_map(layer: Any, x: Tensor, options: Maps) -> Tensor:
     q, k = queries_and_keys(layer, x, options)
     if options.heads == "all":
         return (q @ k.transpose(-1, -2) * layer.scale).softmax(-1)
-    # one head after another: without gradients, only one map is held at a time
+    # one head after another, so that without gradients only one map is in memory
     maps = ((q[:, i] @ k[:, i].transpose(-1, -2) * layer.scale).softmax(-1) for i in range(layer.heads))
     total = next(maps)
     for each in maps:
@@ -218,7 +221,7 @@ def attention_map(layer: Any, x: Tensor, options: Maps) -> Tensor:
 def _exchange(
     args: tuple, kwargs: dict[str, Any], place: int, name: str, change: Callable[[Tensor], Tensor]
 ) -> tuple[tuple, dict[str, Any]]:
-    """The arguments with one of them changed, wherever the caller put it."""
+    """The arguments with one of them changed, whether it is positional or a keyword."""
     if len(args) > place:
         return (*args[:place], change(args[place]), *args[place + 1 :]), kwargs
     return args, kwargs | {name: change(kwargs[name])}

@@ -1,4 +1,4 @@
-"""A motion model in a diffusers U-Net, through forward hooks: the U-Net's modules, keys and weights stay as they are.
+"""A motion model in a diffusers U-Net, through forward hooks: the U-Net's modules, keys and weights are unchanged.
 
 Shapes: b clips, f frames; the U-Net's batch is (b f, c, h, w), the frames of a clip one after another.
 """
@@ -15,15 +15,15 @@ from ..core.temporal import MotionModel, check_frames
 
 
 class Handle:
-    """An attached motion model. Set `frames` before each forward of the U-Net; `remove()` gives the U-Net back.
+    """An attached motion model. Set `frames` before each forward of the U-Net; `remove()` restores the U-Net.
 
-    With `frames = 1` or `strength = 0` the modules are passed by and the U-Net makes images as before; other strengths
-    are a factor on what they add. `calls` counts the calls of modules in the last forward; a forward that missed one of
-    them is an error (RuntimeError), not a still image.
+    With `frames = 1` or `strength = 0` the modules do not run and the U-Net generates images as before; other strengths
+    are a factor on the residuals. `calls` counts the calls of modules in the last forward. A forward that does not call
+    all modules raises RuntimeError, because its result would be still images.
     """
 
     def __init__(self, unet: UNet2DConditionModel, motion: Any) -> None:
-        self.motion = motion  # a MotionModel, or another with its modules_by_slot
+        self.motion = motion  # a MotionModel, or another model with modules_by_slot
         self.frames: int | None = None
         self.strength = 1.0
         self.calls = 0
@@ -35,7 +35,7 @@ class Handle:
         ]
 
     def remove(self) -> None:
-        """Take the hooks out; the U-Net is then the one it was."""
+        """Remove the hooks, which restores the U-Net."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -56,7 +56,9 @@ class Handle:
             frames, strength = self.frames, self.strength
             if frames is None or frames == 1 or strength == 0:
                 return None
-            x = output[0] if isinstance(output, tuple) else output  # a tuple: a Transformer2DModel inside a block
+            x = (
+                output[0] if isinstance(output, tuple) else output
+            )  # a Transformer2DModel inside a block returns a tuple
             x = module(x, frames) if strength == 1 else torch.add(x, module.update(x, frames), alpha=strength)
             return (x, *output[1:]) if isinstance(output, tuple) else x
 
@@ -66,36 +68,40 @@ class Handle:
         if self.calls < len(self._modules):
             raise RuntimeError(
                 f"motion model: only {self.calls} of {len(self._modules)} motion modules were called in this forward; "
-                "the U-Net does not run the layers they are attached to"
+                "the U-Net must run all layers to which modules are attached"
             )
 
 
 def attach(unet: UNet2DConditionModel, motion: MotionModel) -> Handle:
-    """Put the modules behind the spatial layers of `unet`. ValueError when the sizes of the two differ."""
+    """Attach the modules after the spatial layers of `unet`. ValueError when the sizes of the two differ."""
     check_base(unet, motion)
     return Handle(unet, motion)
 
 
 def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
-    """The motion model was built for a U-Net of these sizes."""
+    """ValueError unless the motion model was built for a U-Net of these sizes."""
     config = motion.config
     base: Any = unet.config
     layers = base.layers_per_block
-    given = (tuple(base.block_out_channels), {layers} if isinstance(layers, int) else set(layers))
-    needed = (config.block_channels, {config.layers_per_block})
-    if given != needed:
+    actual = (tuple(base.block_out_channels), {layers} if isinstance(layers, int) else set(layers))
+    expected = (config.block_channels, {config.layers_per_block})
+    if actual != expected:
         raise ValueError(
-            f"motion model: it was built for a U-Net with block channels {needed[0]} and {config.layers_per_block} "
-            f"layers per block, this one has {given[0]} and {layers}; load the base model that the motion model was "
-            "trained on"
+            f"motion model: it was built for a U-Net with block channels {expected[0]} and {config.layers_per_block} "
+            f"layers per block, but this one has {actual[0]} and {layers}; load the base model that the motion model "
+            "was trained on"
         )
     if config.mid_block and unet.mid_block is None:
-        raise ValueError("motion model: it has a module for the middle block, this U-Net has no middle block")
+        raise ValueError(
+            "motion model: it has a module for the middle block, but this U-Net has no middle block; load the base "
+            "model that the motion model was trained on"
+        )
 
 
 def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:
-    """The diffusers module of a slot. "resnet", "layer": the one whose output it comes behind, a layer's spatial
-    transformer, else its ResBlock. "attended": the transformer block that it is inside of."""
+    """The diffusers module of a slot. "resnet", "layer": the module after whose output the slot is, the spatial
+    transformer of a layer if it has one, else its ResBlock. "attended": the transformer block that contains the slot.
+    """
     block: Any = unet.mid_block if slot.part == "mid" else getattr(unet, f"{slot.part}_blocks")[slot.block]
     if slot.place == "resnet":
         return block.resnets[slot.layer]

@@ -1,4 +1,4 @@
-"""The pocket Stable Diffusion as diffusers' and transformers' own models."""
+"""The pocket Stable Diffusion as models of diffusers and transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,21 +36,21 @@ class Pocket:
 
 
 def new_unet(config: PocketConfig) -> UNet2DConditionModel:
-    has = config.unet_attention
+    attention = config.unet_attention
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=config.unet_channels,
         layers_per_block=config.unet_layers,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in has),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has)),
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
         cross_attention_dim=config.context,
-        attention_head_dim=config.heads,  # diffusers' name; it is the number of heads
+        attention_head_dim=config.heads,  # despite its name, diffusers takes the number of heads here
         norm_num_groups=32,
     )
 
 
 def new_vae(config: PocketConfig) -> AutoencoderKL:
-    sizes: dict[str, Any] = {  # diffusers annotates these as tuples of one
+    sizes: dict[str, Any] = {  # diffusers annotates these as tuples of length one
         "down_block_types": ("DownEncoderBlock2D",) * len(config.vae_channels),
         "up_block_types": ("UpDecoderBlock2D",) * len(config.vae_channels),
         "block_out_channels": config.vae_channels,
@@ -61,8 +61,8 @@ def new_vae(config: PocketConfig) -> AutoencoderKL:
 
 
 def new_text_encoder(config: PocketConfig, rows: int = CLIP_VOCABULARY) -> CLIPTextModel:
-    """`rows`: entries of the token table; the compact table while training, CLIP's whole vocabulary otherwise."""
-    whole = rows == CLIP_VOCABULARY
+    """rows: entries of the token table: the compact table in training, otherwise CLIP's whole vocabulary."""
+    full_vocabulary = rows == CLIP_VOCABULARY
     sizes = CLIPTextConfig(
         vocab_size=rows,
         hidden_size=config.context,
@@ -72,9 +72,9 @@ def new_text_encoder(config: PocketConfig, rows: int = CLIP_VOCABULARY) -> CLIPT
         max_position_embeddings=77,
         hidden_act="quick_gelu",
         projection_dim=config.context,
-        # 2 is transformers' switch for the pooled output of the first CLIP files; nobody here uses that output
-        bos_token_id=49406 if whole else 0,
-        eos_token_id=49407 if whole else 2,
+        # 2 makes transformers pool the output as for the first CLIP files; that output is not used here
+        bos_token_id=49406 if full_vocabulary else 0,
+        eos_token_id=49407 if full_vocabulary else 2,
         pad_token_id=1,
     )
     return CLIPTextModel(sizes)
@@ -91,7 +91,7 @@ def load_pocket(path: Path | str) -> Pocket:
 
 
 def load_control(path: Path | str) -> ControlNetModel:
-    """The ControlNet of a file in fp32, frozen and in evaluation mode. Its hints are 8 times as wide as the latents."""
+    """The ControlNet of a file in fp32, frozen and in evaluation mode. A hint has 8 times the size of the latents."""
     file = checkpoint.load(path, expect=CONTROL_SYSTEM)
     config = PocketConfig.from_dict(file.config)
     control = ControlNetModel.from_unet(new_unet(config), load_weights_from_unet=False)
@@ -109,11 +109,11 @@ def load_networks(
     prefixes = unet_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention)
     unet.load_state_dict(rename(part(weights, UNET), prefixes))
     vae.load_state_dict(vae_to_diffusers(part(weights, VAE), len(config.vae_channels), config.vae_layers))
-    text.load_state_dict(_own_names(text, part(weights, TEXT)))
+    text.load_state_dict(_text_names(text, part(weights, TEXT)))
     return unet, vae, text
 
 
-def _own_names(text: CLIPTextModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers 5 left out the `text_model.` level that files and transformers 4 have."""
+def _text_names(text: CLIPTextModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names of `text`: transformers 5 has no level `text_model.`, unlike files and version 4."""
     nested = any(k.startswith("text_model.") for k in text.state_dict())
     return weights if nested else {k.removeprefix("text_model."): v for k, v in weights.items()}

@@ -1,6 +1,6 @@
-"""A VidRD model in a diffusers U-Net: temporal layers through hooks of torch, fine-tuned blocks as their weights.
+"""A VidRD model in a diffusers U-Net: temporal layers through torch hooks, and the weights of the fine-tuned blocks.
 
-The U-Net's modules and keys stay as they are; `remove()` takes the hooks out and puts the image model's weights back.
+The U-Net's modules and keys are unchanged; `remove()` removes the hooks and restores the image model's weights.
 
 Shapes: b clips, f frames, p pixels; the U-Net's batch is (b f, c, h, w), its tokens (b f, p, c), frame after frame.
 """
@@ -19,10 +19,10 @@ from .sizes import check_sizes
 
 
 class Handle(motion.Handle):
-    """An attached VidRD model. Set `frames` before each forward; `strength` is a factor on what its layers add.
+    """An attached VidRD model. Set `frames` before each forward; `strength` is a factor on the residuals.
 
-    With `frames = 1` or `strength = 0` the temporal layers are passed by. The fine-tuned blocks of a model that holds
-    some are the U-Net's until `remove()`.
+    With `frames = 1` or `strength = 0` the temporal layers do not run. If the model has fine-tuned blocks, the U-Net
+    uses their weights until `remove()`.
     """
 
     def __init__(self, unet: UNet2DConditionModel, model: VidrdModel) -> None:
@@ -32,13 +32,13 @@ class Handle(motion.Handle):
         self._image_weights = _exchange(unet, spatial_weights(model))
 
     def remove(self) -> None:
-        """Take the hooks out and put the image model's weights back; the U-Net is then the one it was."""
+        """Remove the hooks and restore the image model's weights."""
         super().remove()
         _exchange(self._unet, self._image_weights)
         self._image_weights = {}
 
     def predict(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d) -> like x_t. Sets `frames` to f."""
+        """eps of the whole model: x_t (b, f, c, h, w), t (b,), context (b, L, d) -> same as x_t. Sets `frames`."""
         f = self.frames = x_t.shape[1]
         times, contexts = t.repeat_interleave(f), context.repeat_interleave(f, 0)
         return self._unet(x_t.flatten(0, 1), times, contexts).sample.unflatten(0, (-1, f))
@@ -48,8 +48,8 @@ class Handle(motion.Handle):
             return super()._enter(unet, slot, module)
         block: Any = motion.address(unet, slot)
 
-        def see(_norm: nn.Module, args: tuple) -> None:
-            self._residual[slot] = args[0]  # what cross-attention will be added to
+        def store_input(_norm: nn.Module, args: tuple) -> None:
+            self._residual[slot] = args[0]  # the input to which cross-attention is added
 
         def change(_attention: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
             self.calls += 1
@@ -58,11 +58,11 @@ class Handle(motion.Handle):
                 return None
             return torch.add(output, module.update(x + output, frames), alpha=self.strength)
 
-        return [block.norm2.register_forward_pre_hook(see), block.attn2.register_forward_hook(change)]
+        return [block.norm2.register_forward_pre_hook(store_input), block.attn2.register_forward_hook(change)]
 
 
 def attach(unet: UNet2DConditionModel, model: VidrdModel) -> Handle:
-    """Put the temporal layers where they belong, and the fine-tuned blocks into the U-Net where the model holds some.
+    """Attach the temporal layers to the U-Net, and copy the fine-tuned blocks into it if the model has any.
 
     ValueError when the sizes of the two differ.
     """
@@ -71,28 +71,28 @@ def attach(unet: UNet2DConditionModel, model: VidrdModel) -> Handle:
 
 
 def check_base(unet: UNet2DConditionModel, model: VidrdModel) -> None:
-    """The model was built for a U-Net of these sizes, transformers and text."""
+    """ValueError unless the model was built for a U-Net with these blocks, transformers and text."""
     config = model.config
-    needed: dict[str, Any] = {
+    expected: dict[str, Any] = {
         "block channels": config.block_channels,
         "layers per block": config.layers_per_block,
         "attention": config.attention,
     }
     if config.spatial:
-        needed["text width"] = config.context_dim
-    check_sizes(unet, needed, "VidRD model: it was built")
+        expected["text width"] = config.context_dim
+    check_sizes(unet, expected, "VidRD model: it was built")
 
 
 def spatial_weights(model: VidrdModel) -> dict[str, Tensor]:
-    """The fine-tuned weights of a model under their names in the U-Net; none when it holds none."""
+    """The fine-tuned weights of a model under their names in the U-Net; empty if it has none."""
     return {k: v for k, v in model.state_dict().items() if not is_temporal(k)}
 
 
 @torch.no_grad()
 def _exchange(unet: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put weights into the U-Net and return those that were there."""
-    own = {k: v for k, v in unet.named_parameters() if k in weights}
-    before = {k: v.detach().clone() for k, v in own.items()}
-    for name, parameter in own.items():
+    """Copy weights into the U-Net and return the previous ones."""
+    parameters = {k: v for k, v in unet.named_parameters() if k in weights}
+    previous = {k: v.detach().clone() for k, v in parameters.items()}
+    for name, parameter in parameters.items():
         parameter.copy_(weights[name])
-    return before
+    return previous

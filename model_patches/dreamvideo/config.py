@@ -1,4 +1,4 @@
-"""What DreamVideo's networks are built from: the records that code, files and training share (arXiv 2312.03018)."""
+"""The configurations of DreamVideo's networks, shared by code, files and training (arXiv 2312.03018)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ RANGES = ("unit", "signed")
 class RetentionConfig:
     """Sizes and rules of the image-retention branch (section 4.2). Defaults are those of Stable Diffusion 2.1.
 
-    Raises ValueError when the numbers cannot make a branch, naming the ones that clash.
+    Raises ValueError, naming the conflicting values, when no branch can be built from them.
     """
 
     block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -28,18 +28,18 @@ class RetentionConfig:
     context_dim: int = 1024
     """Width of the text tokens."""
     linear_projection: bool = True
-    """Whether the spatial transformers' projections are linear (Stable Diffusion 2), or 1x1 convolutions (1.5)."""
+    """Whether the projections of spatial transformers are linear (Stable Diffusion 2) or 1x1 convolutions (1.5)."""
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)
-    """Channels of the image encoder conv_s from level to level; it halves the size between them."""
+    """Channels of the levels of the image encoder conv_s, which halves the size between them."""
     image_range: str = "unit"
-    """What the encoder gets: pixels from 0 to 1 ("unit", a ControlNet's habit) or -1 to 1 ("signed"). Reconstructed."""
+    """Range of the encoder's input: 0 to 1 ("unit", as in ControlNets) or -1 to 1 ("signed"). Reconstructed."""
     inject: str = "skips"
     """Where the branch is added. "skips": a zero convolution for each skip of the U-Net and one for its middle block,
-    which is what the parameter count tells. "up_blocks": one for each block, added to the output of the mirrored up
-    block, Eq. 3 taken literally."""
+    as the parameter count implies. "up_blocks": one for each block, added to the output of the mirrored up block,
+    which is Eq. 3 taken literally."""
     temporal: str = "frozen"
-    """Temporal layers in the branch: "frozen", copies of those that the primary U-Net had when the training began;
-    "none": every frame for itself. Reconstructed."""
+    """Temporal layers in the branch: "frozen", copies of those that the primary U-Net had at the start of training;
+    "none": frames are independent. Reconstructed."""
 
     def __post_init__(self) -> None:
         for name in ("block_channels", "attention", "heads", "hint_channels"):
@@ -81,23 +81,23 @@ class RetentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DreamVideoConfig:
-    """What a DreamVideo file holds: the branch, and perhaps the temporal layers that were trained with it.
+    """The content of a DreamVideo file: the branch, and optionally the temporal layers that were trained with it.
 
-    The branch works with any motion model on the base that it was copied from; a file with `motion` is such a motion
-    model, too.
+    The branch works with any motion model on the base model from which it was copied; a file with `motion` is also such
+    a motion model.
     """
 
     branch: RetentionConfig
     layers: Mapping[str, Any] | None = None
-    """VidRD's record of the temporal layers, those in the branch and the trained ones. None: neither has any."""
+    """VidRD's configuration of the temporal layers in the branch and in the U-Net. None: there are no such layers."""
     motion: bool = False
-    """Whether the file holds the trained temporal layers of the primary U-Net."""
+    """Whether the file contains the trained temporal layers of the primary U-Net."""
 
     def __post_init__(self) -> None:
         if self.layers is None and (self.motion or self.branch.temporal != "none"):
             raise ValueError(
-                "DreamVideo config: the model has temporal layers, but layers does not tell their sizes; give VidRD's "
-                'record of them, or set motion to false and temporal of the branch to "none"'
+                "DreamVideo config: the model has temporal layers, but their sizes are missing in layers; give VidRD's "
+                'configuration of them, or set motion to false and temporal of the branch to "none"'
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +108,6 @@ class DreamVideoConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name."""
-        found = known(cls, values, "DreamVideo config")
-        found["branch"] = RetentionConfig.from_dict(found["branch"])
-        return cls(**found)
+        settings = known(cls, values, "DreamVideo config")
+        settings["branch"] = RetentionConfig.from_dict(settings["branch"])
+        return cls(**settings)

@@ -3,9 +3,9 @@
     text first    f = f(0, 0) + s_t (f(c_t, 0) - f(0, 0)) + s_i (f(c_t, c_i) - f(c_t, 0))
     image first   f = f(0, 0) + s_i (f(0, c_i) - f(0, 0)) + s_t (f(c_t, c_i) - f(0, c_i))
 
-The first is Eq. 5, from p(c_t) p(c_i | c_t). The second follows from p(c_i) p(c_t | c_i); the paper says that there are
-other derivations and does not print them, so it is reconstructed. The null text is the empty prompt, the null image is
-white. The paper does not tell s_t and s_i; `DEFAULT_SCALE` for both is ours (ADR 11).
+The first is Eq. 5, from p(c_t) p(c_i | c_t). The second follows from p(c_i) p(c_t | c_i); the paper mentions other
+derivations without printing them, so it is reconstructed. The null text is the empty prompt, the null image is white.
+The paper does not give s_t and s_i; `DEFAULT_SCALE` for both is ours (ADR 11).
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def weights(text: float, image: float, order: str = TEXT_FIRST) -> dict[Branch, 
 
 
 def needed(text: float, image: float, order: str = TEXT_FIRST) -> list[Branch]:
-    """The predictions whose factor is not 0; the others need not be made."""
+    """The predictions whose factor is not 0; the others need not be computed."""
     return [branch for branch, weight in weights(text, image, order).items() if weight]
 
 
@@ -41,9 +41,12 @@ def guided(predictions: Mapping[Branch, Tensor], text: float, image: float, orde
     tensor(12.5000)
     """
     factors = weights(text, image, order)
-    lacking = [branch for branch, factor in factors.items() if factor and branch not in predictions]
-    if lacking:
-        raise ValueError(f"double-condition guidance: the prediction {lacking[0]!r} is needed at these scales")
+    missing = [branch for branch, factor in factors.items() if factor and branch not in predictions]
+    if missing:
+        raise ValueError(
+            f"double-condition guidance: the prediction {missing[0]!r} is missing, which these scales need; compute "
+            "all predictions that `needed` returns"
+        )
     if all(branch in predictions for branch in factors):
         (none, middle, both), (inner, outer) = [predictions[b] for b in factors], _scales(text, image, order)
         return none + inner * (middle - none) + outer * (both - middle)

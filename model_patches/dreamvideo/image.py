@@ -1,4 +1,4 @@
-"""The reference image: what pictures become before the branch sees them. The same in every host and in training.
+"""Preparation of the reference image for the branch, the same in every host and in training.
 
 Shapes: H height, W width in pixels.
 """
@@ -10,8 +10,9 @@ from torch import Tensor
 def pixels(image: Tensor) -> Tensor:
     """A picture (H, W), (H, W, 1 to 4) or (1, H, W, 1 to 4) as (1, 3, H, W), float32 from 0 to 1.
 
-    Whole numbers are divided by the largest of their type (8 and 16 bit). Grey becomes colour. Alpha is laid over
-    white, the null image. ValueError for several pictures, other shapes, and values that are no numbers.
+    Integers are divided by the largest value of their type (8 and 16 bit). Grey images become RGB. Images with alpha
+    are composited over white, the null image. ValueError for several pictures, other shapes, and NaN or infinite
+    values.
     """
     image = image.detach()
     if not image.is_floating_point():
@@ -20,16 +21,16 @@ def pixels(image: Tensor) -> Tensor:
     image = image[None] if image.ndim == 3 else image
     if image.ndim != 4 or image.shape[-1] not in (1, 2, 3, 4) or 0 in image.shape:
         raise ValueError(
-            f"reference image: it has the shape {tuple(image.shape)}; needed is (1, height, width, channels) with 1 "
+            f"reference image: it has the shape {tuple(image.shape)}; it must be (1, height, width, channels) with 1 "
             "to 4 channels"
         )
     if len(image) != 1:
         raise ValueError(
-            f"reference image: {len(image)} images were given, one is needed; choose one of the batch (Get Image from "
-            "Batch), or connect another"
+            f"reference image: the input has {len(image)} images, but one is needed; select one of the batch (Get "
+            "Image from Batch), or connect a single image"
         )
     if not torch.isfinite(image).all():
-        raise ValueError("reference image: it has values that are no numbers; the node that made it failed")
+        raise ValueError("reference image: it contains NaN or infinite values; check the node that it comes from")
     return _colour(image.float().clamp(0, 1)).permute(0, 3, 1, 2).contiguous()
 
 

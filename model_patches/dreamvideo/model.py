@@ -1,4 +1,4 @@
-"""All trained parts of DreamVideo (arXiv 2312.03018, section 4.2): the branch, and the U-Net's temporal layers."""
+"""All trained parts of DreamVideo (arXiv 2312.03018, section 4.2): the branch and the U-Net's temporal layers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .retention import RetentionBranch
 
 
 class DreamVideoModel(nn.Module):
-    """The content of a DreamVideo file, its keys `branch.` and `motion.`; the second only where it was trained, too."""
+    """The content of a DreamVideo file, with the keys `branch.` and, if temporal layers were trained, `motion.`."""
 
     motion: Any  # a VidrdModel or None
 

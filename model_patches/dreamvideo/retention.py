@@ -1,13 +1,13 @@
 """The image-retention branch (arXiv 2312.03018, section 4.2, figure 2 and Eq. 3).
 
-    z_r = conv_d(z_t) + conv_s(I), the second for one image I and the same for all frames
+    z_r = conv_d(z_t) + conv_s(I), where conv_s(I) of one image I is the same for all frames
     r_1, ..., r_L = zero convolutions of the features of the down and middle blocks on z_r
 
-The residuals r are added to the primary U-Net: to its skips and to its middle block ("skips", the wiring of a
-ControlNet), or to the outputs of its up blocks ("up_blocks", Eq. 3: z = F_j(z, p) + R_i(z, p, z_s), j = L - i + 1).
-Every zero convolution starts at zero, so a fresh branch adds nothing at all.
+The residuals r are added to the primary U-Net: to its skips and its middle block ("skips", as in a ControlNet), or to
+the outputs of its up blocks ("up_blocks", Eq. 3: z = F_j(z, p) + R_i(z, p, z_s), j = L - i + 1). Every zero convolution
+is initialised to zero, so a new branch adds nothing.
 
-Weights are named as in diffusers' ControlNetModel: with "skips" and without temporal layers they are such a model's.
+Weights have the names of diffusers' ControlNetModel; with "skips" and without temporal layers they are identical.
 
 Shapes: b clips, f frames, n = b f images, c channels, h height, w width of the latents; images are s h x s w pixels
 with s = config.downscale (8 for Stable Diffusion).
@@ -30,16 +30,16 @@ from .config import RetentionConfig
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a branch adds to the primary U-Net."""
+    """The residuals that a branch adds to the primary U-Net."""
 
     down: list[Tensor]
     """(n, c, h, w) each. "skips": one for every skip, in the order of the down pass. "up_blocks": one for every down
-    block, the outermost first; that of down block i belongs to the up block that is as far out."""
+    block, outermost first; that of down block i is added to the up block at the same level."""
     mid: Tensor
 
 
 class HintEncoder(nn.Module):
-    """conv_s: pixels (1 or n, 3, s h, s w) -> (1 or n, c, h, w). 3x3 convolutions, SiLU between; the last is zero."""
+    """conv_s: pixels (1 or n, 3, s h, s w) -> (1 or n, c, h, w). 3x3 convolutions with SiLU; the last is zero."""
 
     def __init__(self, hidden: tuple[int, ...], channels: int, ops: Any = nn) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class HintEncoder(nn.Module):
 
 
 class _Down(nn.Module):
-    """ResBlocks, spatial transformers behind them, and a downsampling: only a level in the keys."""
+    """ResBlocks, spatial transformers after them, and a downsampling; adds a level to the keys."""
 
     def __init__(self, resnets: list[nn.Module], attentions: list[nn.Module], down: nn.Module | None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Downsample(nn.Module):
 
 
 class RetentionBranch(nn.Module):
-    """The branch. `temporal`: frozen temporal layers with their modules_by_slot(), for a config that has them."""
+    """The branch. `temporal`: frozen temporal layers with modules_by_slot(), if the config has such layers."""
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class RetentionBranch(nn.Module):
         super().__init__()
         if (temporal is not None) != (config.temporal == "frozen"):
             raise ValueError(
-                f"retention branch: its config has temporal layers {config.temporal!r}, "
-                f"{'none were' if temporal is None else 'some were'} given"
+                f"retention branch: temporal is {config.temporal!r} in its config, but "
+                f"{'no' if temporal is None else 'some'} temporal layers were passed; pass them exactly for 'frozen'"
             )
         self.config = config
         channels, first = config.block_channels, config.block_channels[0]
@@ -125,12 +125,12 @@ class RetentionBranch(nn.Module):
         return self.controlnet_cond_embedding(image if self.config.image_range == "unit" else 2 * image - 1)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, z_s: Tensor, frames: int = 1) -> Residuals:
-        """x: z_t, (n, 4, h, w); t: timesteps (n,); context: (n, L, d); z_s: `encode` of an image for all, or for each
-        of the n. frames: of one clip, for temporal layers. ValueError when z_s has another size or number."""
+        """x: z_t, (n, 4, h, w); t: timesteps (n,); context: (n, L, d); z_s: `encode` of one image for all n, or of n
+        images. frames: of one clip, for temporal layers. ValueError when the size or number of z_s does not match."""
         if z_s.shape[-2:] != x.shape[-2:] or len(z_s) not in (1, len(x)):
             raise ValueError(
-                f"retention branch: the image makes features of {tuple(z_s.shape)}, the latents are {tuple(x.shape)}; "
-                f"give one image, or one for each latent, {self.config.downscale} times as high and wide as the latents"
+                f"retention branch: the image features are {tuple(z_s.shape)}, the latents {tuple(x.shape)}; give one "
+                f"image, or one for each latent, with {self.config.downscale} times the height and width of the latents"
             )
         modules: dict[Slot, Any] = {} if self.temporal is None else self.temporal.modules_by_slot()  # type: ignore[operator]
         run = _Pass(self.time_embedding(t, x.dtype), context, frames, modules)
@@ -150,36 +150,36 @@ class RetentionBranch(nn.Module):
         return Residuals(down, self.controlnet_mid_block(h))
 
     def train(self, mode: bool = True) -> "RetentionBranch":
-        """As for any module, but frozen temporal layers stay in evaluation: they leave nothing out at random."""
+        """As for any module, but the frozen temporal layers stay in evaluation mode, without dropout."""
         super().train(mode)
         if self.temporal is not None:
             self.temporal.eval()
         return self
 
     def trained(self) -> list[nn.Parameter]:
-        """The weights that a training moves: all but the frozen temporal layers."""
+        """The trainable weights: all except the frozen temporal layers."""
         return [p for name, p in self.named_parameters() if not name.startswith("temporal.")]
 
     def start_from(self, unet: Mapping[str, Tensor]) -> None:
         """Copy a U-Net's down and middle blocks, conv_in and time embedding, in diffusers' names (section 4.2).
 
-        conv_s, the zero convolutions and temporal layers stay. ValueError when a weight is missing or of another size.
+        conv_s, the zero convolutions and temporal layers stay. ValueError when a weight is missing or its size differs.
         """
-        own = {k: v for k, v in self.named_parameters() if not k.startswith(("controlnet_", "temporal."))}
-        odd = [k for k, v in own.items() if k not in unet or unet[k].shape != v.shape]
-        if odd:
-            given = tuple(unet[odd[0]].shape) if odd[0] in unet else "nothing"
+        parameters = {k: v for k, v in self.named_parameters() if not k.startswith(("controlnet_", "temporal."))}
+        mismatches = [k for k, v in parameters.items() if k not in unet or unet[k].shape != v.shape]
+        if mismatches:
+            shape = tuple(unet[mismatches[0]].shape) if mismatches[0] in unet else "missing"
             raise ValueError(
-                f"retention branch: {odd[0]} is {tuple(own[odd[0]].shape)} here, the U-Net has {given} there; build "
-                "the branch with the sizes of this U-Net"
+                f"retention branch: {mismatches[0]} is {tuple(parameters[mismatches[0]].shape)} in the branch and "
+                f"{shape} in the U-Net; build the branch with the sizes of this U-Net"
             )
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(unet[name])
 
 
 class _Pass:
-    """What all layers of one forward pass need."""
+    """Inputs shared by all layers in one forward pass."""
 
     def __init__(self, time: Tensor, context: Tensor, frames: int, modules: dict[Slot, Any]) -> None:
         self.time, self.context, self.frames, self.modules = time, context, frames, modules
@@ -200,7 +200,7 @@ class _Pass:
 
 
 def outlets(config: RetentionConfig) -> list[int]:
-    """Channels of the features that leave the down blocks, in their order."""
+    """Channels of the output features of the down blocks, in order."""
     channels = config.block_channels
     if config.inject == "up_blocks":
         return list(channels)
@@ -210,6 +210,6 @@ def outlets(config: RetentionConfig) -> list[int]:
 
 
 def _zero(module: nn.Module) -> nn.Module:
-    for parameter in module.parameters():  # none yet where a host's layers wait for their weights
+    for parameter in module.parameters():  # a host's layers may not have their weights yet
         nn.init.zeros_(parameter)
     return module

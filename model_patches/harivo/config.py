@@ -1,4 +1,4 @@
-"""What a HARIVO model is built from: the record that code, files and training share."""
+"""The configuration of a HARIVO model, shared by code, files and training."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ KERNELS = (1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class MappingConfig:
-    """Sizes of the mapping network. The paper gives its outline; all of these are RECONSTRUCTED.
+    """Sizes of the mapping network. The paper gives only its outline; all sizes are RECONSTRUCTED.
 
     Raises ValueError when a size is below 1 or the heads do not divide the width.
     """
@@ -19,10 +19,10 @@ class MappingConfig:
     channels: int = 4
     """Channels of the latent."""
     width: int = 128
-    """Channels inside, between the convolution and the last linear layer."""
+    """Hidden channels, between the convolution and the last linear layer."""
     heads: int = 8
     max_frames: int = 32
-    """Rows of the positional table: the longest clip."""
+    """Rows of the positional table, which is the length of the longest clip in frames."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "mapping config", "channels", "width", "heads", "max_frames")
@@ -44,7 +44,7 @@ class MappingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenConfig:
-    """Sizes of the frame-wise token generator. Stated: 3 tokens, 77 text tokens, 24 frames, 768 wide for SD 1.5.
+    """Sizes of the frame-wise token generator. Stated: 3 tokens, 77 text tokens, 24 frames, width 768 for SD 1.5.
 
     RECONSTRUCTED: the number of (Linear, SiLU) pairs and the kernel of the convolution.
     Raises ValueError when a size is below 1 or the kernel is neither 1 nor 3.
@@ -53,15 +53,15 @@ class TokenConfig:
     context_dim: int
     """Width of the text tokens: 768 for SD 1.5."""
     context_length: int = 77
-    """Text tokens of one prompt."""
+    """Number of text tokens of one prompt."""
     tokens: int = 3
-    """The paper's n: tokens added to each frame."""
+    """n in the paper: tokens added to each frame."""
     frames: int = 24
-    """The paper's f: frames that the convolution makes tokens for; other counts are interpolated."""
+    """f in the paper: frames for which the convolution generates tokens; other counts are interpolated."""
     layers: int = 2
-    """The paper's k: pairs of Linear and SiLU."""
+    """k in the paper: pairs of Linear and SiLU."""
     kernel: int = 1
-    """Of the convolution, which slides over the channels of a token. They have no order, so 1 is the default."""
+    """Size of the convolution over the channels of a token. Channels have no order, so the default is 1."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "token config", "context_dim", "context_length", "tokens", "frames", "layers")
@@ -80,9 +80,9 @@ class TokenConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HarivoConfig:
-    """A whole HARIVO model. `mapping` and `tokens` are None where the model was trained without them.
+    """A whole HARIVO model. `mapping` and `tokens` are None if the model was trained without them.
 
-    Raises ValueError when the parts clash.
+    Raises ValueError when the parts do not fit together.
     """
 
     motion: MotionConfig
@@ -92,8 +92,8 @@ class HarivoConfig:
     def __post_init__(self) -> None:
         if self.mapping is not None and self.mapping.max_frames < self.motion.max_frames:
             raise ValueError(
-                f"HARIVO config: the temporal layers know {self.motion.max_frames} frames, the mapping network only "
-                f"{self.mapping.max_frames}; give it as many"
+                f"HARIVO config: max_frames is {self.motion.max_frames} for the temporal layers, but only "
+                f"{self.mapping.max_frames} for the mapping network; give both the same"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class HarivoConfig:
         """The inverse of `to_dict`. ValueError for an unknown name, here or in a part."""
         settings = known(cls, values, "HARIVO config")
         if "motion" not in settings:
-            raise ValueError("HARIVO config: it has no motion; give the sizes of the temporal layers there")
+            raise ValueError("HARIVO config: the table motion is missing; it holds the sizes of the temporal layers")
         settings["motion"] = MotionConfig.from_dict(settings["motion"])
         for name, part in (("mapping", MappingConfig), ("tokens", TokenConfig)):
             if settings.get(name) is not None:

@@ -1,16 +1,16 @@
-"""HARIVO's mapping network: it moves independent noise of the frames to where a frozen image model makes a video of it.
+"""HARIVO's mapping network: it maps independent noise of the frames to noise from which an image model makes a video.
 
-Source: arXiv 2410.07763, section 3.2 and figure 3. Stated: the network M stands before the image U-Net, is called at
-every step, and is a 3D convolution over (f, h, w), temporal attention and a linear layer; the image model with M in
-front of it still makes nearly the same images (figure A1: the spread is kept, the mean shifts little).
-RECONSTRUCTED: the sizes, and that M is a residual whose last layer starts at zero,
+Source: arXiv 2410.07763, section 3.2 and figure 3. Stated: the network M precedes the image U-Net, is called at every
+step, and consists of a 3D convolution over (f, h, w), temporal attention and a linear layer; with M, the image model
+still generates nearly the same images (figure A1: the deviation stays the same, the mean shifts little).
+RECONSTRUCTED: the sizes, and that M is a residual whose last layer is initialised to zero,
 
     M(x) = x + W (z + TA(LayerNorm(z))),   z = Conv3d(x),
 
-so that training starts from the image model, bit for bit, as figure A1 asks for.
+so that training starts exactly from the image model, as figure A1 suggests.
 
-Shapes: b clips, f frames, c channels, h height, w width. x is what the U-Net takes: the noisy latent in VP coordinates,
-x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps, as (b f, c, h, w), the frames of a clip one after another.
+Shapes: b clips, f frames, c channels, h height, w width. x is the input of the U-Net: the noisy latent in VP
+coordinates, x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps, as (b f, c, h, w), the frames of a clip one after another.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from .config import MappingConfig
 
 
 class MappingNetwork(nn.Module):
-    """x + update(x). A fresh one is the identity, bit for bit. `ops` and `attention` as in `core.temporal`."""
+    """x + update(x). A new network is the identity, bit for bit. `ops` and `attention` as in `core.temporal`."""
 
     def __init__(self, config: MappingConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:
         super().__init__()
@@ -31,25 +31,25 @@ class MappingNetwork(nn.Module):
         self.norm = ops.LayerNorm(config.width)
         self.attention = FrameAttention(config.width, config.heads, config.max_frames, ops, attention)
         self.proj_out = ops.Linear(config.width, config.channels)
-        for parameter in self.proj_out.parameters():  # none yet where a host's layers wait for their weights
+        for parameter in self.proj_out.parameters():  # a host's layers may not have their weights yet
             nn.init.zeros_(parameter)
 
     def update(self, x: Tensor, frames: int) -> Tensor:
-        """What is added to x. x: (b f, c, h, w) -> same.
+        """The residual for x. x: (b f, c, h, w) -> same.
 
-        ValueError when the batch is not whole clips, a clip is longer than the table, or the channels are others.
+        ValueError when the batch is not whole clips, a clip is longer than the table, or the channels do not match.
         """
         check_frames(x.shape[0], frames, self.config.max_frames)
         if x.shape[1] != self.config.channels:
             raise ValueError(
-                f"mapping network: it was built for latents of {self.config.channels} channels, these have "
+                f"mapping network: it was built for latents with {self.config.channels} channels, but these have "
                 f"{x.shape[1]}; load the base model that it was trained on"
             )
         z = self.conv(x.unflatten(0, (-1, frames)).transpose(1, 2).contiguous())  # (b, width, f, h, w)
         b, _, _, h, w = z.shape
         tokens = z.permute(0, 3, 4, 2, 1).flatten(0, 2).contiguous()  # (b h w, f, width)
-        moved = self.proj_out(tokens + self.attention(self.norm(tokens)))  # (b h w, f, c)
-        return moved.unflatten(0, (b, h, w)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        output = self.proj_out(tokens + self.attention(self.norm(tokens)))  # (b h w, f, c)
+        return output.unflatten(0, (b, h, w)).permute(0, 3, 4, 1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
         return x + self.update(x, frames)

@@ -1,21 +1,21 @@
-"""Mitigating-gradient sampling: at every step the predicted frames are drawn towards their neighbours.
+"""Mitigating-gradient sampling: at every step the predicted frames are moved towards their neighbours.
 
 Source: "HARIVO: Harnessing Text-to-Image Models for Video Generation", arXiv 2410.07763, Eq. 6 and 7, Algorithm 1.
-What it states: a kernel similarity of consecutive frames of the predicted x_0, its gradient added to the noise
-prediction as in ADM's guidance with a scale alpha, strongest near noise through sqrt(1 - abar), a variance from the
-median and a logarithm, a closed form at negligible cost, alpha = 40 (40 to 50; about 200 pauses or distorts).
-RECONSTRUCTED, because the formulas themselves could not be read, and therefore an option each:
+The paper states: a kernel similarity of consecutive frames of the predicted x_0, whose gradient is added to the noise
+prediction as in ADM's guidance with a scale alpha; it is strongest near noise because of sqrt(1 - abar); a variance
+from the median and a logarithm; a closed form at negligible cost; alpha = 40 (40 to 50; about 200 pauses or distorts).
+RECONSTRUCTED, because the formulas themselves could not be read, and therefore options:
 
-    kernel     "rbf": the sum of the kernels, what Particle Guidance does with the opposite sign, the likeliest reading.
-               "log": their mean logarithm, linear in the difference, best at repairing one abrupt pair.
-               "logsum": the logarithm of their sum; rbf with the weights of the pairs made to sum to one.
-    bandwidth  "median_log": the median heuristic of SVGD (arXiv 1608.04471), h = median(d)^2 / ln F. The median is
-               a constant to the gradient: its own derivative acts on one pair only and smooths nothing.
-               "fixed": one variance per element for every step; then frames which agree already are hardly moved.
+    kernel     "rbf": the sum of the kernels, as in Particle Guidance with the opposite sign; the most likely reading.
+               "log": their mean logarithm, linear in the difference; best at repairing one abrupt pair.
+               "logsum": the logarithm of their sum, which is rbf with pair weights normalised to sum to one.
+    bandwidth  "median_log": the median heuristic of SVGD (arXiv 1608.04471), h = median(d)^2 / ln F. The gradient
+               treats the median as a constant: its derivative would act on a single pair and smooth nothing.
+               "fixed": one variance per element for every step; frames that already agree are then hardly moved.
     jacobian   "plain": the gradient is taken at x_0. "exact": at x_t, with eps held fixed. "exact" is stronger by
-               1 / sqrt(abar) and overshoots at alpha = 40, so "plain" fits what the paper says of alpha.
+               1 / sqrt(abar) and overshoots at alpha = 40, so "plain" fits the alpha of the paper.
 
-Not in the paper: the cap on the change of eps and the compensation of latent size and frame count (see `Config`).
+Not in the paper: the cap on the change of eps and the compensation for latent size and frame count (see `Config`).
 
 Shapes: v videos, f frames, c channels, h height, w width, n = c h w elements of a frame. In the text F is the number of
 frames, D = n, e_f = x_0^(f+1) - x_0^f, d_f = ||e_f||, q_f = d_f^2 / D (the mean square, safe in any precision).
@@ -36,22 +36,22 @@ BANDWIDTHS: tuple[Bandwidth, ...] = ("median_log", "fixed")
 JACOBIANS: tuple[Jacobian, ...] = ("plain", "exact")
 
 SMALLEST_BANDWIDTH = 1e-8  # per element; frames closer than this are the same frame
-# The noisiest level of AnimateDiff's betas. Flow models and zero-terminal-SNR schedules start far beyond (at infinity),
-# where the paper says nothing and a step towards the next level would magnify the change without bound.
+# The noisiest level of AnimateDiff's betas. Flow models and zero-terminal-SNR schedules start far above it (at
+# infinity), which the paper does not cover and where the step to the next level would amplify the change without bound.
 LARGEST_SIGMA = 25.15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How strongly and how frames are drawn together. All choices but `alpha` are reconstructed (module docstring).
+    """How strongly and by what rule frames are moved together. All choices but `alpha` are reconstructed (see above).
 
-    alpha: the paper's scale; 40 there.
+    alpha: the scale; 40 in the paper.
     variance: sigma_k^2 of one element for bandwidth="fixed", in latent units (a latent of SD has variance about 1).
     max_eps_ratio: the largest ||eps' - eps|| / ||eps|| of a video, 0 for no cap. alpha = 40 stays below 0.3; the
-        default keeps an alpha of 150 and more from destroying the clip. Switch it off to see what the paper describes.
-    compensate_size: multiply alpha by D / reference_elements. The force falls as 1 / D, so without this 40 means four
-        times less on a latent of twice the width and height. The paper's 40 is for 256 x 256 pixels: 4 x 32 x 32.
-    compensate_frames: make alpha mean the same for every F. The paper's 40 is for 24 frames.
+        default prevents an alpha of 150 or more from destroying the clip. Set it to 0 for the behaviour of the paper.
+    compensate_size: multiply alpha by D / reference_elements. The force decreases as 1 / D, so without this 40 is four
+        times weaker for a latent of twice the width and height. The paper's 40 is for 256 x 256 pixels: 4 x 32 x 32.
+    compensate_frames: give alpha the same meaning for every F. The paper's 40 is for 24 frames.
 
     Raises ValueError for an unknown name or a number out of range.
     """
@@ -68,10 +68,10 @@ class Config:
     reference_frames: int = 24
 
     def __post_init__(self) -> None:
-        for name, known in (("kernel", KERNELS), ("bandwidth", BANDWIDTHS), ("jacobian", JACOBIANS)):
-            if getattr(self, name) not in known:
+        for name, choices in (("kernel", KERNELS), ("bandwidth", BANDWIDTHS), ("jacobian", JACOBIANS)):
+            if getattr(self, name) not in choices:
                 raise ValueError(
-                    f"mitigating gradient: {name} is {getattr(self, name)!r}; use one of {', '.join(known)}"
+                    f"mitigating gradient: {name} is {getattr(self, name)!r}; use one of {', '.join(choices)}"
                 )
         for name, least in (("alpha", 0), ("max_eps_ratio", 0), ("reference_elements", 1), ("reference_frames", 2)):
             if not least <= getattr(self, name) < math.inf:
@@ -82,7 +82,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one application did, each a mean over the videos, a tensor of shape (), on the latents' device."""
+    """The effect of one application: means over the videos, tensors of shape (), on the latents' device."""
 
     alpha: Tensor  # after compensation and cap
     eps_ratio: Tensor  # ||eps' - eps|| / ||eps||
@@ -91,17 +91,18 @@ class Effect:
 
 
 def fold(latent: Tensor, frames: int | None) -> Tensor:
-    """(v f, c, h, w) with `frames`, or (v, c, f, h, w), which has its own frame axis -> (v, f, n).
+    """(v f, c, h, w) with `frames`, or (v, c, f, h, w), which has a frame axis -> (v, f, n).
 
-    Raises ValueError when frames do not divide the batch, or the latent has another number of axes.
+    Raises ValueError when `frames` does not divide the batch, or the latent has another number of axes.
     """
     if latent.ndim == 5:
         return latent.transpose(1, 2).flatten(2)
     if latent.ndim != 4:
-        raise ValueError(f"mitigating gradient: the latent has {latent.ndim} axes; needed are 4 or 5")
+        raise ValueError(f"mitigating gradient: the latent has {latent.ndim} axes; it must have 4 or 5")
     if not frames or frames < 0 or latent.shape[0] % frames:
         raise ValueError(
-            f"mitigating gradient: a batch of {latent.shape[0]} latents does not divide into videos of {frames} frames"
+            f"mitigating gradient: a batch of {latent.shape[0]} latents cannot be divided into videos of {frames} "
+            "frames; set frames to a divisor of the batch size"
         )
     return latent.unflatten(0, (-1, frames)).flatten(2)
 
@@ -120,14 +121,14 @@ def mean_squares(steps: Tensor) -> Tensor:
 
 
 def adjacent_difference(squares: Tensor) -> Tensor:
-    """The figure of the readout: the mean over videos and pairs of sqrt(q_f). (v, f - 1) -> ()."""
+    """The value in the readout: the mean of sqrt(q_f) over videos and pairs. (v, f - 1) -> ()."""
     return squares.sqrt().mean()
 
 
 def bandwidth(squares: Tensor, config: Config) -> Tensor:
     """h / D, where K = exp(-d^2 / h) and h = 2 sigma_k^2. squares: (v, f - 1) -> (v, 1).
 
-    median_log: h = median_f(d_f^2) / ln F, so that the median pair has K = 1 / F. The lower median of an even number.
+    median_log: h = median_f(d_f^2) / ln F, so that the median pair has K = 1 / F (lower median for an even number).
     fixed: h = 2 variance D.
     """
     if config.bandwidth == "fixed":
@@ -152,7 +153,7 @@ def pair_weights(squares: Tensor, h: Tensor, kernel: Kernel) -> Tensor:
 def similarity_gradient(steps: Tensor, squares: Tensor, config: Config) -> Tensor:
     """g = dG/dx_0, closed form: g_f = p_f - p_(f-1), p_f = (2 / h) w_f e_f, p_0 = p_F = 0.
 
-    steps: (v, f - 1, n), squares: (v, f - 1) -> (v, f, n). The sum over frames is zero: the mean frame stays.
+    steps: (v, f - 1, n), squares: (v, f - 1) -> (v, f, n). The sum over frames is zero, so the mean frame stays.
     """
     h = bandwidth(squares, config)
     force = (2 / (h * steps.shape[-1]) * pair_weights(squares, h, config.kernel)).unsqueeze(-1) * steps
@@ -163,10 +164,10 @@ def similarity_gradient(steps: Tensor, squares: Tensor, config: Config) -> Tenso
 
 
 def effective_alpha(config: Config, *, frames: int, elements: int) -> float:
-    """alpha after the compensations; a pair's force is then the same for every size and frame count.
+    """alpha after the compensations, with which a pair's force is the same for every size and frame count.
 
-    For F frames the median pair of the rbf kernel has the force K / h ~ (1 / F) ln F, a pair of the log kernels
-    (1 / (F - 1)) ln F; with a fixed bandwidth ln F is absent, and rbf does not depend on F at all.
+    For F frames the force of the median pair is K / h ~ (1 / F) ln F with the rbf kernel and (1 / (F - 1)) ln F with
+    the log kernels; with a fixed bandwidth there is no ln F, and rbf does not depend on F at all.
     """
     alpha = config.alpha
     if config.compensate_size:
@@ -184,7 +185,7 @@ def level_scale(sigma: float, jacobian: Jacobian) -> float:
     """s(sigma) in x_0' = x_0 + alpha s g, from eps' = eps - alpha sqrt(1 - abar) dG and x_0 = x - sigma eps.
 
     plain (dG at x_0): sigma sqrt(1 - abar) = sigma^2 / sqrt(1 + sigma^2).
-    exact (dG at x_t, 1 / sqrt(abar) larger): sigma^2. Beyond LARGEST_SIGMA the scale stays what it is there.
+    exact (dG at x_t, 1 / sqrt(abar) larger): sigma^2. Above LARGEST_SIGMA the scale is constant.
     """
     sigma = min(sigma, LARGEST_SIGMA)
     return sigma**2 if jacobian == "exact" else sigma**2 / math.sqrt(1 + sigma**2)
@@ -202,12 +203,12 @@ def mitigate(
     sigma: float,  # VE, see core/levels.py
     config: Config,
     *,
-    frames: int | None = None,  # of one video; a latent of five axes has its own
+    frames: int | None = None,  # of one video; not needed for a latent of five axes
 ) -> tuple[Tensor, Effect]:
-    """x_0' = x_0 + alpha s(sigma) g(x_0), in shape and dtype of x_0, and what that did.
+    """x_0' = x_0 + alpha s(sigma) g(x_0), with the shape and dtype of x_0, and the effect of the change.
 
-    Computed in float32 (float64 stays float64). The videos of a batch do not touch. With alpha = 0, sigma = 0 or one
-    frame the result is `x0` itself. Errors as in `fold`.
+    Computed in float32 (float64 stays float64). The videos of a batch are independent. With alpha = 0, sigma = 0 or
+    one frame the result is `x0` itself. Errors as in `fold`.
     """
     clips = _wide(fold(x0, frames))
     v, f, n = clips.shape
@@ -221,11 +222,11 @@ def mitigate(
     change = alpha * level_scale(sigma, config.jacobian) * similarity_gradient(steps, squares, config)
     ratio = eps_ratio(change, _wide(fold(eps, frames)), sigma)
     if config.max_eps_ratio:
-        kept = (config.max_eps_ratio / ratio.clamp(min=config.max_eps_ratio)).view(v, 1, 1)
-        change, ratio, alpha = change * kept, ratio * kept.flatten(), alpha * kept.mean()
-    moved = clips + change
-    after = adjacent_difference(mean_squares(moved.diff(dim=1)))
-    return unfold(moved, x0), Effect(zero + alpha, ratio.mean(), before, after)
+        cap = (config.max_eps_ratio / ratio.clamp(min=config.max_eps_ratio)).view(v, 1, 1)
+        change, ratio, alpha = change * cap, ratio * cap.flatten(), alpha * cap.mean()
+    result = clips + change
+    after = adjacent_difference(mean_squares(result.diff(dim=1)))
+    return unfold(result, x0), Effect(zero + alpha, ratio.mean(), before, after)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ COMPONENTS = ("temporal", "mapping", "tokens")
 
 
 class HarivoModel(nn.Module):
-    """The trained parts beside a frozen image U-Net; its state dict is the file.
+    """The trained parts that are added to a frozen image U-Net; its state dict is the content of a file.
 
-    Keys: `temporal.*` in AnimateDiff's layout, `mapping.*`, `tokens.*`; an absent part has no keys and is None here. It
-    has no forward of its own: a host runs each part where it belongs.
+    Keys: `temporal.*` in AnimateDiff's layout, `mapping.*`, `tokens.*`; an absent part has no keys and is None here.
+    There is no forward method: a host runs each part at its place.
     """
 
     def __init__(self, config: HarivoConfig, *, ops: Any = nn, attention: Attention = sdpa) -> None:

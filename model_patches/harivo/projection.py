@@ -1,8 +1,8 @@
 """HARIVO's projection head g: features of a frame -> the vector that the contrastive loss compares. Training only.
 
-Source: arXiv 2410.07763, section 3.4 and appendix: an MLP of the widths (c h w), c, c, c on the U-Net's middle
-features. The SiLU between them is RECONSTRUCTED. Fixed to the latent size of the training, and in
-no file of ours.
+Source: arXiv 2410.07763, section 3.4 and appendix: an MLP with the widths (c h w), c, c, c on the U-Net's middle
+features. The SiLU between the layers is RECONSTRUCTED. The head works for one latent size only, that of the training,
+and is not saved in model files.
 """
 
 import math
@@ -25,7 +25,7 @@ class ProjectionHead(nn.Module):
         """x: (b, c, h, w) -> (b, c). ValueError for features of another size."""
         if tuple(x.shape[1:]) != self.features:
             raise ValueError(
-                f"projection head: it was built for middle features of {self.features} (c, h, w), these are "
-                f"{tuple(x.shape[1:])}; train at one latent size, or build it for this one"
+                f"projection head: it was built for middle features of size {self.features} (c, h, w), but these are "
+                f"{tuple(x.shape[1:])}; train at one latent size, or build the head for this one"
             )
         return self.layers(x.flatten(1))

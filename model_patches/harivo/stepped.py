@@ -1,22 +1,23 @@
-"""Classifier-free guidance whose scale is large near noise and normal later.
+"""Classifier-free guidance with a large scale at high noise levels and a normal one at low levels.
 
 Source: arXiv 2410.07763, appendix D: a scale of 10 to 15 for t in (0.7 T, T], then 7.5. Ours: any number of steps.
 
-t is the time of the noise level, as a fraction of T: 1 is pure noise, 0 the finished latent. So the schedule does not
-depend on the sampler or its number of steps.
+t is the time of the noise level as a fraction of T: 1 is pure noise, 0 the finished latent. The schedule therefore does
+not depend on the sampler or its number of steps.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
-EARLY, LATE, SWITCH = 12.5, 7.5, 0.7  # the paper's range is 10 to 15; its middle
+EARLY, LATE, SWITCH = 12.5, 7.5, 0.7  # the middle of the paper's range, 10 to 15
 
 
 @dataclass(frozen=True)
 class SteppedScale:
-    """steps: (t, scale), t falling: the first whose t lies below the time of a noise level gives the scale.
+    """steps: (t, scale) with falling t. The first step whose t is below the time of a noise level gives the scale.
 
-    Raises ValueError when there is none, t is not falling within [0, 1), the last is not 0, or a scale is negative.
+    Raises ValueError when there are no steps, t does not fall within [0, 1), the last t is not 0, or a scale is
+    negative.
     """
 
     steps: tuple[tuple[float, float], ...] = ((SWITCH, EARLY), (0.0, LATE))
@@ -29,7 +30,7 @@ class SteppedScale:
                 '1 to 0; write for example "0.7:12.5, 0:7.5", which is 12.5 for t above 0.7 and 7.5 below'
             )
         if min(scale for _, scale in self.steps) < 0:
-            raise ValueError("stepped CFG: a scale is negative; 1 is no guidance, 7.5 is usual")
+            raise ValueError("stepped CFG: a scale is negative; give 1 for no guidance, 7.5 is usual")
 
     @classmethod
     def parse(cls, text: str) -> "SteppedScale":
@@ -46,5 +47,5 @@ class SteppedScale:
         return cls(tuple(steps))
 
     def at(self, t: float) -> float:
-        """The scale at time t in (0, 1]. The step at 0 also serves t = 0."""
+        """The scale at time t in (0, 1]. The step at 0 also applies to t = 0."""
         return next((scale for begin, scale in self.steps if t > begin), self.steps[-1][1])

@@ -1,16 +1,16 @@
-"""HARIVO's frame-wise tokens: from the text, n tokens more for each frame, so that the frames can differ in content.
+"""HARIVO's frame-wise tokens: n additional text tokens for each frame, so that frames can differ in content.
 
-Source: arXiv 2410.07763, section 3.5. Stated: text tokens (77 x 768) go through (Linear, SiLU) k times and a
+Source: arXiv 2410.07763, section 3.5. Stated: text tokens (77 x 768) pass through k pairs of (Linear, SiLU) and a
 convolution over the token axis to f x n x 768, with n = 3 and f = 24; each frame's cross-attention gets its n tokens
-behind the text's 77.
+after the 77 tokens of the text.
 
     t_theta(T) = reshape_{f, n}(Conv1d_{77 -> f n}((SiLU Linear)^k (T)))
 
-RECONSTRUCTED: k and the kernel; the text tokens are the convolution's input channels. Ours, as a user needs them: other
-frame counts (linear interpolation along f, first and last frame kept), prompts of several chunks, the strength.
+RECONSTRUCTED: k and the kernel; the text tokens are the convolution's input channels. Ours, for practical use: other
+frame counts (linear interpolation along f with fixed first and last frame), prompts of several chunks, the strength.
 
-A fresh generator does *not* leave the model as it is: attention is a softmax over more tokens than before. Exactly the
-model without it is only the one in which no tokens are appended, which is what a host does at strength 0.
+A new generator *does* change the model: attention is then a softmax over more tokens. The model is unchanged only if no
+tokens are appended, which is what a host does at strength 0.
 
 Shapes: b prompts, f frames, L text tokens, n tokens per frame, d their width.
 """
@@ -25,7 +25,7 @@ from .config import TokenConfig
 
 
 class FrameTokens(nn.Module):
-    """Text tokens of a prompt -> tokens of each frame. `ops` gives the layer classes (Linear, Conv1d)."""
+    """Text tokens of a prompt -> tokens of each frame. `ops` provides the layer classes (Linear, Conv1d)."""
 
     def __init__(self, config: TokenConfig, *, ops: Any = nn) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class FrameTokens(nn.Module):
         self.conv = ops.Conv1d(config.context_length, outputs, config.kernel, padding=config.kernel // 2)
 
     def forward(self, context: Tensor, frames: int) -> Tensor:
-        """context: (b, L, d), the empty prompt's too -> (b, f, chunks * n, d).
+        """context: (b, L, d), including the empty prompt -> (b, f, chunks * n, d).
 
-        A prompt longer than `context_length` comes in chunks of that length, each encoded as a prompt of its own; so
-        each chunk gets its own n tokens. What follows the last whole chunk is no text and makes no tokens.
-        ValueError when the width is another or there is no whole chunk.
+        A prompt longer than `context_length` is encoded in chunks of that length, and each chunk gets its own n tokens.
+        Tokens after the last whole chunk are not text and are ignored. ValueError when the width does not match or
+        there is no whole chunk.
         """
         chunks = self.chunks(context)
         b, k = chunks.shape[:2]
@@ -60,22 +60,22 @@ class FrameTokens(nn.Module):
         length, width = self.config.context_length, self.config.context_dim
         if context.shape[-1] != width:
             raise ValueError(
-                f"frame-wise tokens: they were trained on text tokens of width {width}, this prompt's have "
+                f"frame-wise tokens: they were trained on text tokens of width {width}, but this prompt has width "
                 f"{context.shape[-1]}; load the base model and the text encoder that they were trained with"
             )
         whole = context.shape[1] // length
         if not whole:
             raise ValueError(
                 f"frame-wise tokens: a prompt of {context.shape[1]} tokens is shorter than the {length} they were "
-                "trained on; encode it with the text encoder of the base model, which fills prompts up"
+                "trained on; encode it with the text encoder of the base model, which pads prompts to this length"
             )
         return context[:, : whole * length].unflatten(1, (whole, length))
 
 
 def at_frames(tokens: Tensor, frames: int) -> Tensor:
-    """Tokens of other moments, (b, f, n, d) -> (b, frames, n, d): linear interpolation along f, both ends kept.
+    """Tokens for another frame count, (b, f, n, d) -> (b, frames, n, d): linear interpolation along f, ends fixed.
 
-    Ours: the paper makes clips of one length.
+    Ours: the paper generates clips of one length.
     """
     b, f, n, d = tokens.shape
     if frames == f:
@@ -88,8 +88,9 @@ def at_frames(tokens: Tensor, frames: int) -> Tensor:
 def softened(tokens: Tensor, context: Tensor, strength: float) -> Tensor:
     """Tokens at a strength s: c + s (t - c), where c is the prompt's last token. (b, f, n, d) -> same.
 
-    Ours. 1 is as trained. Towards 0 the tokens become further copies of the last token, which in Stable Diffusion is
-    padding that the text has many of; so the picture goes towards the plain one. Hosts append none at exactly 0.
+    Ours. 1 is the trained model. Towards 0 the tokens become copies of the last token, which in Stable Diffusion is
+    padding, of which the text already has many, so the image approaches that without tokens. At exactly 0, hosts append
+    no tokens.
     """
     if strength == 1:
         return tokens
@@ -98,5 +99,5 @@ def softened(tokens: Tensor, context: Tensor, strength: float) -> Tensor:
 
 
 def append(context: Tensor, tokens: Tensor) -> Tensor:
-    """Each frame's text tokens, then its own. context (b f, L, d), tokens (b, f, n, d) -> (b f, L + n, d)."""
+    """Text tokens, then frame-wise tokens. context (b f, L, d), tokens (b, f, n, d) -> (b f, L + n, d)."""
     return torch.cat([context, tokens.flatten(0, 1).to(context)], dim=1)

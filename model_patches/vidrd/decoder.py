@@ -1,17 +1,17 @@
 """VidRD's temporal-aware decoder (arXiv 2309.03549, section 3.4): Temp-Convs in the up blocks of a frozen autoencoder.
 
-A Temp-Conv of three layers follows each ResNet of the up blocks; the middle block stays as it is. At the sizes of
-Stable Diffusion that is 12 Temp-Convs of 16.41 M parameters. A host gives its decoder as `stages`: what it runs on each
-frame alone, cut at the Temp-Convs, so one stage more than Temp-Convs. Then
+A Temp-Conv of three layers follows each ResNet of the up blocks; the middle block is unchanged. With the sizes of
+Stable Diffusion these are 12 Temp-Convs with 16.41 M parameters in total. A host passes its decoder as `stages`: the
+layers that run on each frame alone, cut at the Temp-Convs, so there is one more stage than there are Temp-Convs. Then
 
-    decode    is the whole clip at once,
-    stream    is the same frames, part by part, with nothing held that grows with the length.
+    decode    computes the whole clip at once,
+    stream    computes the same frames part by part, in memory that does not grow with the length.
 
-In a stream each Temp-Conv keeps a halo of as many frames as it looks at on either side, its receptive field. So the
-frames come out later than they go in, twelve times three frames for Stable Diffusion, and equal those of `decode`. That
-holds for a GroupNorm per frame only: statistics over the clip, as published, need the clip to end.
+In a stream, each Temp-Conv keeps a halo of as many frames as its receptive field reaches on either side. The output is
+therefore delayed, by twelve times three frames for Stable Diffusion, and equals that of `decode`. This requires
+GroupNorm statistics per frame: statistics over the clip, as published, need the whole clip.
 
-Shapes: f frames, (f, c, h, w) at every stage; the first takes latents, the last gives images.
+Shapes: f frames, (f, c, h, w) at every stage; the input of the first stage is latents, the output of the last images.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ Stage = Callable[[Tensor], Tensor]
 
 
 class _Level(nn.Module):
-    """Only a name in the keys: `temp_convs`."""
+    """Adds the level `temp_convs` to the keys."""
 
     def __init__(self, convs: list[TemporalConv]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Level(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """The Temp-Convs of one decoder. Keys: `up_blocks.I.temp_convs.J.convs.N`, the blocks in the order they run."""
+    """The Temp-Convs of one decoder. Keys: `up_blocks.I.temp_convs.J.convs.N`, blocks in the order of execution."""
 
     def __init__(self, config: DecoderConfig, *, ops: Any = nn) -> None:
         super().__init__()
@@ -53,18 +53,18 @@ class TemporalDecoder(nn.Module):
 
 
 def cut(begin: Stage, blocks: Iterable[tuple[Sequence[Stage], Sequence[Stage]]], end: Stage) -> list[Stage]:
-    """The stages of a decoder that runs `begin`, its up blocks, `end`, cut behind each ResNet.
+    """The stages of a decoder that runs `begin`, its up blocks, then `end`, cut after each ResNet.
 
-    blocks: the ResNets of each, in the order they run, and what follows them: an upsampling, or nothing.
+    blocks: the ResNets of each block, in the order of execution, and the layers after them: an upsampling, or none.
     """
-    found: list[Stage] = []
-    before: list[Stage] = [begin]
+    stages: list[Stage] = []
+    pending: list[Stage] = [begin]
     for resnets, after in blocks:
         for resnet in resnets:
-            found.append(_chain([*before, resnet]))
-            before = []
-        before = list(after)
-    return [*found, _chain([*before, end])]
+            stages.append(_chain([*pending, resnet]))
+            pending = []
+        pending = list(after)
+    return [*stages, _chain([*pending, end])]
 
 
 def _chain(parts: Sequence[Stage]) -> Stage:
@@ -85,34 +85,34 @@ def decode(stages: Sequence[Stage], layers: Sequence[TemporalConv], latents: Ten
 
 
 def stream(stages: Sequence[Stage], layers: Sequence[TemporalConv], parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """One clip of any length, given in parts (f, c, h, w), as images in parts of other sizes.
+    """Decode one clip of any length, passed in parts (f, c, h, w); the images come in parts of other sizes.
 
-    ValueError where a layer has statistics over the clip; decode such clip by clip.
+    ValueError when a layer has statistics over the clip; such a decoder works clip by clip.
     """
     if any(layer.per_clip for layer in layers):
         raise ValueError(
-            "temporal decoder: its GroupNorm takes statistics over the whole clip (per_clip), so it has no stream; "
-            "decode it clip by clip, or train one with group_norm per_frame"
+            "temporal decoder: its GroupNorm takes statistics over the whole clip (per_clip), so it cannot decode a "
+            "stream; decode clip by clip, or train a decoder with group_norm per_frame"
         )
-    flowing: Iterator[Tensor] = iter(parts)
+    frames: Iterator[Tensor] = iter(parts)
     for stage, layer in zip(stages[:-1], layers, strict=True):
-        flowing = _halo(layer, map(stage, flowing))
-    return map(stages[-1], flowing)
+        frames = _halo(layer, map(stage, frames))
+    return map(stages[-1], frames)
 
 
 def _halo(layer: TemporalConv, parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The layer on a clip that comes in parts. A frame is given on when its `radius` next ones are there.
+    """Apply the layer to a clip that arrives in parts. A frame is output once its `radius` successors have arrived.
 
-    kept: the frames still needed, of which the first `past` have been given on already. Where the clip begins or ends
-    the layer's own padding is right; elsewhere what it spoils are the `radius` outermost frames, which are not used.
+    window: the frames that are still needed; its first `offset` frames have already been output. The layer's padding is
+    correct at the ends of the clip. Inside the clip it affects the `radius` outermost frames, which are not output.
     """
-    kept, past, r = None, 0, layer.radius
+    window, offset, r = None, 0, layer.radius
     for part in parts:
-        kept = part if kept is None else torch.cat([kept, part])
-        ready = len(kept) - r
-        if ready <= past:
+        window = part if window is None else torch.cat([window, part])
+        end = len(window) - r
+        if end <= offset:
             continue
-        yield layer(kept, len(kept))[past:ready]
-        kept, past = kept[max(0, ready - r) :], min(r, ready)
-    if kept is not None:
-        yield layer(kept, len(kept))[past:]
+        yield layer(window, len(window))[offset:end]
+        window, offset = window[max(0, end - r) :], min(r, end)
+    if window is not None:
+        yield layer(window, len(window))[offset:]

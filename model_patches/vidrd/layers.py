@@ -1,11 +1,11 @@
 """VidRD's temporal layers: Temp-Conv and Temp-Attn (arXiv 2309.03549, section 3.2, figure 3, and its published code).
 
-    Temp-Conv   z <- z + C(...C(z)),   C(z) = Conv3d_{3,1,1}(Dropout(SiLU(GroupNorm(z)))), the last Conv3d zero at first
-    Temp-Attn   z <- z + e + W A(LayerNorm(z + e)),   A self-attention over the frames of a pixel, W zero at first
+    Temp-Conv   z <- z + C(...C(z)),   C(z) = Conv3d_{3,1,1}(Dropout(SiLU(GroupNorm(z)))), last Conv3d initially zero
+    Temp-Attn   z <- z + e + W A(LayerNorm(z + e)),   A self-attention over the frames of a pixel, W initially zero
 
-e is the sinusoidal embedding of the frame. The published code adds it to the features themselves, where it stays; so a
-fresh network is the image model plus e, not the image model. With `embedding="branch"`, which is ours, only the
-attention sees it: z <- z + W A(LayerNorm(z + e)). A clip of one frame passes through both layers unchanged.
+e is the sinusoidal embedding of the frame. The published code adds it to the features themselves, so a new network is
+the image model plus e, not the image model. With `embedding="branch"`, which is ours, it is only added to the input of
+the attention: z <- z + W A(LayerNorm(z + e)). A clip of one frame passes through both layers unchanged.
 
 Shapes: b clips, f frames, c channels, h height, w width, p = h w pixels. A batch of frames is (b f, c, h, w), as tokens
 (b f, p, c).
@@ -22,18 +22,18 @@ from ..core.temporal import Attention, FeedForward, FrameAttention, check_frames
 
 
 def groups_of(channels: int) -> int:
-    """Groups of a Temp-Conv's GroupNorm: 32, or the greatest common divisor of 32 and narrower channels (ours)."""
+    """Groups of a Temp-Conv's GroupNorm: 32, or the greatest common divisor of 32 and the channels (ours)."""
     return gcd(GROUPS, channels)
 
 
 class TemporalConv(nn.Module):
     """x + update(x): `layers` times (GroupNorm, SiLU, Dropout, convolution over three frames at each pixel).
 
-    A fresh one is the identity, bit for bit. `group_norm`: statistics over the clip ("per_clip", as published) or over
-    each frame ("per_frame"); with the latter a frame depends on `radius` neighbours on either side and no others.
+    A new layer is the identity, bit for bit. `group_norm`: statistics over the clip ("per_clip", as published) or over
+    each frame ("per_frame"); with the latter a frame depends only on `radius` neighbours on either side.
     """
 
-    max_frames: int | None = None  # a host asks every temporal module; here a clip may have any length
+    max_frames: int | None = None  # read by hosts; a clip may have any length
 
     def __init__(
         self, channels: int, *, layers: int, dropout: float = 0.1, group_norm: str = "per_clip", ops: Any = nn
@@ -55,7 +55,7 @@ class TemporalConv(nn.Module):
         return convolution.weight
 
     def update(self, x: Tensor, frames: int) -> Tensor:
-        """What is added to x. x: (b f, c, h, w) -> same. ValueError when the batch is not whole clips."""
+        """The residual for x. x: (b f, c, h, w) -> same. ValueError when the batch is not whole clips."""
         check_frames(x.shape[0], frames)
         if frames == 1:
             return torch.zeros_like(x)
@@ -77,7 +77,7 @@ class TemporalConv(nn.Module):
 class TemporalAttention(nn.Module):
     """x + update(x) on tokens, between cross-attention and feed-forward of a spatial transformer."""
 
-    max_frames: int | None = None  # the embedding is made for any length
+    max_frames: int | None = None  # the embedding is computed for any length
 
     def __init__(
         self, channels: int, *, heads: int, embedding: str = "stream", ops: Any = nn, attention: Attention = sdpa
@@ -89,7 +89,7 @@ class TemporalAttention(nn.Module):
         _zero(self.temp_attn.to_out)
 
     def update(self, x: Tensor, frames: int) -> Tensor:
-        """What is added to x. x: (b f, p, c) -> same. ValueError when the batch is not whole clips."""
+        """The residual for x. x: (b f, p, c) -> same. ValueError when the batch is not whole clips."""
         check_frames(x.shape[0], frames)
         if frames == 1:
             return torch.zeros_like(x)
@@ -104,10 +104,10 @@ class TemporalAttention(nn.Module):
 
 
 class SpatialBlock(TemporalAttention):
-    """Temp-Attn, and the weights of the fine-tuned transformer block around it, which a host puts into its own block.
+    """Temp-Attn, and the weights of the fine-tuned transformer block around it, which a host copies into its own block.
 
-    Self-attention, cross-attention from `context` channels and feed-forward, each with its norm, under the names that
-    diffusers gives them: with Temp-Attn they are what a VidRD checkpoint has below `transformer_blocks.0`.
+    Self-attention, cross-attention from `context` channels and feed-forward, each with its norm, under diffusers'
+    names. Together with Temp-Attn they are the content of `transformer_blocks.0` in a VidRD checkpoint.
     """
 
     def __init__(
@@ -129,5 +129,5 @@ class SpatialBlock(TemporalAttention):
 
 
 def _zero(module: nn.Module) -> None:
-    for parameter in module.parameters():  # none yet where a host's layers wait for their weights
+    for parameter in module.parameters():  # a host's layers may not have their weights yet
         nn.init.zeros_(parameter)

@@ -1,8 +1,8 @@
-"""VidRD's trained parts beside the frozen image U-Net (arXiv 2309.03549, section 3.2 and figure 3).
+"""VidRD's trained parts, which are added to the frozen image U-Net (arXiv 2309.03549, section 3.2 and figure 3).
 
-A Temp-Conv after every ResBlock and a Temp-Attn in every spatial transformer; and the blocks of these transformers
-themselves, which are fine-tuned. At the sizes of Stable Diffusion 2.1 that is 316.49 M temporal and 565.29 M trained
-parameters; the paper prints 316M and 565M.
+A Temp-Conv after every ResBlock, a Temp-Attn in every spatial transformer, and the fine-tuned blocks of these
+transformers. With the sizes of Stable Diffusion 2.1 there are 316.49 M temporal and 565.29 M trained parameters; the
+paper prints 316M and 565M.
 """
 
 from collections.abc import Collection
@@ -20,18 +20,18 @@ TEMPORAL = (".temp_convs.", ".temp_norm.", ".temp_attn.")
 
 
 def is_temporal(key: str) -> bool:
-    """Whether a weight of the model belongs to the temporal layers, not to the fine-tuned spatial ones."""
+    """Whether a weight belongs to the temporal layers and not to the fine-tuned spatial layers."""
     return any(name in key for name in TEMPORAL)
 
 
 def places(config: VidrdConfig, parts: Collection[Part] = PARTS) -> dict[Slot, int]:
-    """Slot of every temporal layer in these parts -> its channels, in the order of a forward pass."""
-    found: dict[Slot, int] = {}
+    """Slot of every temporal layer in these parts -> channels, in the order of a forward pass."""
+    channels_by_slot: dict[Slot, int] = {}
 
     def layer(part: Any, block: int, number: int, channels: int, attention: bool) -> None:
-        found[Slot(part, block, number, "resnet")] = channels
+        channels_by_slot[Slot(part, block, number, "resnet")] = channels
         if attention:
-            found[Slot(part, block, number, "attended")] = channels
+            channels_by_slot[Slot(part, block, number, "attended")] = channels
 
     sizes = list(zip(config.block_channels, config.attention, strict=True))
     for i, (channels, attention) in enumerate(sizes):
@@ -42,11 +42,11 @@ def places(config: VidrdConfig, parts: Collection[Part] = PARTS) -> dict[Slot, i
     for i, (channels, attention) in enumerate(reversed(sizes)):
         for j in range(config.layers_per_block + 1):
             layer("up", i, j, channels, attention)
-    return {slot: channels for slot, channels in found.items() if slot.part in parts}
+    return {slot: channels for slot, channels in channels_by_slot.items() if slot.part in parts}
 
 
 class _Named(nn.Module):
-    """Only a level in the keys."""
+    """Adds a level to the keys."""
 
     def __init__(self, **children: nn.Module) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class _Named(nn.Module):
 
 
 class VidrdModel(nn.Module):
-    """The layers of all slots of one U-Net. Its state dict is the file: the names of the authors' checkpoint, without
-    what of it is frozen. `parts`: of the U-Net, for a copy of some of them.
+    """The layers of all slots of one U-Net. Its state dict is the content of a file, with the names of the authors'
+    checkpoint and without the frozen weights. `parts`: the parts of the U-Net that get layers.
 
     Keys: `{down_blocks.I|mid_block|up_blocks.I}.temp_convs.J.convs.N` and
-    `....attentions.J.transformer_blocks.0.{temp_norm,temp_attn,norm1,attn1,...}`, the spatial ones with
-    `config.spatial` only. It has no forward of its own: a host calls the layer of a slot where the slot is.
+    `....attentions.J.transformer_blocks.0.{temp_norm,temp_attn,norm1,attn1,...}`, spatial layers only with
+    `config.spatial`. There is no forward method: a host calls the layer of each slot at its place.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class VidrdModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.parts = config, parts
-        built: dict[tuple[str, int], tuple[list[nn.Module], list[nn.Module]]] = {}
+        blocks: dict[tuple[str, int], tuple[list[nn.Module], list[nn.Module]]] = {}
         for slot, channels in places(config, parts).items():
-            convs, attentions = built.setdefault((slot.part, slot.block), ([], []))
+            convs, attentions = blocks.setdefault((slot.part, slot.block), ([], []))
             if slot.place == "resnet":
                 rules = {"dropout": config.dropout, "group_norm": config.group_norm}
                 convs.append(TemporalConv(channels, layers=config.conv_layers, ops=ops, **rules))
             else:
                 attentions.append(_Named(transformer_blocks=nn.ModuleList([self._block(slot, ops, attention)])))
         self.down_blocks, mid, self.up_blocks = (
-            nn.ModuleList(_level(*layers) for (side, _), layers in built.items() if side == part) for part in PARTS
+            nn.ModuleList(_level(*layers) for (side, _), layers in blocks.items() if side == part) for part in PARTS
         )
         self.mid_block = mid[0] if mid else None
 
@@ -93,14 +93,14 @@ class VidrdModel(nn.Module):
     def modules_by_slot(self) -> dict[Slot, Any]:
         """Slot -> TemporalConv or TemporalAttention, in the order of a forward pass."""
         blocks: dict[str, Any] = {"down": self.down_blocks, "mid": [self.mid_block], "up": self.up_blocks}
-        found: dict[Slot, Any] = {}
+        modules: dict[Slot, Any] = {}
         for slot in places(self.config, self.parts):
             block = blocks[slot.part][slot.block]
             if slot.place == "resnet":
-                found[slot] = block.temp_convs[slot.layer]
+                modules[slot] = block.temp_convs[slot.layer]
             else:
-                found[slot] = block.attentions[slot.layer].transformer_blocks[0]
-        return found
+                modules[slot] = block.attentions[slot.layer].transformer_blocks[0]
+        return modules
 
 
 def _level(convs: list[nn.Module], attentions: list[nn.Module]) -> _Named:

@@ -173,7 +173,7 @@ def test_our_own_file_keeps_everything(tmp_path):
             "is a whole Stable Diffusion checkpoint.*checkpoint loader",
         ),
         (["decoder.conv_in.weight"], "is a VAE"),
-        (["some.other.weight"], "holds no motion model: its first keys are some.other.weight; needed are"),
+        (["some.other.weight"], "is not a motion model: its first keys are some.other.weight; a motion model has"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, keys, message):
@@ -203,7 +203,7 @@ def test_damaged_weights_are_named(tmp_path, weights):
     with pytest.raises(CheckpointError, match=r"has unknown down_blocks\.0\.motion_modules\.9\.extra"):
         checkpoint.load(saved(tmp_path, weights | {"down_blocks.0.motion_modules.9.extra": torch.zeros(1)}))
     holes = {k: v for k, v in weights.items() if not k.startswith("down_blocks.0.")}
-    with pytest.raises(CheckpointError, match=r"incomplete: it has motion modules for down blocks \[1\] only"):
+    with pytest.raises(CheckpointError, match=r"incomplete: it has motion modules only for the down blocks \[1\]"):
         checkpoint.load(saved(tmp_path, holes))
 
 

@@ -111,7 +111,7 @@ def test_positions_are_sines_of_falling_frequency():
     [
         (0, "frames is 0"),
         (3, "batch of 8 images cannot be divided into clips of 3 frames"),
-        (8, "clips of 8 frames were asked for, this motion model knows positions for 6"),
+        (8, "a clip has 8 frames, but this motion model knows positions for only 6"),
     ],
 )
 def test_frames_that_do_not_fit_are_named(frames, message):

@@ -64,7 +64,7 @@ def test_augmentation_is_eq_3_item_by_item():
     for i, t in enumerate(level):
         torch.testing.assert_close(found[i], ABAR[t].sqrt() * y[i] + (1 - ABAR[t]).sqrt() * eps[i])
     assert ABAR[200].sqrt().item() == pytest.approx(0.868, abs=1e-3)  # values of papers for SD's schedule
-    with pytest.raises(ValueError, match="levels from 0 to 1000 were given; they go from 0 to 999"):
+    with pytest.raises(ValueError, match="the levels go from 0 to 1000; give levels from 0 to 999"):
         augmented(y, eps, torch.tensor([0, 3, 1000]), ABAR)
 
 

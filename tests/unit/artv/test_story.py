@@ -39,7 +39,7 @@ def test_a_line_without_a_number_has_as_many_frames_as_in_the_paper():
         ("", "there is no prompt; write one per line"),
         (" \n\n", "there is no prompt"),
         ("16: a cat\n0: a dog", "'0: a dog' is for 0 frames; give 1 or more"),
-        ("8:", "'8:' has no words; write what its 8 frames show"),
+        ("8:", "'8:' has no text; describe what its 8 frames show"),
     ],
 )
 def test_stories_that_tell_nothing_are_refused(text, message):

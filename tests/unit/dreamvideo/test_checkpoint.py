@@ -115,7 +115,7 @@ def test_the_published_sizes_are_read_off(linear):
 
 def test_what_is_no_controlnet_is_named(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth is no ControlNet: its first keys are conv\.weight"):
+    with pytest.raises(CheckpointError, match=r"x\.pth is not a ControlNet: its first keys are conv\.weight"):
         checkpoint.load_controlnet(tmp_path / "x.pth")
     weights = retention_branch(DreamVideoConfig(branch=RetentionConfig(**SMALL, temporal="none"))).state_dict()
     del weights["controlnet_down_blocks.0.weight"]
@@ -123,7 +123,7 @@ def test_what_is_no_controlnet_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"y\.pth misses controlnet_down_blocks\.0\.weight"):
         checkpoint.load_controlnet(tmp_path / "y.pth")
     torch.save({"input_hint_block.0.weight": torch.zeros(1)}, tmp_path / "z.pth")
-    with pytest.raises(CheckpointError, match=r"z\.pth is a ControlNet with blocks of another build"):
+    with pytest.raises(CheckpointError, match=r"z\.pth is a ControlNet whose blocks differ"):
         checkpoint.load_controlnet(tmp_path / "z.pth")
 
 

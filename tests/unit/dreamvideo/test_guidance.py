@@ -49,7 +49,7 @@ def test_the_orders_agree_where_text_and_image_act_on_their_own():
 def test_what_is_missing_and_what_is_unknown_is_named():
     f = predictions()
     del f["text"]
-    with pytest.raises(ValueError, match="the prediction 'text' is needed"):
+    with pytest.raises(ValueError, match="the prediction 'text' is missing"):
         guided(f, 7.5, 2.0)
     with pytest.raises(ValueError, match="order is 'both first'; choose one of text first, image first"):
         guided(f, 7.5, 2.0, "both first")

@@ -71,7 +71,7 @@ def test_an_unknown_choice_and_temporal_layers_of_another_unet_are_named():
         RetentionConfig(**SMALL, inject="sides")
     with pytest.raises(ValueError, match="heads has 1 entries for 2 down blocks"):
         RetentionConfig(**{**SMALL, "heads": (4,)})
-    with pytest.raises(ValueError, match="layers does not tell their sizes"):
+    with pytest.raises(ValueError, match="their sizes are missing in layers"):
         DreamVideoConfig(branch=RetentionConfig(**SMALL))
     with pytest.raises(ValueError, match=r"block_channels is \(32, 64\) in the branch and \(320, 640"):
         retention_branch(DreamVideoConfig(branch=RetentionConfig(**SMALL), layers=SD21.to_dict()))
@@ -159,7 +159,7 @@ def test_the_image_in_another_range_is_the_image_in_another_range():
 def test_an_image_of_another_size_is_named(side):
     branch = retention_branch(config_of(temporal="none"))
     x, t, context, _ = inputs()
-    with pytest.raises(ValueError, match="4 times as high and wide as the latents"):
+    with pytest.raises(ValueError, match="4 times the height and width of the latents"):
         branch(x, t, context, branch.encode(torch.ones(1, 3, 4 * side, 4 * side)))
 
 
@@ -191,12 +191,14 @@ def test_it_starts_as_a_copy_of_the_unet():
     for name, weight in branch.state_dict().items():
         assert torch.equal(weight, unet.get(name, torch.ones(1))) is not name.startswith("controlnet_"), name
     unet["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
-    with pytest.raises(ValueError, match=r"conv_in\.weight is \(32, 4, 3, 3\) here, the U-Net has \(32, 9, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"conv_in\.weight is \(32, 4, 3, 3\) in the branch and \(32, 9, 3, 3\) in the U-Net"
+    ):
         branch.start_from(unet)
 
 
 def test_a_branch_without_its_temporal_layers_is_refused():
-    with pytest.raises(ValueError, match="has temporal layers 'frozen', none were given"):
+    with pytest.raises(ValueError, match="temporal is 'frozen' in its config, but no temporal layers were passed"):
         RetentionBranch(RetentionConfig(**SMALL))
-    with pytest.raises(ValueError, match="has temporal layers 'none', some were given"):
+    with pytest.raises(ValueError, match="temporal is 'none' in its config, but some temporal layers were passed"):
         RetentionBranch(RetentionConfig(**SMALL, temporal="none"), temporal=nn.Identity())

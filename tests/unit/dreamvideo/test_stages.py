@@ -34,7 +34,7 @@ def test_what_cannot_be_a_video_is_named():
         StagePlan(prompts=())
     with pytest.raises(ValueError, match=r"frames is 0; a stage needs 1 or more$"):
         StagePlan(prompts=("a",), frames=0)
-    with pytest.raises(ValueError, match="frames is 1; a stage needs 2 or more, for the doubled one is dropped"):
+    with pytest.raises(ValueError, match="frames is 1; a stage needs 2 or more, because the doubled frame is dropped"):
         StagePlan(prompts=("a", "b"), frames=1, drop_doubled=True)
     assert StagePlan(prompts=("a", "b"), frames=1).total == 2
 
@@ -92,5 +92,5 @@ def test_flat_colours_are_moved_and_nothing_else():
 
 
 def test_the_colours_of_several_pictures_are_refused():
-    with pytest.raises(ValueError, match="those of one picture, 2 were given"):
+    with pytest.raises(ValueError, match="those of one picture, but 2 were given"):
         colours_of(pictures(2))

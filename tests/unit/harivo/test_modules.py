@@ -103,11 +103,11 @@ def test_the_mapping_network_equals_its_formula_written_with_loops():
 
 def test_the_mapping_network_refuses_what_does_not_fit():
     mapping = MappingNetwork(MAPPING)
-    with pytest.raises(ValueError, match=r"clips of 16 frames were asked for.*8"):
+    with pytest.raises(ValueError, match=r"a clip has 16 frames.*8"):
         mapping(latents(clips=1, frames=16), 16)
     with pytest.raises(ValueError, match="8 images cannot be divided into clips of 3 frames"):
         mapping(latents(), 3)
-    with pytest.raises(ValueError, match="built for latents of 4 channels, these have 9"):
+    with pytest.raises(ValueError, match="built for latents with 4 channels, but these have 9"):
         mapping(torch.zeros(4, 9, 2, 2), 4)
 
 
@@ -192,7 +192,7 @@ def test_append_gives_each_frame_its_own_tokens_behind_the_text():
 
 def test_tokens_refuse_another_text_encoder_by_both_sizes():
     generator = FrameTokens(TOKENS)
-    with pytest.raises(ValueError, match="trained on text tokens of width 16, this prompt's have 32"):
+    with pytest.raises(ValueError, match="trained on text tokens of width 16, but this prompt has width 32"):
         generator(torch.zeros(1, 7, 32), 4)
     with pytest.raises(ValueError, match="a prompt of 5 tokens is shorter than the 7"):
         generator(torch.zeros(1, 5, 16), 4)
@@ -202,7 +202,7 @@ def test_the_projection_head_has_the_papers_widths_and_one_latent_size():
     head = ProjectionHead((8, 2, 3))
     assert [tuple(p.shape) for p in head.parameters() if p.ndim == 2] == [(8, 48), (8, 8), (8, 8)]
     assert head(torch.randn(5, 8, 2, 3)).shape == (5, 8)
-    with pytest.raises(ValueError, match=r"built for middle features of \(8, 2, 3\).*these are \(8, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"built for middle features of size \(8, 2, 3\).*these are \(8, 4, 4\)"):
         head(torch.randn(5, 8, 4, 4))
 
 
@@ -223,7 +223,7 @@ def test_a_config_survives_its_file():
         ({"tokens": {"context_dim": 4, "colour": 1}}, "token config: unknown setting colour"),
         ({"motion": MOTION.to_dict() | {"colour": 1}}, "motion config: unknown setting colour"),
         ({"mapping": {"width": 30}}, "8 heads do not divide a width of 30"),
-        ({"mapping": {"max_frames": 4}}, "the temporal layers know 8 frames, the mapping network only 4"),
+        ({"mapping": {"max_frames": 4}}, "max_frames is 8 for the temporal layers, but only 4 for the mapping network"),
         ({"mapping": {"channels": 0}}, "channels is 0; it must be a whole number of at least 1"),
         ({"tokens": {"context_dim": 4, "kernel": 2}}, "kernel is 2; choose 1 or 3"),
         ({"tokens": {"context_dim": 4, "tokens": 0}}, "tokens is 0"),
@@ -235,7 +235,7 @@ def test_a_config_that_cannot_be_used_is_named(change, message):
 
 
 def test_a_config_without_temporal_layers_is_named():
-    with pytest.raises(ValueError, match="it has no motion"):
+    with pytest.raises(ValueError, match="the table motion is missing"):
         HarivoConfig.from_dict({"mapping": None})
 
 

@@ -102,7 +102,7 @@ def test_the_wrong_kind_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
-        ("unet.down_blocks.0.temp_convs.0.convs.0.weight", r"has Temp-Convs for down_blocks \[1\] only"),
+        ("unet.down_blocks.0.temp_convs.0.convs.0.weight", r"has Temp-Convs only for down_blocks \[1\]"),
         ("unet.mid_block.temp_convs.1.convs.3.bias", r"misses mid_block\.temp_convs\.1\.convs\.3\.bias"),
         ("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight", r"misses up_blocks\.0\.attentions"),
     ],

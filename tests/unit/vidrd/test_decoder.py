@@ -84,7 +84,7 @@ def test_a_frame_depends_on_no_more_than_the_receptive_field():
 
 def test_statistics_over_the_clip_have_no_stream():
     stages, layers = parts_of(DecoderConfig(block_channels=(32, 32), layers_per_block=1, group_norm="per_clip"))
-    with pytest.raises(ValueError, match="has no stream; decode it clip by clip"):
+    with pytest.raises(ValueError, match="cannot decode a stream; decode clip by clip"):
         stream(stages, layers, [latents(3)])
 
 

@@ -142,9 +142,9 @@ def test_a_state_is_not_written_to_and_not_shared():
 @pytest.mark.parametrize(("overlap", "frames"), [(9, 8), (2, 1)])
 def test_more_overlap_than_frames_is_an_error(overlap, frames):
     z = torch.zeros(1, frames, 3)
-    with pytest.raises(ValueError, match=f"overlap is {overlap}, a clip has {frames} frames"):
+    with pytest.raises(ValueError, match=f"overlap is {overlap}, but a clip has only {frames} frames"):
         next_noise(z, z, Config(overlap=overlap))
-    with pytest.raises(ValueError, match=f"overlap is {overlap}, a clip has {frames} frames"):
+    with pytest.raises(ValueError, match=f"overlap is {overlap}, but a clip has only {frames} frames"):
         Recorder(Config(overlap=overlap), SIGMAS, None).step(0, z)
 
 
@@ -154,11 +154,11 @@ def test_another_schedule_size_or_setting_is_an_error():
     for k in range(STEPS):
         recorder.step(k, z)
     history = recorder.history(z)
-    with pytest.raises(ValueError, match="was sampled at 10 steps from 10 to 0, this one at 9 steps"):
+    with pytest.raises(ValueError, match="was sampled with 10 steps from 10 to 0, this clip with 9 steps"):
         Recorder(Config(), SIGMAS[1:], history)
     with pytest.raises(ValueError, match="clips of one video need the same number of frames"):
         next_noise(z, z[:, :4], Config())
-    with pytest.raises(ValueError, match="holds nothing for step 4"):
+    with pytest.raises(ValueError, match="has nothing for step 4"):
         Recorder(Config(staged_guidance=0.8), SIGMAS, history).step(4, z)
     with pytest.raises(ValueError, match="holds latents of the shape"):
         Recorder(Config(), SIGMAS, history).step(0, z[..., :2])
