@@ -13,7 +13,7 @@ from ..evaluation.drawing.views import as_batch
 from ..model_patches.artv.guidance import MASKS
 from ..model_patches.artv.story import parse_story
 from ..model_patches.comfy_host.artv.files import load_artv
-from ..model_patches.comfy_host.artv.masks import as_images, schedule_parts, seen_masks
+from ..model_patches.comfy_host.artv.masks import as_images, image_masks, schedule_parts
 from ..model_patches.comfy_host.conditions.prompts import ToldStory
 from ..model_patches.comfy_host.video.autoregressive import FITS
 from . import files, sockets
@@ -288,7 +288,7 @@ class ArtvMasks(io.ComfyNode):
         cls, model, artv, vae, positive, images, levels: int, t_test: int = 200, seed: int = 0
     ) -> io.NodeOutput:
         percents = schedule_parts(levels)
-        masks = seen_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
+        masks = image_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
         picture = as_batch(draw_masks(masks, percents))
         told = masks_text(masks, percents)
         return io.NodeOutput(picture, as_images(masks), told, ui=ui.PreviewImage(picture, cls=cls))

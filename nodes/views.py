@@ -22,7 +22,7 @@ from ..evaluation.drawing.views import (
 )
 from ..evaluation.metrics import continuity
 from ..evaluation.scores.statistics import normality
-from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, watched
+from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, with_progress
 from ..rendering import reader
 from .render import widgets
 from .sockets import CATEGORY, GuidanceReadout
@@ -117,7 +117,7 @@ class VideoContinuity(View):
     def execute(cls, video, frames: int) -> io.NodeOutput:
         start, duration = video.get_active_trim_window()
         images = reader.frames(video.get_stream_source(), start=start, duration=duration)
-        found = continuity.read(watched(images, video.get_frame_count()), frames)
+        found = continuity.read(with_progress(images, video.get_frame_count()), frames)
         return cls.shown(draw_continuity(found), continuity_text(found))
 
 

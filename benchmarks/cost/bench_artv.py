@@ -67,11 +67,11 @@ class Subject:
 
     def conditions(self) -> Any:
         """Random references and anchor, with the paper's noise level."""
-        from ...model_patches.comfy_host.artv.checks import Given
+        from ...model_patches.comfy_host.artv.checks import FrameInputs
 
         draw = torch.Generator().manual_seed(1)
         references, anchor, noise = (torch.randn(n, *self.shape, generator=draw) for n in (2, 1, 3))
-        return Given(references, anchor[0], 200, noise)
+        return FrameInputs(references, anchor[0], 200, noise)
 
 
 def run_seconds(subject: Subject, steps: int, *, batch: int = 4, cache: bool = True) -> list[float]:

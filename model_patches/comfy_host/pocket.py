@@ -1,7 +1,7 @@
-"""The pocket Stable Diffusion as ComfyUI's own MODEL, CLIP and VAE, its ControlNet and its LoRA.
+"""The pocket Stable Diffusion as ComfyUI's MODEL, CLIP and VAE, its ControlNet and its LoRA.
 
-ComfyUI tells a checkpoint by the sizes of SD1.5 and its kin, and has no public way to add a family; so the pocket is
-put together here from the classes that its own loader uses, with the sizes which the file's header gives.
+ComfyUI recognises a checkpoint by the sizes of known families such as SD1.5, and there is no public way to add a
+family. The pocket is therefore built here from the classes of ComfyUI's loader, with the sizes in the file's header.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..pocket import CONTROL, CONTROL_SYSTEM, SCALE, SYSTEM, TEXT, UNET, VAE, Po
 
 
 class PocketLatents(comfy.latent_formats.SD15):
-    """SD1.5's latents at the pocket's scale; the preview colours are fitted by the training."""
+    """SD1.5's latent format with the pocket's scale; the training has fitted the preview colours."""
 
     def __init__(self, downscale: int, rgb: list[list[float]] | None, rgb_bias: list[float] | None) -> None:
         super().__init__(SCALE)
@@ -36,7 +36,7 @@ class PocketLatents(comfy.latent_formats.SD15):
 
 
 def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of a pocket file. CheckpointError names what is wrong with another file."""
+    """MODEL, CLIP and VAE of a pocket file. CheckpointError says what is wrong with another file."""
     file = checkpoint.load(path, expect=SYSTEM)
     config = PocketConfig.from_dict(file.config)
     weights = stock_weights(file.weights)
@@ -46,21 +46,21 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
 
 
 def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
-    """CONTROL_NET of a pocket ControlNet file. CheckpointError names what is wrong with another file."""
+    """CONTROL_NET of a pocket ControlNet file. CheckpointError says what is wrong with another file."""
     file = checkpoint.load(path, expect=CONTROL_SYSTEM)
     management, config, weights = (
         comfy.model_management,
         PocketConfig.from_dict(file.config),
         part(file.weights, CONTROL),
     )
-    known = comfy.supported_models.SD15.supported_inference_dtypes
+    dtypes = comfy.supported_models.SD15.supported_inference_dtypes
     device = management.get_torch_device()
-    dtype = management.unet_dtype(model_params=sum(w.numel() for w in weights.values()), supported_dtypes=known)
-    cast = management.unet_manual_cast(dtype, device, known)
+    dtype = management.unet_dtype(model_params=sum(w.numel() for w in weights.values()), supported_dtypes=dtypes)
+    cast = management.unet_manual_cast(dtype, device, dtypes)
     sizes: dict[str, Any] = _unet_config(config) | {"num_heads": config.heads, "num_head_channels": -1}
-    place = {"dtype": dtype, "device": management.unet_offload_device()}
+    placement = {"dtype": dtype, "device": management.unet_offload_device()}
     operations = comfy.ops.pick_operations(dtype, cast)
-    net = comfy.cldm.cldm.ControlNet(**sizes, **place, hint_channels=3, operations=operations)
+    net = comfy.cldm.cldm.ControlNet(**sizes, **placement, hint_channels=3, operations=operations)
     net.load_state_dict(weights)
     return comfy.controlnet.ControlNet(net, load_device=device, manual_cast_dtype=cast)
 
@@ -68,9 +68,9 @@ def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
 def with_pocket_lora(
     model: comfy.model_patcher.ModelPatcher, path: Path | str, strength: float
 ) -> comfy.model_patcher.ModelPatcher:
-    """A clone of the pocket's MODEL with a LoRA of it, as ComfyUI puts one on: W + strength * (alpha / r) B A.
+    """A clone of the pocket's MODEL with its LoRA, applied as in ComfyUI: W + strength * (alpha / r) B A.
 
-    ValueError for the MODEL of another Stable Diffusion, none of whose layers have the sizes of the LoRA.
+    ValueError for any other MODEL, whose layers do not have the sizes of the LoRA.
     """
     if not isinstance(model.model.latent_format, PocketLatents):
         family = type(model.model.model_config).__name__
@@ -84,14 +84,14 @@ def with_pocket_lora(
 
 
 def _reload_model(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
+    """Called by ComfyUI for a second copy on several GPUs, or for one without dynamic memory with LoRA hooks."""
     file = checkpoint.load(path, expect=SYSTEM)
     weights = part(file.weights, UNET)
     return _model(PocketConfig.from_dict(file.config), file.header, weights, disable_dynamic=disable_dynamic)
 
 
 def _unet_config(config: PocketConfig) -> dict[str, Any]:
-    """The arguments of ComfyUI's UNetModel, as its detection would give them for such a file."""
+    """The arguments of ComfyUI's UNetModel that its model detection would return for such a file."""
     layers, base = config.unet_layers, config.unet_channels[0]
     depth = [int(a) for a in config.unet_attention for _ in range(layers)]
     depth_up = [int(a) for a in config.unet_attention for _ in range(layers + 1)]

@@ -1,7 +1,7 @@
-"""What the view nodes need of a ComfyUI MODEL: noise, the mapping network, attention to the frame-wise tokens.
+"""What the view nodes read from a ComfyUI MODEL: noise, the mapping network, attention to the frame-wise tokens.
 
-Nothing here touches an ordinary run: the mapping network is called by itself, and attention is read in one model call
-of its own, on a clone that is dropped.
+Ordinary runs are not affected: the mapping network is called directly, and attention is recorded in one separate model
+call on a temporary clone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +31,8 @@ ModelPatcher = comfy.model_patcher.ModelPatcher
 Mapping = Callable[[Tensor, int], Tensor]
 
 
-def watched(items: Iterable[Tensor], total: int) -> Iterator[Tensor]:
-    """The items, with ComfyUI's progress bar; ComfyUI's cancel stops it at the next one."""
+def with_progress(items: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    """Yield the items with ComfyUI's progress bar; cancelling in ComfyUI stops at the next item."""
     bar = comfy.utils.ProgressBar(total)
     for item in items:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -43,28 +43,28 @@ def watched(items: Iterable[Tensor], total: int) -> Iterator[Tensor]:
 def noise_clips(latent: dict[str, Any], noise: Any | None, frames: int) -> Tensor:
     """The noise that a sampler would get for `latent`, or the latent itself, as clips: (k, f, c, h, w).
 
-    noise: ComfyUI's NOISE, None to take the latent. ValueError when the batch is not whole clips of `frames`.
+    noise: ComfyUI's NOISE, or None for the latent itself. ValueError when the batch is not whole clips of `frames`.
     """
     values: Tensor = latent["samples"] if noise is None else noise.generate_noise(latent)
     frames = video_frames(values, frames, "noise normality")
     return values.movedim(2, 1) if values.ndim == 5 else values.unflatten(0, (-1, frames))
 
 
-def _harivo(model: ModelPatcher, part: str, what: str) -> tuple[ModelPatcher, HarivoModel, Use]:
-    """The HARIVO model on a MODEL that has this part switched on. ValueError says what to do when there is none."""
+def _harivo(model: ModelPatcher, part: str, subject: str) -> tuple[ModelPatcher, HarivoModel, Use]:
+    """The HARIVO model on a MODEL whose `part` is active. ValueError says what to do if there is none."""
     for patcher in model.get_additional_models_with_key(KEY):
-        found, use = patcher.model, patcher.get_attachment(KEY)
-        present = isinstance(found, HarivoModel) and getattr(found, part) is not None
+        candidate, use = patcher.model, patcher.get_attachment(KEY)
+        present = isinstance(candidate, HarivoModel) and getattr(candidate, part) is not None
         if present and isinstance(use, Use) and getattr(use, part):
-            return patcher, found, use
+            return patcher, candidate, use
     raise ValueError(
-        f"{what}: this MODEL has none at work; apply a HARIVO file that has one (Load Motion Model tells what a file "
-        f"holds) with Apply Motion Model, {part} above 0"
+        f"{subject}: this MODEL has no active {part}; apply a HARIVO file that contains it (Load Motion Model shows "
+        f"the content of a file) with Apply Motion Model and {part} above 0"
     )
 
 
 def mapping_of(model: ModelPatcher) -> tuple[Mapping, int]:
-    """The mapping network of a MODEL at its strength, on the device where it runs, and the frames of a clip."""
+    """The mapping network of a MODEL at its strength, on its device, and the frames of a clip."""
     patcher, harivo, use = _harivo(model, "mapping", "mapping network")
     comfy.model_management.load_models_gpu([patcher])
     device = patcher.load_device
@@ -76,13 +76,13 @@ def mapping_of(model: ModelPatcher) -> tuple[Mapping, int]:
 
 
 def mapped_noise(model: ModelPatcher, clips: Tensor) -> Tensor:
-    """Noise clips (k, f, c, h, w), which are the U-Net's input at t = T, after the mapping network."""
+    """Noise clips (k, f, c, h, w), the U-Net's input at t = T, after the mapping network."""
     mapping, _ = mapping_of(model)
     return torch.stack([mapping(clip, len(clip)) for clip in clips])
 
 
 def mapping_probe(model: ModelPatcher, latent: dict[str, Any]) -> dict[str, Any]:
-    """What `evaluation.drawing.probes.mapping_shift` asks for: the network, latents as the U-Net takes them, levels."""
+    """Arguments of `evaluation.drawing.probes.mapping_shift`: the network, latents scaled for the U-Net, and levels."""
     mapping, frames = mapping_of(model)
     video_frames(latent["samples"], frames, "mapping shift")
     sigmas: Tensor = model.get_model_object("model_sampling").sigmas  # type: ignore[union-attr]
@@ -97,8 +97,8 @@ def mapping_probe(model: ModelPatcher, latent: dict[str, Any]) -> dict[str, Any]
 
 
 @dataclass
-class Looks:
-    """Attention of the pixels to the frame-wise tokens, gathered in one model call."""
+class AttentionRecorder:
+    """Records the attention of pixels to the frame-wise tokens in one model call."""
 
     frames: int
     text: int  # tokens of the prompt
@@ -109,7 +109,7 @@ class Looks:
     maps: list[Tensor] = field(default_factory=list)  # per layer (f, n, h, w)
 
     def enter(self, executor: Any, x: Tensor, timesteps: Any, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Wrapper around the U-Net, within the motion model's own: the context holds the frame-wise tokens here."""
+        """Wrapper around the U-Net, inside the motion model's, where the context includes the frame-wise tokens."""
         chunks = list(args[2]["cond_or_uncond"])
         first = chunks.index(0) * (len(x) // len(chunks))
         self.unet = executor.class_obj
@@ -119,7 +119,7 @@ class Looks:
     def attend(
         self, x: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """attn2 patch: it reads, and hands on what it got."""
+        """attn2 patch that only reads: it returns its inputs unchanged."""
         if self.columns.start < self.columns.stop:
             h, w = options["activations_shape"][2:]
             kind, number = options["block"]
@@ -144,35 +144,35 @@ class TokenAttention:
 def token_attention(
     model: ModelPatcher, positive: list[Any], latent: dict[str, Any], *, percent: float, seed: int
 ) -> TokenAttention:
-    """Attention to the frame-wise tokens in one call of the MODEL, on `latent` noised to `percent` of the schedule.
+    """Attention to the frame-wise tokens in one call of the MODEL, on `latent` with noise at `percent` of the schedule.
 
-    percent: 0 is pure noise, 1 the finished latent. Of several clips and prompts the first is shown. ValueError when no
-    tokens are at work.
+    percent: 0 is pure noise, 1 the finished latent. Only the first clip and prompt are used. ValueError when no tokens
+    are active.
     """
     _, _, use = _harivo(model, "tokens", "frame token attention")
     samples = latent["samples"]
     video_frames(samples, use.frames, "frame token attention")
-    looks = Looks(use.frames, positive[0][0].shape[1], (samples.shape[-2], samples.shape[-1]))
-    watched = model.clone()
-    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, VIEW, looks.enter)
-    watched.set_model_attn2_patch(looks.attend)
+    recorder = AttentionRecorder(use.frames, positive[0][0].shape[1], (samples.shape[-2], samples.shape[-1]))
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, VIEW, recorder.enter)
+    clone.set_model_attn2_patch(recorder.attend)
     sampling: Any = model.get_model_object("model_sampling")
     sigma = torch.tensor(min(float(sampling.percent_to_sigma(percent)), float(sampling.sigma_max)))
     sampler = comfy.samplers.KSAMPLER(_one_call)
     noise = comfy.sample.prepare_noise(samples, seed)
     levels = torch.stack([sigma, torch.zeros(())])
     comfy.sample.sample_custom(
-        watched, noise, 1.0, sampler, levels, positive, positive, samples, disable_pbar=True, seed=seed
+        clone, noise, 1.0, sampler, levels, positive, positive, samples, disable_pbar=True, seed=seed
     )
-    if not looks.maps:
+    if not recorder.maps:
         raise ValueError(
-            f"frame token attention: the motion model does not work at {percent:g} of the schedule; choose a percent "
+            f"frame token attention: the motion model is not active at {percent:g} of the schedule; choose a percent "
             "between its start_percent and end_percent"
         )
-    return TokenAttention(torch.stack(looks.maps).mean(0), float(sampling.timestep(sigma)))
+    return TokenAttention(torch.stack(recorder.maps).mean(0), float(sampling.timestep(sigma)))
 
 
 def _one_call(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
-    """A sampler that asks once, and leaves x as it is."""
+    """A sampler that calls the model once and returns x unchanged."""
     model(x, sigmas[0] * x.new_ones(len(x)), **extra_args)
     return x

@@ -59,11 +59,11 @@ def test_a_video_is_read_frame_by_frame_with_progress(views, comfy):
 
 def test_a_video_that_is_read_can_be_cancelled(views, comfy):
     management = importlib.import_module("comfy.model_management")
-    from stillmotion.model_patches.comfy_host.views import watched
+    from stillmotion.model_patches.comfy_host.views import with_progress
 
     management.interrupt_current_processing(True)
     with pytest.raises(management.InterruptProcessingException):
-        next(watched(iter([torch.zeros(1)]), 1))
+        next(with_progress(iter([torch.zeros(1)]), 1))
     assert not management.processing_interrupted()
 
 
@@ -71,7 +71,7 @@ def test_the_plot_is_of_the_run_that_made_the_latent(views, tiny_sd, run_sampler
     from stillmotion.model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
     patched, readout = apply_mitigating_gradient(tiny_sd, Config(alpha=20_000.0), frames=8)
-    with pytest.raises(ValueError, match="No run is on record"):
+    with pytest.raises(ValueError, match="There is no record of a run"):
         views.MitigatingGradientPlot.execute({"samples": torch.zeros(8, 4, 8, 8)}, readout)
     coarse, fine = run_sampler(patched, steps=2), run_sampler(patched, steps=6)
     (one,), (other,) = (views.MitigatingGradientPlot.execute({"samples": s}, readout).result for s in (coarse, fine))
@@ -105,7 +105,7 @@ def test_latents_with_a_frame_axis_have_their_own_frames(views):
 
 
 def test_what_cannot_be_tested_says_why(views):
-    with pytest.raises(ValueError, match="noise normality: the batch holds 10 latents"):
+    with pytest.raises(ValueError, match="noise normality: the batch has 10 latents"):
         views.NoiseNormality.execute({"samples": torch.zeros(10, 4, 8, 8)}, 4)
     with pytest.raises(ValueError, match="one number only"):
         views.NoiseNormality.execute({"samples": torch.zeros(8, 4, 8, 8)}, 4)

@@ -1,15 +1,15 @@
-"""ART-V on a ComfyUI MODEL: one frame from the two before and an anchor, with every sampler and guider.
+"""ART-V on a ComfyUI MODEL: one frame from the two previous frames and an anchor, with every sampler and guider.
 
-The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them. The
-level of the augmentation enters at the embedding patch, the adapter's features at the input block patch, before a
-block's output is stored as a skip; the anchor blocks run in a handler that ComfyUI calls in place of a spatial
-transformer. The mask network runs after the U-Net, and blends its prediction of the clean latent: so a MODEL may
-predict eps or v. Each prediction is blended, or the guider does it with one mask for all conditions (`blended`).
+The weights are an additional model with its own ModelPatcher, so that ComfyUI loads, offloads and casts them. The
+augmentation level enters in the embedding patch and the adapter's features in the input block patch, before a block's
+output is stored as a skip; the anchor blocks run in a handler that ComfyUI calls in place of a spatial transformer. The
+mask network runs after the U-Net and blends its prediction of the clean latent, so a MODEL may predict eps or v. Either
+each prediction is blended, or the guider does it with one mask for all conditions (`blended`).
 
-Patches and wrappers are plain functions without state. What they need comes with each call in `transformer_options`,
-found through the patcher that is sampling; what is made once for a frame lies on its run, and is dropped with it.
+Patches and wrappers are stateless functions. They get everything from `transformer_options`, which is filled through
+the patcher that is sampling; values computed once per frame are stored in the run and discarded with it.
 
-Shapes: the U-Net's batch is (chunks * n, c, h, w): ComfyUI puts conditions behind each other, n images each.
+Shapes: the U-Net's batch is (chunks * n, c, h, w): ComfyUI concatenates the conditions, n images each.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,20 +28,20 @@ from ...artv.noise import level_shift
 from ...artv.places import sites, stages
 from ...core.levels import alpha_bars
 from ...core.slots import Slot
-from ..base.unet import layers_by_slot, transformed
+from ..base.unet import layers_by_slot, run_transformer
 from ..motion import apply as motion
-from .checks import Given, blend, check_areas, check_base, check_given, check_latent
+from .checks import FrameInputs, blend, check_areas, check_base, check_inputs, check_latent
 from .files import LoadedArtv, load_artv
 
-__all__ = ["ANCHOR", "KEY", "REFERENCE", "Given", "LoadedArtv", "apply_artv", "blended", "load_artv"]
+__all__ = ["ANCHOR", "KEY", "REFERENCE", "FrameInputs", "LoadedArtv", "apply_artv", "blended", "load_artv"]
 
 KEY = "stillmotion.artv"
 RUN = "stillmotion.artv.run"
 REFERENCE, ANCHOR = "reference", "anchor"
-ALPHA_BARS = alpha_bars()  # of the training's augmentation, whatever the sampling does
+ALPHA_BARS = alpha_bars()  # for the augmentation, as in training, independent of the MODEL's schedule
 ModelPatcher = comfy.model_patcher.ModelPatcher
-Kind = tuple[bool, bool]  # goes without references, without anchor
-Features = tuple[list[Tensor], list[Tensor]]  # of the dynamic network's adapter, of the mask network's
+Kind = tuple[bool, bool]  # without references, without anchor
+Features = tuple[list[Tensor], list[Tensor]]  # from the adapters of the dynamic and the mask network
 Trace = Callable[[float, int, Tensor], None]
 
 
@@ -49,7 +49,7 @@ Trace = Callable[[float, int, Tensor], None]
 class Use:
     """How one MODEL uses an ART-V model."""
 
-    given: Given
+    inputs: FrameInputs
     left_out: tuple[frozenset[str], ...]
     mask: bool
     trace: Trace | None
@@ -57,31 +57,31 @@ class Use:
     each: bool
 
     def kind(self, condition: int) -> Kind:
-        """What a condition of the sampler's call goes without."""
+        """What a condition of the sampler's call does without."""
         if condition >= len(self.left_out):
             raise ValueError(
-                f"ART-V: the guider asks for condition {condition}, left_out tells of {len(self.left_out)}; give one "
-                "entry for each of its conditions"
+                f"ART-V: the guider uses condition {condition}, but left_out has {len(self.left_out)} entries; give "
+                "one entry for each of the guider's conditions"
             )
         out = self.left_out[condition]
         return (
-            REFERENCE in out or self.given.references is None,
-            ANCHOR in out or self.given.anchor is None,
+            REFERENCE in out or self.inputs.references is None,
+            ANCHOR in out or self.inputs.anchor is None,
         )
 
 
 @dataclass
 class Run:
-    """One sampling run: the parts that it needs and has come by, and what is made once for the frame."""
+    """One sampling run: the expected and the visited parts, and values that are computed once for the frame."""
 
-    needed: set[tuple[str, Slot]] = field(default_factory=set)
-    reached: set[tuple[str, Slot]] = field(default_factory=set)
+    expected: set[tuple[str, Slot]] = field(default_factory=set)
+    visited: set[tuple[str, Slot]] = field(default_factory=set)
     features: dict[tuple, Features] = field(default_factory=dict)
-    """Of the adapters, one row, with and without references."""
+    """Features of the adapters for one row, with and without references."""
     batches: dict[tuple, tuple[Conditions, Features]] = field(default_factory=dict)
-    """Of all rows, by what each goes without."""
+    """Conditions and features of all rows, by the kinds of the rows."""
     masks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """m and the frame before, of the calls of the MODEL that a guider has made and not blended yet."""
+    """m and the previous frame, for the MODEL calls of a guider that are not blended yet."""
     form: str = "consistent"
 
 
@@ -96,10 +96,10 @@ class Call:
     """The condition of each chunk of the batch."""
     x: Tensor
     dtype: torch.dtype
-    made: Conditions = field(init=False)
-    """Of every row of the batch."""
+    conditions: Conditions = field(init=False)
+    """Conditions of every row of the batch."""
     features: Features = field(init=False)
-    """Of every row of the batch."""
+    """Features of every row of the batch."""
     unet: Any = None
     t: Any = None
     sites: dict[int, Slot] = field(default_factory=dict)
@@ -112,20 +112,22 @@ class Call:
         kinds = tuple(self.use.kind(condition) for condition in self.chunks for _ in range(rows))
         key = (id(self.model), self.x.device, self.dtype, kinds)
         if key not in self.run.batches:
-            made = self._conditions(kinds)
-            each = [self._features(made, row, *kind) for row, kind in enumerate(kinds)]
+            conds = self._conditions(kinds)
+            row_features = [self._features(conds, row, *kind) for row, kind in enumerate(kinds)]
             dynamic, mask = (
-                [torch.cat(stage) for stage in zip(*rows, strict=True)] for rows in zip(*each, strict=True)
+                [torch.cat(stage) for stage in zip(*rows, strict=True)] for rows in zip(*row_features, strict=True)
             )
-            self.run.batches[key] = (made, (dynamic, mask))
-        self.made, self.features = self.run.batches[key]
+            self.run.batches[key] = (conds, (dynamic, mask))
+        self.conditions, self.features = self.run.batches[key]
 
     def _conditions(self, kinds: Sequence[Kind]) -> Conditions:
-        given, n, device = self.use.given, len(kinds), self.x.device
-        references = given.noise[:2] if given.references is None else given.references  # any, where they are left out
-        anchor = given.noise[2] if given.anchor is None else given.anchor
-        if given.anchor is None and self.model.config.anchor == "clip":
-            anchor = given.noise.new_zeros(1, self.model.config.token_width)
+        inputs, n, device = self.use.inputs, len(kinds), self.x.device
+        references = (
+            inputs.noise[:2] if inputs.references is None else inputs.references
+        )  # arbitrary values if they are left out
+        anchor = inputs.noise[2] if inputs.anchor is None else inputs.anchor
+        if inputs.anchor is None and self.model.config.anchor == "clip":
+            anchor = inputs.noise.new_zeros(1, self.model.config.token_width)
 
         def rows(values: Tensor) -> Tensor:
             return values.to(device, torch.float32).expand(n, *values.shape)
@@ -135,23 +137,23 @@ class Call:
             self.model.config,
             rows(references),
             rows(anchor),
-            rows(given.noise),
-            torch.full((n,), given.level, device=device),
+            rows(inputs.noise),
+            torch.full((n,), inputs.level, device=device),
             ALPHA_BARS,
             no_references=without[:, 0],
             no_anchor=without[:, 1],
         )
 
-    def _features(self, made: Conditions, row: int, no_references: bool, _no_anchor: bool) -> Features:
-        """Of one row, made once whatever the batches of a run are."""
+    def _features(self, conds: Conditions, row: int, no_references: bool, _no_anchor: bool) -> Features:
+        """Features of one row, computed once per run, whatever its batches are."""
         key = (id(self.model), self.x.device, self.dtype, no_references)
         if key not in self.run.features:
-            latents = made.references[row : row + 1].to(self.dtype)
+            latents = conds.references[row : row + 1].to(self.dtype)
             self.run.features[key] = (self.model.reference(latents), self.model.mask.reference(latents))
         return self.run.features[key]
 
     def find(self, unet: Any) -> None:
-        """Note the layers of this very instance."""
+        """Store the layers of this U-Net instance."""
         self.unet = unet
         layers = layers_by_slot(unet)
         self.sites = {id(layers[slot]): slot for slot in sites(self.model.config)}
@@ -163,25 +165,26 @@ class Call:
             if id(layer) in last
         }
 
-    def reach(self, what: str, slot: Slot) -> None:
-        self.run.reached.add((what, slot))
+    def reach(self, part: str, slot: Slot) -> None:
+        self.run.visited.add((part, slot))
 
     def blended(self, base: Any, context: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
-        """Eq. 7 on the prediction of the clean latent; rows without references stay as they are.
+        """Eq. 7 on the prediction of the clean latent; rows without references are unchanged.
 
-        Where the guider blends, the prediction as it is. The first condition, which leaves nothing out, has the mask.
+        If the guider blends, return the prediction unchanged and store the mask of the first condition, which leaves
+        nothing out.
         """
-        asked = [i for i, condition in enumerate(self.chunks) if self.use.each or condition == 0]
-        if not asked:
+        indices = [i for i, condition in enumerate(self.chunks) if self.use.each or condition == 0]
+        if not indices:
             return x_0
-        rows = torch.arange(len(x_0), device=x_0.device).view(len(self.chunks), -1)[asked].flatten()
-        blank, y_ref = self.made.blank[rows].view(-1, 1, 1, 1), self.made.static[rows]
+        rows = torch.arange(len(x_0), device=x_0.device).view(len(self.chunks), -1)[indices].flatten()
+        blank, y_ref = self.conditions.blank[rows].view(-1, 1, 1, 1), self.conditions.static[rows]
         m = torch.zeros_like(x_0[rows, :1])
         if self.use.mask and not bool(blank.all()):
             m = torch.where(blank, m, self._mask(base, context, t, rows))
-        self._tell(t, asked, m)
+        self._report(t, indices, m)
         if not self.use.each:
-            self.run.masks += zip(m.chunk(len(asked)), y_ref.chunk(len(asked)), strict=True)
+            self.run.masks += zip(m.chunk(len(indices)), y_ref.chunk(len(indices)), strict=True)
             return x_0
         return blend(x_0, self.x, t, m, y_ref, self.model.config.static)
 
@@ -192,26 +195,26 @@ class Call:
             sampling.timestep(t).float(),
             context[rows].to(x.device, self.dtype),
             [feature[rows] for feature in self.features[1]],
-            self.made.tokens[rows],
-            self.made.level[rows],
+            self.conditions.tokens[rows],
+            self.conditions.level[rows],
         )
 
-    def _tell(self, t: Tensor, asked: Sequence[int], m: Tensor) -> None:
+    def _report(self, t: Tensor, indices: Sequence[int], m: Tensor) -> None:
         if self.use.trace is not None:
-            for i, part in zip(asked, m.chunk(len(asked)), strict=True):
+            for i, part in zip(indices, m.chunk(len(indices)), strict=True):
                 self.use.trace(float(t[0]), self.chunks[i], part.detach().float().cpu())
 
 
 def blended(options: dict[str, Any], x_0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    """For a guider: its prediction with the frame before where the mask has it, under one mask for all conditions.
+    """For guiders: blend a guided prediction with the previous frame, using one mask for all conditions.
 
-    options: the model options of its call. Nothing changes where each call of the MODEL has blended, or there is
-    no ART-V model.
+    options: the model options of the guider's call. The prediction is unchanged if each call of the MODEL was blended,
+    or if there is no ART-V model.
     """
     run: Run | None = options.get("transformer_options", {}).get(RUN)
     if run is None or not run.masks:
         return x_0
-    masks, frames = zip(*run.masks, strict=True)  # several where a condition is put together of several
+    masks, frames = zip(*run.masks, strict=True)  # several if a condition consists of several
     run.masks.clear()
     return blend(x_0, x, sigma, torch.stack(masks).mean(0), frames[0], run.form)
 
@@ -219,7 +222,7 @@ def blended(options: dict[str, Any], x_0: Tensor, x: Tensor, sigma: Tensor) -> T
 def apply_artv(
     model: ModelPatcher,
     artv: LoadedArtv,
-    given: Given,
+    inputs: FrameInputs,
     *,
     left_out: Sequence[frozenset[str]] = (frozenset(), frozenset()),
     mask: bool = True,
@@ -227,28 +230,28 @@ def apply_artv(
     cache: bool = True,
     each: bool = True,
 ) -> ModelPatcher:
-    """A clone of `model` that makes the frame after `given`. An ART-V model that was on it is replaced.
+    """A clone of `model` that generates the next frame from `inputs`. It replaces any other ART-V model on it.
 
-    left_out: for each condition of the sampler's call (ComfyUI's cond_or_uncond; of a CFGGuider 0 is positive and 1 is
-        negative), which of "reference" and "anchor" it goes without.
-    mask: False leaves the mask network out, m = 0.
-    cache: False runs the adapters at every call of the MODEL, to see what it costs.
-    each: every prediction of the MODEL is blended, by its own mask. False leaves it to the guider, by `blended`.
+    left_out: for each condition of the sampler's call (ComfyUI's cond_or_uncond; for a CFGGuider 0 is positive and 1 is
+        negative), which of "reference" and "anchor" it does without.
+    mask: False disables the mask network, m = 0.
+    cache: False runs the adapters at every call of the MODEL, to measure their cost.
+    each: True blends every prediction of the MODEL with its own mask. False leaves it to the guider (`blended`).
     trace: called with (sigma, condition, m) after every call of the MODEL, m (n, 1, h, w) on the CPU.
 
-    ValueError when the base does not fit, or `given` is no such latent or holds NaN.
+    ValueError when the base model does not fit, or a shape in `inputs` is wrong or a value is NaN.
     """
     names = frozenset().union(*left_out) - {REFERENCE, ANCHOR}
     if names:
         raise ValueError(
-            f"ART-V: left_out names {', '.join(sorted(names))}; a condition can go without {REFERENCE} and {ANCHOR}"
+            f"ART-V: left_out names {', '.join(sorted(names))}; only {REFERENCE} and {ANCHOR} can be left out"
         )
     check_base(model, artv.config)
-    check_given(given, artv.config)
+    check_inputs(inputs, artv.config)
     _check_others(model)
     patched = model.clone()
     patcher = artv.patcher.clone()
-    patcher.set_attachments(KEY, Use(given, tuple(left_out), mask, trace, cache, each))
+    patcher.set_attachments(KEY, Use(inputs, tuple(left_out), mask, trace, cache, each))
     patched.set_additional_models(KEY, [patcher])
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
@@ -264,11 +267,11 @@ def _patches(model: ModelPatcher, name: str) -> list[Any]:
 
 
 def _check_others(model: ModelPatcher) -> None:
-    """ComfyUI calls the first handler of a layer only: behind another, ours would never run."""
+    """ComfyUI only calls the first handler of a layer, so ours would never run after another."""
     if model.get_additional_models_with_key(motion.KEY):
         raise ValueError(
-            "ART-V: this MODEL has a motion model on it, which makes whole clips; ART-V makes one frame at a time. "
-            "Connect the MODEL from before Apply Motion Model"
+            "ART-V: this MODEL has a motion model on it, which generates whole clips, but ART-V generates one frame at "
+            "a time; connect the MODEL from before Apply Motion Model"
         )
     for kind, handler in _patches(model, HANDLER):
         if handler is not _transformer and issubclass(SpatialTransformer, kind):
@@ -285,29 +288,29 @@ def _artv(model: Any) -> tuple[Any, Use] | None:
 
 
 def _outer_sample(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *a: Any, **k: Any) -> Any:
-    """A whole run, before anything is loaded: refuse what does not fit the frame; afterwards, refuse silence."""
+    """Wrap a whole run: check the latent before models are loaded, and afterwards that all parts were called."""
     guider = executor.class_obj
-    found = _artv(guider.model_patcher)
-    if found is None:
+    attachment = _artv(guider.model_patcher)
+    if attachment is None:
         return executor(noise, latent, sampler, sigmas, *a, **k)
-    model, use = found
-    check_latent(noise, use.given)
+    model, use = attachment
+    check_latent(noise, use.inputs)
     check_areas(guider)
     parts = {("anchor block", slot) for slot in sites(model.config)} | {("adapter", s) for s in stages(model.config)}
     run = Run(parts, form=model.config.static)
-    # the guider's options are its own copy, made for this run and dropped after it
+    # the guider's options are a copy for this run
     guider.model_options["transformer_options"][RUN] = run
     result = executor(noise, latent, sampler, sigmas, *a, **k)
-    missed = sorted(run.needed - run.reached)
-    if missed and len(sigmas) > 1:
+    missing = sorted(run.expected - run.visited)
+    if missing and len(sigmas) > 1:
         raise RuntimeError(
-            f"ART-V: {len(missed)} of its {len(run.needed)} parts were never run (first: {missed[0][0]} at "
-            f"{missed[0][1]}), so the frame does not continue the ones before. Another patch on this MODEL handles the "
-            "same layers or replaces the U-Net; remove it"
+            f"ART-V: {len(missing)} of its {len(run.expected)} parts were never run (first: {missing[0][0]} at "
+            f"{missing[0][1]}), so the frame would not continue the previous ones. Another patch on this MODEL handles "
+            "the same layers or replaces the U-Net; remove that patch"
         )
     if run.masks:
         raise RuntimeError(
-            f"ART-V: {type(guider).__name__} does not blend the frame before into its prediction; use ArtvGuider, or "
+            f"ART-V: {type(guider).__name__} does not blend the previous frame into its prediction; use ArtvGuider, or "
             "apply_artv with each=True"
         )
     return result
@@ -323,14 +326,14 @@ def _apply_model(
     transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """One call of the MODEL: the frame's conditions before it, the mask after it."""
+    """Wrap one call of the MODEL: prepare the frame's conditions before it, and apply the mask after it."""
     base = executor.class_obj
-    options = dict(transformer_options or {})  # the caller's may be a default argument, which lives on
-    found = _artv(base.current_patcher)
-    if found is None:
+    options = dict(transformer_options or {})  # a copy, since the caller's may be a default argument
+    attachment = _artv(base.current_patcher)
+    if attachment is None:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-    model, use = found
-    check_latent(x, use.given)
+    model, use = attachment
+    check_latent(x, use.inputs)
     chunks = list(options.get("cond_or_uncond", ())) or [0]
     run = options.get(RUN) or Run()
     if not use.cache:
@@ -341,7 +344,7 @@ def _apply_model(
 
 
 def _diffusion_model(executor: Any, x: Tensor, timesteps: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """One call of the U-Net: note the layers of this very instance."""
+    """Wrap one call of the U-Net: store the layers of this instance."""
     options = args[3] if len(args) > 3 else kwargs.get("transformer_options")
     call: Call | None = (options or {}).get(KEY)
     if call is not None:
@@ -351,17 +354,17 @@ def _diffusion_model(executor: Any, x: Tensor, timesteps: Any = None, *args: Any
 
 
 def _embedding(emb: Tensor, channels: int, options: dict[str, Any]) -> Tensor:
-    """The embedding of the time step with that of the augmentation's level."""
+    """The embedding of the time step plus that of the augmentation level."""
     call: Call | None = options.get(KEY)
     if call is None:
         return emb
     form = call.model.config.level_embedding
-    shift = level_shift(lambda pe: call.unet.time_embed(pe.to(emb)), channels, call.t, call.made.level, form)
+    shift = level_shift(lambda pe: call.unet.time_embed(pe.to(emb)), channels, call.t, call.conditions.level, form)
     return emb if shift is None else emb + shift
 
 
 def _input_block(h: Tensor, options: dict[str, Any]) -> Tensor:
-    """The adapter's feature behind the last layer of a down block, before it is stored as a skip."""
+    """Add the adapter's feature after the last layer of a down block, before the output is stored as a skip."""
     call: Call | None = options.get(KEY)
     end = None if call is None else call.ends.get(options["block"][1])
     if call is None or end is None:
@@ -374,14 +377,14 @@ def _input_block(h: Tensor, options: dict[str, Any]) -> Tensor:
 def _transformer(
     layer: SpatialTransformer, x: Tensor, _emb: Tensor, context: Any, options: dict[str, Any], *_: Any
 ) -> Tensor:
-    """A spatial transformer and the anchor block behind it."""
-    x = transformed(layer, x, context, options)
+    """A spatial transformer and the anchor block after it."""
+    x = run_transformer(layer, x, context, options)
     call: Call | None = options.get(KEY)
     slot = None if call is None else call.sites.get(id(layer))
     if call is None or slot is None:
         return x
     call.reach("anchor block", slot)
-    return call.model.anchors.change(slot, x, call.made.tokens)
+    return call.model.anchors.change(slot, x, call.conditions.tokens)
 
 
 HANDLER = "forward_timestep_embed_patch"

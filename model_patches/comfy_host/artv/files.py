@@ -1,4 +1,4 @@
-"""An ART-V file as ComfyUI holds it: all its parts in a ModelPatcher of their own, which ComfyUI loads and offloads."""
+"""Load an ART-V file for ComfyUI, with all parts in one ModelPatcher, which ComfyUI loads and offloads."""
 
 import logging
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class HostedArtvModel(Typed, ArtvModel):
 
 @dataclass(frozen=True)
 class LoadedArtv:
-    """An ART-V file as ComfyUI holds it."""
+    """A loaded ART-V file."""
 
     config: ArtvConfig
     patcher: ModelPatcher
@@ -33,20 +33,20 @@ class LoadedArtv:
 
 
 def load_artv(path: Path | str) -> LoadedArtv:
-    """Read an ART-V file. CheckpointError says what is wrong with any other."""
-    found = hold_artv(checkpoint.load(path, expect=ARTV), Path(path))
-    found.patcher.cached_patcher_init = (_reload, (str(path),))
-    log.info("%s is %s", Path(path).name, found.info)
-    return found
+    """Load an ART-V file. CheckpointError says what is wrong with any other file."""
+    artv = hold_artv(checkpoint.load(path, expect=ARTV), Path(path))
+    artv.patcher.cached_patcher_init = (_reload, (str(path),))
+    log.info("%s is %s", Path(path).name, artv.info)
+    return artv
 
 
 def hold_artv(file: checkpoint.Checkpoint, path: Path) -> LoadedArtv:
-    """An ART-V model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
+    """Prepare an ART-V model for ComfyUI. The tensors of `file` become its weights without a copy."""
     return LoadedArtv(ArtvConfig.from_dict(file.config), _patcher(file), path, checkpoint.describe(file))
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
+    """Called by ComfyUI for a second copy on several GPUs, or for one without dynamic memory with LoRA hooks."""
     return _patcher(checkpoint.load(path, expect=ARTV), disable_dynamic=disable_dynamic)
 
 

@@ -1,4 +1,4 @@
-"""Noise levels of a ComfyUI MODEL: other betas, as an object patch, whatever the model predicts."""
+"""Replace the noise levels of a ComfyUI MODEL by those of other betas, with an object patch."""
 
 from typing import Any
 
@@ -17,24 +17,24 @@ def apply_betas(
 ) -> ModelPatcher:
     """A clone of `model` whose noise levels come from these betas (`core.levels.betas`).
 
-    ValueError when the MODEL has no table of noise levels, or the betas are none.
+    ValueError when the MODEL has no table of noise levels, or the betas are invalid.
     """
     patched = model.clone()
     if not set_betas(patched, schedule, start, end):
         raise ValueError(
-            f"model sampling betas: this MODEL samples with {_name(model)}, which has no table of noise levels made "
-            "from betas; use this node with models that predict eps or v, such as Stable Diffusion"
+            f"model sampling betas: this MODEL samples with {_name(model)}, whose noise levels do not come from betas; "
+            "use this node with a model that predicts eps or v, such as Stable Diffusion"
         )
     return patched
 
 
 def set_betas(model: ModelPatcher, schedule: str, start: float, end: float) -> bool:
-    """Give `model`, a clone of ours, other noise levels; what it predicts stays. False when it has no table of them."""
+    """Replace the noise levels of `model`, which must be a clone of ours. False if it has no table of noise levels."""
     sampling: Any = model.get_model_object("model_sampling")
     if type(sampling).timestep is not comfy.model_sampling.ModelSamplingDiscrete.timestep:
         return False
     levels = sigmas(schedule, start, end)
-    if getattr(sampling, "zsnr", False):  # the last level has no signal left
+    if getattr(sampling, "zsnr", False):  # the last level has no signal
         levels = comfy.model_sampling.rescale_zero_terminal_snr_sigmas(levels)
     changed: Any = type(sampling)(model.model.model_config)
     changed.zsnr = getattr(sampling, "zsnr", False)

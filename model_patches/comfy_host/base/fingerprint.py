@@ -1,8 +1,8 @@
-"""What a video is made with, as short hashes: equal when nothing changed, also after a restart of ComfyUI.
+"""Short hashes of the inputs of a video: equal if nothing changed, even after a restart of ComfyUI.
 
-Of a model the vectors count (norms and biases, which every training moves), and the whole of what is patched onto it:
-hashing gigabytes of matrices at every start would take longer than a clip. ComfyUI keeps LoRAs inside the weights of a
-loaded model; the backup it has of these is what counts.
+The hash of a model covers its vectors (norms and biases, which every training changes) and everything that is patched
+onto it, because hashing gigabytes of matrices at every start would take longer than a clip. ComfyUI merges LoRAs into
+the weights of a loaded model, so ComfyUI's backup of the original weights is hashed instead.
 """
 
 import hashlib
@@ -19,9 +19,11 @@ DIGITS = 12
 
 
 def of_model(patcher: Any) -> str:
-    """A ModelPatcher with everything on it: weights, patches, additional models (motion models)."""
+    """Hash of a ModelPatcher: its weights, patches and additional models (motion models)."""
     digest = hashlib.sha256()
-    weights = dict(patcher.model.named_parameters())  # not the noise levels, which a patch replaces while it is loaded
+    weights = dict(
+        patcher.model.named_parameters()
+    )  # without the noise levels, which a patch replaces while the model is loaded
     for name in sorted(weights):
         backup = patcher.backup.get(name)
         weight = weights[name] if backup is None else backup.weight
@@ -38,14 +40,14 @@ def of_model(patcher: Any) -> str:
 
 
 def of_values(values: Any) -> str:
-    """Conditioning, or anything made of lists, tables, tensors, numbers and ControlNets. Other objects: their class."""
+    """Hash of conditioning, or of any lists, dicts, tensors, numbers and ControlNets. Other objects: their class."""
     digest = hashlib.sha256()
     _walk(digest, values)
     return digest.hexdigest()[:DIGITS]
 
 
 def of_sampler(sampler: Any) -> str:
-    """A SAMPLER: its class, its function, and all of its options, those that a function was made with included."""
+    """Hash of a SAMPLER: its class, its function, and all of its options, including those in closures."""
     digest = hashlib.sha256()
     digest.update(f"{type(sampler).__module__} {type(sampler).__qualname__}".encode())
     _walk(digest, getattr(sampler, "__dict__", {}))
@@ -53,7 +55,7 @@ def of_sampler(sampler: Any) -> str:
 
 
 def of_machine() -> dict[str, str]:
-    """On which the last bits of a result depend."""
+    """Versions and device, on which the last bits of a result depend."""
     device = comfy.model_management.get_torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"comfyui": comfyui, "torch": torch.__version__, "device": name}
@@ -62,11 +64,11 @@ def of_machine() -> dict[str, str]:
 def _walk(digest: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-        for row in value if value.ndim > 3 else [value]:  # a video of hints, without a second copy of it
+        for row in value if value.ndim > 3 else [value]:  # row by row, to avoid a copy of a whole video of hints
             _add(digest, row)
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
-            if key != "uuid":  # new at every run
+            if key != "uuid":  # it changes with every run
                 digest.update(str(key).encode())
                 _walk(digest, value[key])
     elif isinstance(value, list | tuple):
@@ -86,24 +88,24 @@ def _object(digest: Any, value: Any) -> None:
     digest.update(type(value).__name__.encode())
     if hasattr(value, "cond_hint_original"):  # a ControlNet
         _walk(digest, [value.cond_hint_original, value.strength, value.timestep_percent_range])
-        _walk(digest, [of_model(model) for model in _own_models(value)])
+        _walk(digest, [of_model(model) for model in _control_models(value)])
         _walk(digest, [value.previous_controlnet, getattr(value, "inner", None)])
-    if hasattr(value, "rule"):  # how the image of a retention branch is brought to size
+    if hasattr(value, "rule"):  # how the image of a retention branch is resized
         _walk(digest, value.rule)
-    if hasattr(value, "weights"):  # of a LoRA, and of the frames of our own ControlNet
+    if hasattr(value, "weights"):  # a LoRA, or the frames of our FrameControl
         _walk(digest, value.weights)
 
 
 def _cell(cell: Any) -> Any:
-    """What a function remembers of where it was made. Another function, which may be itself, counts by its name."""
+    """The value of a closure's cell. Another function, which may be the function itself, is replaced by its name."""
     try:
         content = cell.cell_contents
-    except ValueError:  # a name without a value yet
+    except ValueError:  # the variable has no value yet
         return None
     return content.__qualname__ if isinstance(content, FunctionType) else content
 
 
-def _own_models(control: Any) -> Iterable[Any]:
+def _control_models(control: Any) -> Iterable[Any]:
     model = getattr(control, "control_model_wrapped", None)
     return [] if model is None else [model]
 

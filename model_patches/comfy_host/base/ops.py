@@ -1,4 +1,4 @@
-"""The layer classes that our modules get: ComfyUI's, which cast and load weights, with the faster product on a CPU."""
+"""The layer classes for our modules: ComfyUI's, which cast and load weights, with a faster linear layer on a CPU."""
 
 import comfy.ops
 from torch import Tensor
@@ -7,7 +7,7 @@ from ...core.linear import linear
 
 
 class operations(comfy.ops.manual_cast):
-    """In the form in which ComfyUI hands layer classes on."""
+    """A namespace of layer classes, in ComfyUI's form."""
 
     class Linear(comfy.ops.manual_cast.Linear):
         def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Slots in ComfyUI's UNetModel: which layer a slot comes behind, and whether a MODEL is such a U-Net at all."""
+"""Slots in ComfyUI's UNetModel: the layer of each slot, and checks that a MODEL is such a U-Net."""
 
 from itertools import groupby
 from typing import Any
@@ -15,75 +15,75 @@ SPATIAL = (ResBlock, SpatialTransformer)
 
 
 def places(unet: UNetModel) -> dict[Slot, nn.Module]:
-    """Slot -> the layer whose output it comes behind, or the spatial transformer that it is inside of.
+    """Slot -> the layer after whose output it is, or the spatial transformer that contains it.
 
-    ComfyUI's blocks are one layer each: ResBlock, perhaps SpatialTransformer, perhaps Upsample; a Downsample has a
-    block of its own.
+    Each of ComfyUI's blocks is one layer: a ResBlock, optionally a SpatialTransformer and an Upsample; a Downsample is
+    a separate block.
     """
-    found: dict[Slot, nn.Module] = {}
+    modules: dict[Slot, nn.Module] = {}
     block = layer = 0
     for group in _groups(unet.input_blocks):
         if any(isinstance(module, Downsample) or getattr(module, "updown", False) for module in group):
             block, layer = block + 1, 0
         elif any(isinstance(module, SPATIAL) for module in group):
-            found |= _layer("down", block, layer, group)
+            modules |= _layer("down", block, layer, group)
             layer += 1
-    found |= _middle(unet.middle_block)
+    modules |= _middle(unet.middle_block)
     block = layer = 0
     for group in _groups(unet.output_blocks):
-        found |= _layer("up", block, layer, group)
+        modules |= _layer("up", block, layer, group)
         layer += 1
         if any(isinstance(module, Upsample) or getattr(module, "updown", False) for module in group):
             block, layer = block + 1, 0
-    return found
+    return modules
 
 
 def layers_by_slot(unet: UNetModel) -> dict[Slot, nn.Module]:
-    """The slots behind whole layers, in the order of a forward pass."""
+    """The slots after whole layers, in the order of a forward pass."""
     return {slot: layer for slot, layer in places(unet).items() if slot.place == "layer"}
 
 
 def _layer(part: Part, block: int, number: int, group: list[nn.Module]) -> dict[Slot, nn.Module]:
-    found: dict[Slot, nn.Module] = {}
+    modules: dict[Slot, nn.Module] = {}
     spatial = [module for module in group if isinstance(module, SPATIAL)]
     for module in spatial:
-        found[Slot(part, block, number, "resnet" if isinstance(module, ResBlock) else "attended")] = module
-    return found | {Slot(part, block, number): spatial[-1]}
+        modules[Slot(part, block, number, "resnet" if isinstance(module, ResBlock) else "attended")] = module
+    return modules | {Slot(part, block, number): spatial[-1]}
 
 
 def _middle(block: Any) -> dict[Slot, nn.Module]:
     spatial = [module for module in block or () if isinstance(module, SPATIAL)]
     resblocks = [module for module in spatial if isinstance(module, ResBlock)]
-    found: dict[Slot, nn.Module] = {Slot("mid", 0, i, "resnet"): module for i, module in enumerate(resblocks)}
-    found |= {Slot("mid", 0, 0, "attended"): m for m in spatial if isinstance(m, SpatialTransformer)}
-    return found | ({MIDDLE: spatial[-2:][0]} if spatial else {})  # before the last ResBlock
+    modules: dict[Slot, nn.Module] = {Slot("mid", 0, i, "resnet"): module for i, module in enumerate(resblocks)}
+    modules |= {Slot("mid", 0, 0, "attended"): m for m in spatial if isinstance(m, SpatialTransformer)}
+    return modules | ({MIDDLE: spatial[-2:][0]} if spatial else {})  # before the last ResBlock
 
 
-def require_unet(model: comfy.model_patcher.ModelPatcher, what: str = "motion model") -> UNetModel:
-    """The MODEL's image U-Net. ValueError for every other kind of network, named. what: ours, that is to work in it."""
+def require_unet(model: comfy.model_patcher.ModelPatcher, subject: str = "motion model") -> UNetModel:
+    """The MODEL's image U-Net. ValueError for any other network. subject: our model that needs it, for the message."""
     unet = model.get_model_object("diffusion_model")
     if not isinstance(unet, UNetModel):
         raise ValueError(
-            f"{what}: this MODEL is {family(model)}, whose network is a {type(unet).__name__}; {what}s work in the "
-            "U-Net of Stable Diffusion 1.5 and its kin. Load such a checkpoint"
+            f"{subject}: this MODEL is {family(model)}, whose network is a {type(unet).__name__}, but {subject}s need "
+            "the U-Net of Stable Diffusion 1.5 or a similar model; load such a checkpoint"
         )
     if any(isinstance(module, VideoResBlock | SpatialVideoTransformer) for module in unet.modules()):
         raise ValueError(
-            f"{what}: this MODEL is {family(model)}, which has temporal layers of its own; {what}s work in an image "
-            "model such as Stable Diffusion 1.5. Load such a checkpoint"
+            f"{subject}: this MODEL is {family(model)}, which already has temporal layers, but {subject}s need an "
+            "image model such as Stable Diffusion 1.5; load such a checkpoint"
         )
     return unet
 
 
 def check_base(model: comfy.model_patcher.ModelPatcher, config: MotionConfig) -> None:
-    """The motion model was built for a U-Net of this size. ValueError names both sizes."""
-    given = channels_by_slot(require_unet(model))
-    needed = slots(config)
-    lacking = config.mid_block and MIDDLE not in given
-    if lacking or {**needed, MIDDLE: 0} != {**given, MIDDLE: 0}:
+    """ValueError, naming both sizes, unless the motion model was built for a U-Net of this size."""
+    actual = channels_by_slot(require_unet(model))
+    expected = slots(config)
+    missing = config.mid_block and MIDDLE not in actual
+    if missing or {**expected, MIDDLE: 0} != {**actual, MIDDLE: 0}:
         raise ValueError(
-            f"motion model: it was built for a U-Net with {_sizes(needed)}, this MODEL is {family(model)} with "
-            f"{_sizes(given)}; load the kind of checkpoint that the motion model was trained on"
+            f"motion model: it was built for a U-Net with {_sizes(expected)}, but this MODEL is {family(model)} with "
+            f"{_sizes(actual)}; load the kind of checkpoint that the motion model was trained on"
         )
 
 
@@ -92,8 +92,8 @@ def channels_by_slot(unet: UNetModel) -> dict[Slot, int]:
     return {slot: channels_of(layer) for slot, layer in layers_by_slot(unet).items()}
 
 
-def transformed(layer: Any, x: Any, context: Any, options: dict[str, Any]) -> Any:
-    """A spatial transformer, for a handler that runs in its place: ComfyUI counts there, for the patches of others."""
+def run_transformer(layer: Any, x: Any, context: Any, options: dict[str, Any]) -> Any:
+    """Run a spatial transformer in a handler, and count it as ComfyUI does, for the patches of other nodes."""
     x = layer(x, context, options)
     if "transformer_index" in options:
         options["transformer_index"] += 1
@@ -101,12 +101,12 @@ def transformed(layer: Any, x: Any, context: Any, options: dict[str, Any]) -> An
 
 
 def channels_of(layer: Any) -> int:
-    """Of the features behind a ResBlock or a spatial transformer."""
+    """Channels of the output of a ResBlock or a spatial transformer."""
     return layer.out_channels if isinstance(layer, ResBlock) else layer.in_channels
 
 
-def told_channels(channels: int | None) -> str:
-    """A layer of so many channels, for a message; None: there is none."""
+def describe_channels(channels: int | None) -> str:
+    """Words for a layer with this number of channels, or for no layer (None), for messages."""
     return "nothing" if channels is None else f"a layer of {channels} channels"
 
 
@@ -120,7 +120,7 @@ def _groups(blocks: Any) -> list[list[nn.Module]]:
 
 
 def _sizes(channels: dict[Slot, int]) -> str:
-    """'channels 320, 640, 1280, 1280 and 2 layers in its down blocks'; with the middle block when it has a slot."""
+    """'channels 320, 640, 1280, 1280 and 2 layers in its down blocks', plus the middle block if it has a slot."""
     down = {slot: count for slot, count in channels.items() if slot.part == "down"}
     blocks = [list(group) for _, group in groupby(down, key=lambda slot: slot.block)]
     layers = "/".join(map(str, sorted({len(block) for block in blocks})))

@@ -1,8 +1,8 @@
-"""ControlNets on a few frames of a clip, through ComfyUI's own base class of ControlNets.
+"""ControlNets on some frames of a clip, through ComfyUI's base class of ControlNets.
 
-ComfyUI gives a batch of hints to a batch of frames, one each, and has no way to leave frames out: masks of conditions
-are per frame, but every condition runs the ControlNet on all frames and then also the motion model's other frames. So
-`FrameControl` stands in a condition where the ControlNet was, calls it, and weights what it adds to each frame.
+ComfyUI applies a batch of hints to a batch of frames, one to each, and cannot exclude frames: masks of conditions are
+per frame, but every condition runs the ControlNet on all frames. Therefore `FrameControl` replaces the ControlNet in a
+condition, calls it, and weights its output for each frame.
 
 Shapes: f frames of a clip; the U-Net's batch is (chunks * clips * f, c, h, w).
 """
@@ -21,123 +21,125 @@ Conditioning = list[list[Any]]
 
 
 def parse_frames(text: str, frames: int) -> dict[int, float]:
-    """'0, -1' -> {0: 1.0, frames - 1: 1.0}. Entries: a frame, counted from 0, or from the end when negative; a range
-    a:b without b; each perhaps with =strength; or "all". ValueError names an entry that is none of these or no frame.
+    """'0, -1' -> {0: 1.0, frames - 1: 1.0}. Each entry is a frame, counted from 0, or from the end if negative; a range
+    a:b, which excludes b; or "all"; optionally followed by =strength. ValueError names an invalid entry.
     """
-    chosen: dict[int, float] = {}
+    strengths: dict[int, float] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        place, _, strength = entry.partition("=")
+        frame, _, strength = entry.partition("=")
         try:
             factor = float(strength) if strength else 1.0
-            chosen |= dict.fromkeys(_places(place.strip(), frames), factor)
+            strengths |= dict.fromkeys(_frame_range(frame.strip(), frames), factor)
         except ValueError as error:
             raise ValueError(
-                f"ControlNet frames: {entry!r} is no frame of a clip of {frames}; write frames from 0 to {frames - 1}, "
+                f"ControlNet frames: {entry!r} is not a frame of a clip of {frames}; write frames 0 to {frames - 1}, "
                 "-1 for the last, ranges like 4:8, strengths like -1=0.5, separated by commas"
             ) from error
-    if not chosen:
-        raise ValueError('ControlNet frames: no frame is named; write for example "0, -1" for the first and the last')
-    return chosen
+    if not strengths:
+        raise ValueError('ControlNet frames: no frame is given; write for example "0, -1" for the first and the last')
+    return strengths
 
 
-def _places(text: str, frames: int) -> range:
+def _frame_range(text: str, frames: int) -> range:
     if text == "all":
         return range(frames)
     if ":" in text:
         first, last = (
             int(part) if part else default for part, default in zip(text.split(":"), (0, frames), strict=True)
         )
-        found = range(frames)[first:last]
-        if not found:
+        selection = range(frames)[first:last]
+        if not selection:
             raise ValueError(text)
-        return found
-    place = int(text)
-    if not -frames <= place < frames:
+        return selection
+    frame = int(text)
+    if not -frames <= frame < frames:
         raise ValueError(text)
-    return range(place % frames, place % frames + 1)
+    return range(frame % frames, frame % frames + 1)
 
 
 def limit_to_frames(
-    conditions: tuple[Conditioning, ...], chosen: Mapping[int, float], frames: int
+    conditions: tuple[Conditioning, ...], strengths: Mapping[int, float], frames: int
 ) -> tuple[Conditioning, ...]:
-    """Copies of `conditions` whose last applied ControlNet acts on the chosen frames only, with their strengths.
+    """Copies of `conditions` whose last ControlNet acts only on the frames in `strengths` (frame -> strength).
 
-    A ControlNet that several conditions share is still shared, so that they run in one batch. ValueError when no
-    condition has a ControlNet, or its images are neither 1, nor one per chosen frame, nor one per frame.
+    A ControlNet that several conditions share remains shared, so that they run in one batch. ValueError when no
+    condition has a ControlNet, or when it has neither 1 image, nor one per selected frame, nor one per frame.
     """
-    limited: dict[int, FrameControl] = {}
+    controls: dict[int, FrameControl] = {}
 
-    def changed(options: dict[str, Any]) -> dict[str, Any]:
+    def with_control(options: dict[str, Any]) -> dict[str, Any]:
         control = options.get("control")
         if control is None:
             return options
-        if id(control) not in limited:
-            limited[id(control)] = FrameControl.around(control, chosen, frames)
-        return options | {"control": limited[id(control)]}
+        if id(control) not in controls:
+            controls[id(control)] = FrameControl.around(control, strengths, frames)
+        return options | {"control": controls[id(control)]}
 
-    result = tuple([[words, changed(options)] for words, options in condition] for condition in conditions)
-    if not limited:
-        raise ValueError("ControlNet frames: these conditions have no ControlNet; put the node behind Apply ControlNet")
+    result = tuple([[tokens, with_control(options)] for tokens, options in condition] for condition in conditions)
+    if not controls:
+        raise ValueError(
+            "ControlNet frames: these conditions have no ControlNet; connect the node after Apply ControlNet"
+        )
     return result
 
 
-def hints_by_frame(hint: Tensor, chosen: Mapping[int, float], frames: int) -> Tensor:
-    """The hint of every frame: (1 or f, c, h, w). One image per chosen frame is put where it belongs."""
-    count, places = len(hint), sorted(chosen)
+def hints_by_frame(hint: Tensor, strengths: Mapping[int, float], frames: int) -> Tensor:
+    """The hint of every frame: (1 or f, c, h, w). With one image per selected frame, each is assigned to its frame."""
+    count, places = len(hint), sorted(strengths)
     if count in (1, frames):
         return hint
     if count != len(places):
         raise ValueError(
             f"ControlNet frames: the ControlNet has {count} images for {len(places)} frames of a clip of {frames}; "
-            f"give 1, {len(places)} or {frames}"
+            f"connect 1, {len(places)} or {frames} images"
         )
-    index = torch.zeros(frames, dtype=torch.long)  # frames without an image get the first; its weight there is 0
+    index = torch.zeros(frames, dtype=torch.long)  # frames without an image get the first one, with weight 0
     index[places] = torch.arange(count)
     return hint[index]
 
 
 class FrameControl(ControlBase):
-    """A ControlNet whose output is weighted per frame. ControlNets applied before it are not touched."""
+    """A ControlNet whose output is weighted per frame. ControlNets applied before it are not affected."""
 
     def __init__(self, inner: Any, weights: Tensor, hint: Tensor) -> None:
         super().__init__()
         self.inner, self.weights, self.hint = inner, weights, hint
 
     @classmethod
-    def around(cls, control: Any, chosen: Mapping[int, float], frames: int) -> "FrameControl":
+    def around(cls, control: Any, strengths: Mapping[int, float], frames: int) -> "FrameControl":
         if isinstance(control, RetentionControl) and control.branch.config.inject == "up_blocks":
             raise ValueError(
-                "ControlNet frames: this retention branch adds to the ends of the up blocks, which cannot be limited "
-                "to frames; use a branch that adds to the skips, or remove the node"
+                "ControlNet frames: this retention branch adds to the outputs of the up blocks, which cannot be "
+                "limited to frames; use a branch that adds to the skips, or remove the node"
             )
-        hint = hints_by_frame(control.cond_hint_original, chosen, frames)
+        hint = hints_by_frame(control.cond_hint_original, strengths, frames)
         inner = control.copy().set_cond_hint(
             hint, control.strength, control.timestep_percent_range, control.vae, control.extra_concat_orig
         )
         weights = torch.zeros(frames)
-        weights[list(chosen)] = torch.tensor(list(chosen.values()))
-        found = cls(inner, weights, hint)
-        found.set_previous_controlnet(control.previous_controlnet)
-        return found
+        weights[list(strengths)] = torch.tensor(list(strengths.values()))
+        wrapper = cls(inner, weights, hint)
+        wrapper.set_previous_controlnet(control.previous_controlnet)
+        return wrapper
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any) -> Any:
-        before = None
+        previous = None
         if self.previous_controlnet is not None:
-            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
         weights = self._weights_of(x_noisy, (transformer_options or {}).get("context_window"))
         if not weights.any():
-            return before
-        added = self.inner.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        if added is None:  # outside of its part of the schedule
-            return before
+            return previous
+        output = self.inner.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        if output is None:  # outside its part of the schedule
+            return previous
         weighted = {
             key: [x if x is None else x * weights.view(-1, *[1] * (x.ndim - 1)).to(x) for x in outputs]
-            for key, outputs in added.items()
+            for key, outputs in output.items()
         }
-        return self.control_merge(weighted, before, None)
+        return self.control_merge(weighted, previous, None)
 
     def _weights_of(self, x: Tensor, window: Any) -> Tensor:
-        """The weight of every row of the batch. In a context window the rows are the window's frames."""
+        """The weight of every row of the batch. In a context window, the rows are the frames of the window."""
         weights = self.weights
         if window is not None:
             anchor = getattr(window, "causal_anchor_index", None)
@@ -148,7 +150,7 @@ class FrameControl(ControlBase):
         if len(x) % len(weights):
             raise ValueError(
                 f"ControlNet frames: frames is {len(self.weights)}, which does not divide this batch of {len(x)} "
-                "images; set it to the frames of one clip"
+                "images; set it to the number of frames of one clip"
             )
         return weights.repeat(len(x) // len(weights))
 
@@ -162,9 +164,9 @@ class FrameControl(ControlBase):
         self.inner.cond_hint_original = self.hint
 
     def copy(self) -> "FrameControl":
-        found = FrameControl(self.inner.copy(), self.weights, self.hint)
-        self.copy_to(found)
-        return found
+        clone = FrameControl(self.inner.copy(), self.weights, self.hint)
+        self.copy_to(clone)
+        return clone
 
     def get_models(self) -> list[Any]:
         return super().get_models() + self.inner.get_models()
@@ -176,8 +178,8 @@ class FrameControl(ControlBase):
         return super().inference_memory_requirements(dtype) + self.inner.inference_memory_requirements(dtype)
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "FrameControl":
-        found = FrameControl(self.inner.deepclone_multigpu(load_device), self.weights, self.hint)
-        self.copy_to(found)
+        clone = FrameControl(self.inner.deepclone_multigpu(load_device), self.weights, self.hint)
+        self.copy_to(clone)
         if autoregister:
-            self.multigpu_clones[load_device] = found
-        return found
+            self.multigpu_clones[load_device] = clone
+        return clone

@@ -1,8 +1,9 @@
-"""The part of a user's conditions that belongs to one clip of a long video. Nothing of the user's is written to.
+"""The part of a user's conditions for one clip of a long video. The user's conditions are not modified.
 
-What has one row for all, or one for each frame of a clip, is shared by all clips. What has more rows has one for each
-frame of the video, and every clip gets its own: text and image tokens, pooled vectors, masks, hints of ControlNets.
-IP-Adapters live in the MODEL; theirs read `ad_params` in the transformer options, as AnimateDiff-Evolved hands it out.
+Tensors with one row for all frames, or one row for each frame of a clip, are shared by all clips. Tensors with more
+rows have one row for each frame of the video, and every clip gets its own rows: text and image tokens, pooled vectors,
+masks, hints of ControlNets. IP-Adapters are part of the MODEL; they read `ad_params` in the transformer options, which
+AnimateDiff-Evolved introduced.
 """
 
 import copy
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from .control import FrameControl
 
-Conditions = dict[str, list[dict[str, Any]]]  # by their role, as a guider holds them
-ROWS = {"cross_attn", "pooled_output"}  # a row per frame in two dimensions, too; elsewhere that would be a picture
+Conditions = dict[str, list[dict[str, Any]]]  # by role, as in a guider
+ROWS = {
+    "cross_attn",
+    "pooled_output",
+}  # these have rows per frame even with two dimensions; other such tensors are images
 
 
 @dataclass(frozen=True)
 class Part:
-    """Frames `first` to `last` of a video, a clip of it."""
+    """One clip of a video: frames `first` up to, but not including, `last`."""
 
     first: int
     last: int
@@ -32,63 +36,63 @@ class Part:
     def of(self, values: Tensor) -> Tensor:
         return values[self.first : self.last] if len(values) > self.frames else values
 
-    def conditions(self, given: Conditions) -> Conditions:
-        """Conditions of this part. ControlNets are copies, one for all the conditions that shared one."""
+    def conditions(self, by_role: Conditions) -> Conditions:
+        """Conditions of this part. Each ControlNet is copied once, for all conditions that share it."""
         copies: dict[int, Any] = {}
-        return {role: [self._condition(c, copies) for c in conditions] for role, conditions in given.items()}
+        return {role: [self._condition(c, copies) for c in conditions] for role, conditions in by_role.items()}
 
     def _condition(self, condition: dict[str, Any], copies: dict[int, Any]) -> dict[str, Any]:
-        changed = {key: self.of(value) for key, value in condition.items() if _by_frame(key, value)}
+        updates = {key: self.of(value) for key, value in condition.items() if _by_frame(key, value)}
         if condition.get("control") is not None:
-            changed["control"] = self._control(condition["control"], copies)
-        return condition | changed
+            updates["control"] = self._control(condition["control"], copies)
+        return condition | updates
 
     def _control(self, control: Any, copies: dict[int, Any]) -> Any:
         if id(control) not in copies:
-            part = self._limited(control) if isinstance(control, FrameControl) else self._plain(control)
+            part = self._frame_control(control) if isinstance(control, FrameControl) else self._control_copy(control)
             if control.previous_controlnet is not None:
                 part.set_previous_controlnet(self._control(control.previous_controlnet, copies))
             copies[id(control)] = part
         return copies[id(control)]
 
-    def _plain(self, control: Any) -> Any:
+    def _control_copy(self, control: Any) -> Any:
         part = control.copy()
         if isinstance(part.cond_hint_original, Tensor):
             part.cond_hint_original = self.of(part.cond_hint_original)
         part.extra_concat_orig = [self.of(extra) for extra in part.extra_concat_orig]
         return part
 
-    def _limited(self, control: FrameControl) -> FrameControl:
+    def _frame_control(self, control: FrameControl) -> FrameControl:
         part = control.copy()
         part.weights, part.hint = self.of(part.weights), self.of(part.hint)
         part.inner.cond_hint_original = part.hint
         return part
 
     def model(self, model: Any) -> Any:
-        """A clone of a MODEL whose IP-Adapters, if any, take the images of this part."""
+        """A clone of a MODEL whose IP-Adapters, if any, use the images of this part."""
         clone = model.clone()
         options = clone.model_options.setdefault("transformer_options", {})
         options["ad_params"] = {"sub_idxs": list(range(self.first, self.last)), "full_length": self.last}
         return clone
 
     def guider(self, guider: Any, conditions: Conditions) -> Any:
-        """A guider like `guider` for this part."""
-        found = copy.copy(guider)
-        found.model_patcher = self.model(guider.model_patcher)
-        found.model_options = found.model_patcher.model_options
-        found.original_conds = self.conditions(conditions)
-        return found
+        """A copy of `guider` for this part."""
+        clone = copy.copy(guider)
+        clone.model_patcher = self.model(guider.model_patcher)
+        clone.model_options = clone.model_patcher.model_options
+        clone.original_conds = self.conditions(conditions)
+        return clone
 
 
-def check_rows(given: Conditions, frames: int, total: int) -> None:
-    """ValueError when something is longer than a clip and shorter than the video."""
-    for role, conditions in given.items():
+def check_rows(by_role: Conditions, frames: int, total: int) -> None:
+    """ValueError when a tensor has more rows than a clip has frames, but fewer than the video."""
+    for role, conditions in by_role.items():
         for condition in conditions:
             for name, values in _all_rows(condition):
                 if frames < len(values) < total:
                     raise ValueError(
                         f"long video: the {role} condition has {len(values)} rows of {name} for a video of {total} "
-                        f"frames; give one for all, {frames} that every clip shares, or at least {total}"
+                        f"frames; give 1 row for all frames, {frames} that every clip shares, or at least {total}"
                     )
 
 

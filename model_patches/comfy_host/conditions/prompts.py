@@ -1,4 +1,4 @@
-"""One prompt per clip, kept as text: a thousand clips cost no more memory than one."""
+"""One prompt per clip, stored as text, so that a thousand clips need no more memory than one."""
 
 import re
 from collections.abc import Iterable
@@ -16,38 +16,38 @@ NUMBERED = re.compile(r"(\d+):\s+(.*)")
 
 
 def parse_prompts(text: str) -> tuple[tuple[int, str], ...]:
-    """Lines -> (clip from which on, counted from 0, prompt), in order. Empty lines do not count.
+    """Lines -> (first clip, counted from 0, prompt), in order. Empty lines are ignored.
 
-    "3: text" is from clip 3 on; a line without a number is for the clip after that of the line before. ValueError when
-    there is no line, or the numbers do not rise.
+    "3: text" applies from clip 3 on; a line without a number applies from one clip after that of the previous line.
+    ValueError when there is no line, or the numbers do not increase.
 
     >>> parse_prompts("a cat\\na dog\\n5: a bird")
     ((0, 'a cat'), (1, 'a dog'), (4, 'a bird'))
     """
-    found: list[tuple[int, str]] = []
+    prompts: list[tuple[int, str]] = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         match = NUMBERED.fullmatch(line)
-        clip = int(match[1]) - 1 if match else len(found) and found[-1][0] + 1
-        if clip < 0 or (found and clip <= found[-1][0]):
+        clip = int(match[1]) - 1 if match else len(prompts) and prompts[-1][0] + 1
+        if clip < 0 or (prompts and clip <= prompts[-1][0]):
             raise ValueError(
                 f"prompt schedule: the line {line!r} is for clip {clip + 1}, but "
-                + (f"the line before it is for clip {found[-1][0] + 1}" if found else "clips are counted from 1")
-                + "; let the numbers rise"
+                + (f"the line before it is for clip {prompts[-1][0] + 1}" if prompts else "clips are counted from 1")
+                + "; use increasing numbers"
             )
-        found.append((clip, match[2] if match else line))
-    if not found:
+        prompts.append((clip, match[2] if match else line))
+    if not prompts:
         raise ValueError('prompt schedule: there is no prompt; write one per line, or "3: text" for clip 3 and later')
-    if found[0][0]:
+    if prompts[0][0]:
         raise ValueError(
-            f"prompt schedule: the first prompt is for clip {found[0][0] + 1}; give one for clip 1, in a line without "
+            f"prompt schedule: the first prompt is for clip {prompts[0][0] + 1}; add one for clip 1, in a line without "
             "a number"
         )
-    return tuple(found)
+    return tuple(prompts)
 
 
 @dataclass
 class PromptSchedule:
-    """Texts, and the CLIP that encodes them when their clip is sampled."""
+    """The texts, and the CLIP that encodes a text when its clip is sampled."""
 
     clip: Any
     lines: tuple[tuple[int, str], ...]
@@ -64,12 +64,12 @@ class PromptSchedule:
         return self.last[1]
 
     def instead(self, positive: Iterable[dict[str, Any]], clip: int) -> list[dict[str, Any]]:
-        """A guider's positive conditions with the text of one clip in the place of theirs; its text where there are
-        none."""
-        words = comfy.sampler_helpers.convert_cond(self.encoded(clip))
+        """A guider's positive conditions with their text replaced by that of one clip. Without conditions, the text
+        alone."""
+        conds = comfy.sampler_helpers.convert_cond(self.encoded(clip))
         text = ("cross_attn", "pooled_output")
-        found = [others | {key: word[key] for key in text if key in word} for others in positive for word in words]
-        return found or words
+        merged = [others | {key: cond[key] for key in text if key in cond} for others in positive for cond in conds]
+        return merged or conds
 
 
 @dataclass

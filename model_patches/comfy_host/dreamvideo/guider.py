@@ -1,4 +1,4 @@
-"""Double-condition guidance as a GUIDER of ComfyUI's: text and image each with a scale of its own."""
+"""Double-condition guidance as a ComfyUI GUIDER: text and image have separate scales."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ __all__ = [
 ]
 
 CFGGuider: Any = comfy.samplers.CFGGuider
-# ComfyUI's names of the conditions; what is done to "positive" alone is done to the one with text and image
+# names of the conditions in ComfyUI; "positive" is the one with text and image
 NAMES: dict[Branch, str] = {"none": "negative", "text": "text", "image": "image", "both": "positive"}
 
 
 class DoubleConditionGuider(CFGGuider):
-    """Eq. 5 on x_0, which is affine in eps. All conditions go to ComfyUI in one call, which makes one batch of them
-    when memory allows. Conditions whose weight is 0 are left out. Post-CFG functions see the final prediction.
+    """Eq. 5 on x_0, which is affine in eps. All conditions are passed to ComfyUI in one call, which batches them if
+    memory allows. Conditions with weight 0 are not evaluated. Post-CFG functions get the final prediction.
     """
 
     def __init__(self, model: comfy.model_patcher.ModelPatcher, text: float, image: float, order: str) -> None:
@@ -39,13 +39,13 @@ class DoubleConditionGuider(CFGGuider):
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, *_args: Any, **_options: Any
     ) -> Tensor:
-        """ComfyUI's name; it is x_0 that comes out."""
+        """Called by ComfyUI. Despite its name, it returns x_0."""
         options = model_options or {}
-        every = options.get("disable_cfg1_optimization", False)  # a sampler or a patch needs all predictions
-        branches = list(weights(*self.scales)) if every else needed(*self.scales)
+        needs_all = options.get("disable_cfg1_optimization", False)  # a sampler or patch needs all predictions
+        branches = list(weights(*self.scales)) if needs_all else needed(*self.scales)
         conds = [self.conds.get(NAMES[branch]) for branch in branches]
-        found = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
-        predictions: dict[Branch, Tensor] = dict(zip(branches, found, strict=True))
+        outputs = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
+        predictions: dict[Branch, Tensor] = dict(zip(branches, outputs, strict=True))
         x0 = guided(predictions, *self.scales)
         for function in options.get("sampler_post_cfg_function", []):
             x0 = function(self._arguments(x0, predictions, x, timestep, options))
@@ -54,7 +54,7 @@ class DoubleConditionGuider(CFGGuider):
     def _arguments(
         self, x0: Tensor, predictions: dict[Branch, Tensor], x: Tensor, sigma: Tensor, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """What ComfyUI tells post-CFG functions; a prediction that was left out is zeros there, too."""
+        """The arguments of ComfyUI's post-CFG functions. As in ComfyUI, a prediction that was not computed is zeros."""
         zeros = x0 * 0
         return {
             "denoised": x0,
@@ -81,22 +81,23 @@ def double_condition_guider(
 ) -> DoubleConditionGuider:
     """The guider of a MODEL. positive: with the image; negative: the null text, with or without the image.
 
-    The null image is put in here. ValueError when positive has no retention branch, the branch is of another base, or
-    the MODEL has a CFG function of its own, which this guidance takes the place of.
+    The null image is added here. ValueError when positive has no retention branch, the branch is for another base
+    model, or the MODEL has a CFG function, which this guidance would replace.
     """
     control = dreamvideo.retention_of(positive)
     if control is None:
         raise ValueError(
-            "double-condition guidance: positive has no image; put it through Apply Image Retention, or use CFGGuider"
+            "double-condition guidance: positive has no image; connect it through Apply Image Retention, or use "
+            "CFGGuider"
         )
     dreamvideo.check_base(model, control.branch.config)
     if "sampler_cfg_function" in model.model_options:
         raise ValueError(
-            "double-condition guidance: another node has given this MODEL a guidance of its own (Stepped CFG, "
-            "RescaleCFG, ...), which would be left out; remove that node, or use CFGGuider"
+            "double-condition guidance: another node has set a guidance function on this MODEL (Stepped CFG, "
+            "RescaleCFG, ...), which would be ignored; remove that node, or use CFGGuider"
         )
-    if control.branch.config.inject == "up_blocks" and not motion.is_open(model):
-        model = motion.opened(model)
+    if control.branch.config.inject == "up_blocks" and not motion.has_handlers(model):
+        model = motion.with_handlers(model)
     negative = _controlled(negative, positive)
     guider = DoubleConditionGuider(model, text, image, order)
     conditions: dict[Branch, Conditioning] = {
@@ -110,8 +111,8 @@ def double_condition_guider(
 
 
 def _controlled(negative: Conditioning, positive: Conditioning) -> Conditioning:
-    """The ControlNets of positive for a negative without an image: the branch works for the null text, too."""
+    """Copy the ControlNets of positive to a negative without an image, since the null text needs the branch, too."""
     if dreamvideo.retention_of(negative) is not None:
         return negative
     control = next(options["control"] for _words, options in positive if "control" in options)
-    return [[words, options | {"control": control}] for words, options in negative]
+    return [[tokens, options | {"control": control}] for tokens, options in negative]

@@ -1,9 +1,10 @@
-"""DreamVideo's retention branch as a ControlNet of ComfyUI's, by its own base class.
+"""DreamVideo's retention branch as a ControlNet, derived from ComfyUI's base class.
 
-So it stands in a condition, chains with any ControlNet, has a strength and a part of the schedule, and ComfyUI loads,
-offloads and casts its weights. It works under any motion model, since it only adds to the U-Net's skips.
+It is therefore attached to a condition, can be chained with any ControlNet, has a strength and a part of the schedule,
+and ComfyUI loads, offloads and casts its weights. It works with any motion model, since it only adds to the U-Net's
+skips.
 
-A condition may ask for the null image instead (`with_null_image`): both run in one batch, for one object serves both.
+A condition can use the null image instead (`with_null_image`). Because it is the same object, both run in one batch.
 
 Shapes: f frames of a clip; the U-Net's batch is n = chunks * clips * f, (n, c, h, w).
 """
@@ -38,7 +39,7 @@ __all__ = ["FITS", "LoadedBranch", "RetentionControl", "apply_retention", "hold_
 log = logging.getLogger(__name__)
 ControlBase: Any = comfy.controlnet.ControlBase
 Conditioning = list[list[Any]]
-NULL_IMAGE = "stillmotion_null_image"  # of a condition: 1, the null image; 0, the image
+NULL_IMAGE = "stillmotion_null_image"  # in a condition: 1 for the null image, 0 for the image
 
 
 class HostedBranch(Typed, RetentionBranch):
@@ -47,7 +48,7 @@ class HostedBranch(Typed, RetentionBranch):
 
 @dataclass(frozen=True)
 class LoadedBranch:
-    """The branch of a DreamVideo file as ComfyUI holds it."""
+    """The branch of a loaded DreamVideo file."""
 
     patcher: comfy.model_patcher.ModelPatcher
     config: RetentionConfig
@@ -55,14 +56,14 @@ class LoadedBranch:
 
 
 def load_branch(path: Path | str) -> LoadedBranch:
-    """Read a DreamVideo file. CheckpointError says what is wrong with any other."""
-    found = hold_branch(checkpoint.load(path, expect=DREAMVIDEO))
-    log.info("%s is %s", Path(path).name, found.info)
-    return found
+    """Load a DreamVideo file. CheckpointError says what is wrong with any other file."""
+    branch = hold_branch(checkpoint.load(path, expect=DREAMVIDEO))
+    log.info("%s is %s", Path(path).name, branch.info)
+    return branch
 
 
 def hold_branch(file: checkpoint.Checkpoint) -> LoadedBranch:
-    """The branch of a DreamVideo file in ComfyUI's hands. The file's tensors become its weights, without a copy."""
+    """Prepare the branch of a DreamVideo file for ComfyUI. The file's tensors become its weights without a copy."""
     config = DreamVideoConfig.from_dict(file.config)
     with torch.device("meta"):
         module = retention_branch(config, kind=HostedBranch, ops=operations, attention=attention)
@@ -71,7 +72,7 @@ def hold_branch(file: checkpoint.Checkpoint) -> LoadedBranch:
 
 
 class RetentionControl(ControlBase):
-    """The branch with its image in one or more conditions. ControlNets applied before it are called as always."""
+    """The branch and its image in one or more conditions. ControlNets applied before it still run."""
 
     def __init__(self, branch: LoadedBranch, image: Tensor | None, rule: str) -> None:
         super().__init__()
@@ -82,15 +83,15 @@ class RetentionControl(ControlBase):
 
     @property
     def control_model_wrapped(self) -> comfy.model_patcher.ModelPatcher:
-        """As ComfyUI's own ControlNets name their model."""
+        """The model, under the name that ComfyUI's ControlNets use."""
         return self.branch.patcher
 
     def get_control(self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any) -> Any:
-        before = None
+        previous = None
         if self.previous_controlnet is not None:
-            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
         if not self._active(t):
-            return before
+            return previous
         x = self.sampling.calculate_input(t, x_noisy).to(self.dtype)
         context = cond.get("crossattn_controlnet", cond["c_crossattn"]).to(x)
         module: Any = self.branch.patcher.model
@@ -98,11 +99,11 @@ class RetentionControl(ControlBase):
         windowed = "context_window" in (transformer_options or {})
         chunk = len(x) // batched_number
         frames = chunk if windowed or not self.frames else self.frames
-        found = module(x, self.sampling.timestep(t), context, z_s, frames)
+        residuals = module(x, self.sampling.timestep(t), context, z_s, frames)
         if self.branch.config.inject == "up_blocks":
-            self._hand_on(found.down, transformer_options)
-            return self.control_merge({"output": [], "middle": [found.mid]}, before, None)
-        return self.control_merge({"output": found.down, "middle": [found.mid]}, before, None)
+            self._store_for_up_blocks(residuals.down, transformer_options)
+            return self.control_merge({"output": [], "middle": [residuals.mid]}, previous, None)
+        return self.control_merge({"output": residuals.down, "middle": [residuals.mid]}, previous, None)
 
     def _active(self, t: Tensor) -> bool:
         if not self.strength:
@@ -110,52 +111,52 @@ class RetentionControl(ControlBase):
         level, (start, end) = float(t[0]), self.timestep_range
         return end <= level <= start
 
-    def _hand_on(self, down: list[Tensor], options: dict[str, Any]) -> None:
-        """Residuals of the down blocks for the ends of the up blocks, by the handlers of `motion`."""
+    def _store_for_up_blocks(self, down: list[Tensor], options: dict[str, Any]) -> None:
+        """Store the residuals for the ends of the up blocks, where the handlers of `motion` add them."""
         blocks, last = len(down), self.branch.config.layers_per_block
         ends = {Slot("up", blocks - 1 - i, last): x * self.strength for i, x in enumerate(down)}
         options[motion.ADDED] = [*options.get(motion.ADDED, ()), ends]
 
     def _conditions(self, x: Tensor, null: Tensor | None) -> Tensor:
-        """conv_s of the image of every row, (1 or n, c, h, w). null: (n,), 1 where the condition has the null image."""
+        """conv_s of the image of every row, (1 or n, c, h, w). null: (n,), 1 for conditions with the null image."""
         if self.image is None:
-            return self._encoded(x, None)
+            return self._encode(x, None)
         if null is None:
-            return self._encoded(x, self.image)
-        return torch.where(null.to(x).view(-1, 1, 1, 1) > 0, self._encoded(x, None), self._encoded(x, self.image))
+            return self._encode(x, self.image)
+        return torch.where(null.to(x).view(-1, 1, 1, 1) > 0, self._encode(x, None), self._encode(x, self.image))
 
-    def _encoded(self, x: Tensor, image: Tensor | None) -> Tensor:
-        """conv_s, once in a run for each size of the latents."""
+    def _encode(self, x: Tensor, image: Tensor | None) -> Tensor:
+        """conv_s, computed once per run for each size of the latents."""
         key = (image is None, tuple(x.shape[2:]), x.device, x.dtype)
         if key not in self.features:
             height, width = (side * self.branch.config.downscale for side in x.shape[2:])
-            shown = white(height, width, x) if image is None else self._fitted(image, height, width)
+            picture = white(height, width, x) if image is None else self._fit(image, height, width)
             module: Any = self.branch.patcher.model
-            self.features[key] = module.encode(shown.to(x))
+            self.features[key] = module.encode(picture.to(x))
         return self.features[key]
 
-    def _fitted(self, image: Tensor, height: int, width: int) -> Tensor:
+    def _fit(self, image: Tensor, height: int, width: int) -> Tensor:
         high, wide = image.shape[-2:]
         if not same_aspect(high, wide, height, width):
-            words = {"crop": "its middle is kept", "pad": "white edges are added", "stretch": "it is stretched"}
+            effects = {"crop": "it is cropped", "pad": "white edges are added", "stretch": "it is stretched"}
             log.warning(
-                "image retention: the image is %d x %d, the video %d x %d; %s (fit: %s)",
-                *(wide, high, width, height, words[self.rule], self.rule),
+                "image retention: the image has %d x %d pixels, the video %d x %d; %s (fit: %s)",
+                *(wide, high, width, height, effects[self.rule], self.rule),
             )
         return fit(image, height, width, self.rule)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
-        """Before a run, by ComfyUI. ValueError when the branch is of another base."""
+        """Called by ComfyUI before a run. ValueError when the branch is for another base model."""
         super().pre_run(model, percent_to_timestep_function)
         patcher = model.current_patcher
         check_base(patcher, self.branch.config)
         self.sampling, self.dtype = model.model_sampling, model.get_dtype_inference()
         uses = [p.get_attachment(motion.KEY) for p in patcher.get_additional_models_with_key(motion.KEY)]
-        self.frames = uses[0].frames if uses else 0  # of a clip; without a motion model, the whole batch
-        if self.branch.config.inject == "up_blocks" and not motion.is_open(patcher):
+        self.frames = uses[0].frames if uses else 0  # of one clip; without a motion model, the whole batch
+        if self.branch.config.inject == "up_blocks" and not motion.has_handlers(patcher):
             raise ValueError(
-                "image retention: this branch adds to the ends of the up blocks, which this MODEL does not let it do; "
-                "sample with Double-Condition Guider, or put a motion model on the MODEL with Apply Motion Model"
+                "image retention: this branch adds to the outputs of the up blocks, which this MODEL does not support; "
+                "sample with Double-Condition Guider, or add a motion model with Apply Motion Model"
             )
 
     def cleanup(self) -> None:
@@ -164,22 +165,24 @@ class RetentionControl(ControlBase):
         self.features = {}
 
     def copy(self) -> "RetentionControl":
-        found = RetentionControl(self.branch, self.image, self.rule)
-        self.copy_to(found)
-        return found
+        clone = RetentionControl(self.branch, self.image, self.rule)
+        self.copy_to(clone)
+        return clone
 
     def get_models(self) -> list[Any]:
         return [*super().get_models(), self.branch.patcher]
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "RetentionControl":
-        held = self.branch.patcher
-        module = copy.deepcopy(held.model)
-        patcher = comfy.model_patcher.ModelPatcher(module, load_device=load_device, offload_device=held.offload_device)
-        found = RetentionControl(LoadedBranch(patcher, self.branch.config, self.branch.info), self.image, self.rule)
-        self.copy_to(found)
+        source = self.branch.patcher
+        module = copy.deepcopy(source.model)
+        patcher = comfy.model_patcher.ModelPatcher(
+            module, load_device=load_device, offload_device=source.offload_device
+        )
+        clone = RetentionControl(LoadedBranch(patcher, self.branch.config, self.branch.info), self.image, self.rule)
+        self.copy_to(clone)
         if autoregister:
-            self.multigpu_clones[load_device] = found
-        return found
+            self.multigpu_clones[load_device] = clone
+        return clone
 
 
 def apply_retention(
@@ -192,41 +195,41 @@ def apply_retention(
     end_percent: float = 1.0,
     rule: str = "crop",
 ) -> tuple[Conditioning, ...]:
-    """Copies of `conditions` with the branch behind the ControlNets that they have.
+    """Copies of `conditions` with the branch after the ControlNets that they already have.
 
     image: (1, H, W, 1 to 4) from 0 to 1, None for the null image (white). start_percent, end_percent: part of the
-    schedule, as for ControlNets. rule: what happens to another aspect, one of `FITS`. Conditions that share a
-    ControlNet share the branch, so that they run in one batch. ValueError for an image that cannot be one.
+    schedule, as for ControlNets. rule: how to fit another aspect ratio, one of `FITS`. Conditions that share a
+    ControlNet share the branch, so that they run in one batch. ValueError for an invalid image.
     """
     if not 0 <= start_percent <= end_percent <= 1:
         raise ValueError(
-            f"image retention: from {start_percent} to {end_percent} is no part of the schedule; start_percent must "
-            "not be above end_percent, both between 0 and 1"
+            f"image retention: start_percent is {start_percent} and end_percent is {end_percent}; start_percent must "
+            "not be above end_percent, and both must be between 0 and 1"
         )
-    shown = None if image is None else pixels(image)
+    picture = None if image is None else pixels(image)
     shared: dict[int, RetentionControl] = {}
 
-    def control(before: Any) -> RetentionControl:
-        if id(before) not in shared:
-            made = RetentionControl(branch, shown, rule)
-            hint = torch.ones(1, 3, 1, 1) if shown is None else shown  # for those who look at ControlNets
-            made.set_cond_hint(hint, strength, (start_percent, end_percent))
-            made.set_previous_controlnet(before)
-            shared[id(before)] = made
-        return shared[id(before)]
+    def control(previous: Any) -> RetentionControl:
+        if id(previous) not in shared:
+            new_control = RetentionControl(branch, picture, rule)
+            hint = torch.ones(1, 3, 1, 1) if picture is None else picture  # for nodes that inspect ControlNets
+            new_control.set_cond_hint(hint, strength, (start_percent, end_percent))
+            new_control.set_previous_controlnet(previous)
+            shared[id(previous)] = new_control
+        return shared[id(previous)]
 
-    def changed(options: dict[str, Any]) -> dict[str, Any]:
+    def with_branch(options: dict[str, Any]) -> dict[str, Any]:
         return options | {"control": control(options.get("control")), "control_apply_to_uncond": False}
 
-    return tuple([[words, changed(options)] for words, options in condition] for condition in conditions)
+    return tuple([[tokens, with_branch(options)] for tokens, options in condition] for condition in conditions)
 
 
 def retention_of(condition: Conditioning) -> RetentionControl | None:
-    """The branch of a condition, wherever it is in the chain of ControlNets; None when it has none."""
-    for _words, options in condition:
+    """The branch of a condition, anywhere in its chain of ControlNets, or None."""
+    for _tokens, options in condition:
         control = options.get("control")
         while control is not None:
-            inner = getattr(control, "inner", control)  # ControlNet Frames stands around another
+            inner = getattr(control, "inner", control)  # ControlNet Frames wraps another ControlNet
             if isinstance(inner, RetentionControl):
                 return inner
             control = control.previous_controlnet
@@ -234,31 +237,31 @@ def retention_of(condition: Conditioning) -> RetentionControl | None:
 
 
 def with_null_image(condition: Conditioning, null: bool) -> Conditioning:
-    """A copy whose branch sees the null image, or the image: rows of one batch may differ in it."""
+    """A copy whose branch uses the null image (or the image); rows of one batch may differ in this."""
     flag = comfy.conds.CONDRegular(torch.tensor([float(null)]))
     return [
-        [words, options | {"model_conds": {**options.get("model_conds", {}), NULL_IMAGE: flag}}]
-        for words, options in condition
+        [tokens, options | {"model_conds": {**options.get("model_conds", {}), NULL_IMAGE: flag}}]
+        for tokens, options in condition
     ]
 
 
 def check_base(model: comfy.model_patcher.ModelPatcher, config: RetentionConfig) -> None:
-    """The branch was copied from a U-Net of this size. ValueError names both sizes."""
-    found = unet.channels_by_slot(unet.require_unet(model))
-    down = {slot: channels for slot, channels in found.items() if slot.part == "down"}
-    given: dict[str, Any] = {
+    """ValueError, naming both sizes, unless the branch was copied from a U-Net of this size."""
+    channels_by_slot = unet.channels_by_slot(unet.require_unet(model))
+    down = {slot: channels for slot, channels in channels_by_slot.items() if slot.part == "down"}
+    actual: dict[str, Any] = {
         "block channels": tuple(channels for slot, channels in down.items() if slot.layer == 0),
         "layers in a block": 1 + max(slot.layer for slot in down),
         "text width": model.model.model_config.unet_config.get("context_dim"),
     }
-    needed = {
+    expected = {
         "block channels": config.block_channels,
         "layers in a block": config.layers_per_block,
         "text width": config.context_dim,
     }
-    odd = next((name for name in needed if given[name] != needed[name]), None)
-    if odd is not None:
+    mismatch = next((name for name in expected if actual[name] != expected[name]), None)
+    if mismatch is not None:
         raise ValueError(
-            f"image retention: the branch was made for a U-Net with {odd} {needed[odd]}, this MODEL is "
-            f"{unet.family(model)} with {given[odd]}; load the base model that the branch was trained on"
+            f"image retention: the branch was built for a U-Net with {mismatch} {expected[mismatch]}, but this MODEL "
+            f"is {unet.family(model)} with {actual[mismatch]}; load the base model that the branch was trained on"
         )

@@ -1,7 +1,7 @@
-"""The mitigating gradient as a post-CFG function of a ComfyUI MODEL, and the record of what it did.
+"""The mitigating gradient as a post-CFG function of a ComfyUI MODEL, and the record of its effect.
 
-The function gets the guided x_0 of every model call, whatever the sampler, and returns the moved one. It is the last
-thing between the guidance and the sampler's step, after context windows have been put together.
+The function gets the guided x_0 of every model call, with any sampler, and returns the changed one. It is the last step
+between the guidance and the sampler, after context windows have been combined.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ __all__ = ["BANDWIDTHS", "JACOBIANS", "KERNELS", "Config", "Readout", "apply_mit
 
 log = logging.getLogger(__name__)
 
-RUNS_KEPT = 16
+MAX_RUNS = 16
 
 
 class Call(NamedTuple):
-    """What one model call of a run was like; names as in `Effect`. Samplers of higher order call twice in a step."""
+    """One model call of a run; names as in `Effect`. Samplers of higher order call the model twice per step."""
 
     sigma: float  # VE
     alpha: float
@@ -41,7 +41,7 @@ class Call(NamedTuple):
 
 @dataclass
 class Run:
-    """One sampling run while it happens: effects stay on the device, so that recording never waits for it."""
+    """One sampling run in progress. Effects stay on the device, so that recording never waits for it."""
 
     settings: str
     _sigmas: list[float] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run: its settings in words, its calls, and the fingerprint of the latent it made."""
+    """One finished run: its settings as text, its calls, and the fingerprint of its result."""
 
     settings: str
     calls: tuple[Call, ...]
@@ -72,13 +72,13 @@ class Record:
     def summary(self) -> str:
         active = [call for call in self.calls if call.alpha]
         if not active:
-            return f"{self.settings}: {len(self.calls)} model calls, none was changed"
+            return f"{self.settings}: {len(self.calls)} model calls, none of them changed"
         mean = sum(call.eps_ratio for call in active) / len(active)
         closer = sum(1 - call.after / call.before for call in active) / len(active)
         return (
             f"{self.settings}: changed {len(active)} of {len(self.calls)} model calls, "
-            f"noise prediction by {mean:.1%} on average, frames closer by {closer:.1%} per call, "
-            f"adjacent-frame difference {active[0].before:.4f} at first, {active[-1].after:.4f} at last"
+            f"noise prediction changed by {mean:.1%} on average, frames closer by {closer:.1%} per call, "
+            f"adjacent-frame difference {active[0].before:.4f} at the start, {active[-1].after:.4f} at the end"
         )
 
     def table(self) -> str:
@@ -93,39 +93,39 @@ class Record:
 
 
 class Readout:
-    """The last runs of one patched MODEL, found again by the latent they made.
+    """The last runs of one patched MODEL, identified by the latent that they produced.
 
-    ComfyUI may hand a cached latent of an earlier run to the reader, or run two samplers with one MODEL: the latest run
-    is not always the right one.
+    ComfyUI may pass a cached latent of an earlier run to the readout, or run two samplers with one MODEL, so the latest
+    run is not always the right one.
     """
 
     def __init__(self) -> None:
-        self.records: deque[Record] = deque(maxlen=RUNS_KEPT)
+        self.records: deque[Record] = deque(maxlen=MAX_RUNS)
 
     def of(self, latent: Tensor) -> Record | None:
-        """The run that made `latent`, None when it is not one of the last runs or was changed since."""
-        made = fingerprint(latent)
-        return next((record for record in reversed(self.records) if record.result == made), None)
+        """The run that produced `latent`, or None if it is not one of the last runs or was changed since."""
+        digest = fingerprint(latent)
+        return next((record for record in reversed(self.records) if record.result == digest), None)
 
     def find(self, latent: Tensor) -> tuple[Record | None, str]:
-        """The run that made `latent`, or the latest run, or None; and what there is to say of this choice."""
+        """The run that produced `latent`, or the latest run, or None; and a remark on this choice."""
         if record := self.of(latent):
             return record, ""
         if self.records:
             return self.records[-1], "This latent was changed after sampling; the latest run of this model was:\n"
         return None, (
-            "No run is on record: the latent was not sampled with this model, or came from the cache after the record "
-            "was dropped. Change the seed and queue again."
+            "There is no record of a run: the latent was not sampled with this model, or it came from the cache after "
+            "the record was removed. Change the seed and queue again."
         )
 
     def describe(self, latent: Tensor) -> str:
-        """The table of `find`, in words."""
+        """The remark and table of `find`, as text."""
         record, remark = self.find(latent)
         return remark + record.table() if record else remark
 
 
 def fingerprint(latent: Tensor) -> str:
-    """Equal for what a sampler returns and for what its node puts on the wire. Several latents in one are not told."""
+    """A hash that is equal for a sampler's result and for the output of its node; empty for nested latents."""
     if latent.is_nested:
         return ""
     wire = latent.detach().to(device="cpu", dtype=comfy.model_management.intermediate_dtype()).contiguous()
@@ -135,7 +135,7 @@ def fingerprint(latent: Tensor) -> str:
 class MitigatingGradientPatch:
     """`mitigate` on the x_0 of each model call inside [start_percent, end_percent] of the schedule.
 
-    Keeps nothing of a run: the `Run` travels in the options which ComfyUI copies for every run.
+    It stores nothing of a run: the `Run` is in the options, which ComfyUI copies for every run.
     """
 
     def __init__(self, config: Config, frames: int, start_percent: float, end_percent: float) -> None:
@@ -146,10 +146,10 @@ class MitigatingGradientPatch:
         self.key = f"stillmotion.mitigating_gradient.{uuid.uuid4().hex}"
 
     def outer_sample(self, executor, noise: Tensor, *args, **kwargs) -> Tensor:
-        """Wrapper around a whole run, before anything is loaded."""
+        """Wrapper around a whole run, called before models are loaded."""
         frames = video_frames(noise, self.frames)
         if frames == 1:
-            log.warning("mitigating gradient: the video has one frame and no neighbours; it passes through unchanged")
+            log.warning("mitigating gradient: the video has only one frame; it is not changed")
         run = Run(self._settings(noise, frames))
         executor.class_obj.model_options["transformer_options"][self.key] = run
         result = executor(noise, *args, **kwargs)
@@ -159,14 +159,14 @@ class MitigatingGradientPatch:
         return result
 
     def predict_noise(self, executor, x: Tensor, timestep: Tensor, model_options: dict | None = None, *args, **kwargs):
-        """Wrapper around one guided model call: a guider which leaves post-CFG functions out is found at once."""
+        """Wrapper around one guided model call, which detects guiders that do not run post-CFG functions."""
         run = self._run(model_options)
         calls = run.calls if run else 0
         result = executor(x, timestep, model_options, *args, **kwargs)
         if run and run.calls == calls:
             raise RuntimeError(
-                "mitigating gradient: it was applied to this model, but the guider in use does not run post-CFG "
-                "functions, so it would do nothing; use KSampler, CFGGuider or BasicGuider, or remove the node"
+                "mitigating gradient: it has no effect, because the guider in use does not run post-CFG functions; "
+                "use KSampler, CFGGuider or BasicGuider, or remove the node"
             )
         return result
 
@@ -195,9 +195,9 @@ class MitigatingGradientPatch:
 
 
 def noise_of(x: Tensor, x0: Tensor, level: Tensor, *, flow: bool) -> tuple[float, Tensor]:
-    """The VE sigma and the eps of the prediction x_0, float32.
+    """The VE sigma and the predicted eps in float32, from the prediction x_0.
 
-    From x = x_0 + sigma eps, and for flow models, whose level is s, from x = (1 - s) x_0 + s eps.
+    They follow from x = x_0 + sigma eps, or for flow models with level s from x = (1 - s) x_0 + s eps.
     """
     if flow:
         eps = (x.float() - (1 - level) * x0.float()) / level
@@ -205,19 +205,19 @@ def noise_of(x: Tensor, x0: Tensor, level: Tensor, *, flow: bool) -> tuple[float
     return level.item(), (x.float() - x0.float()) / level
 
 
-def video_frames(latent: Tensor, frames: int, who: str = "mitigating gradient") -> int:
-    """Frames of one video. Raises ValueError when the latent is no video, or `frames` do not divide its batch."""
+def video_frames(latent: Tensor, frames: int, subject: str = "mitigating gradient") -> int:
+    """Frames of one video. ValueError when the latent is not a video, or `frames` does not divide its batch."""
     if latent.ndim == 5:
         return latent.shape[2]
     if latent.ndim != 4:
         raise ValueError(
-            f"{who}: the latent has the shape {tuple(latent.shape)}; it needs the axes "
-            "(batch, channels, height, width) or (batch, channels, frames, height, width), not several in a pack"
+            f"{subject}: the latent has the shape {tuple(latent.shape)}; it must have the axes "
+            "(batch, channels, height, width) or (batch, channels, frames, height, width), and not be nested"
         )
     if latent.shape[0] % frames:
         raise ValueError(
-            f"{who}: the batch holds {latent.shape[0]} latents, which cannot be split into videos of "
-            f"{frames} frames; set frames to the batch size, or to a divisor of it when the batch holds several videos"
+            f"{subject}: the batch has {latent.shape[0]} latents, which cannot be split into videos of "
+            f"{frames} frames; set frames to the batch size, or to a divisor of it if the batch has several videos"
         )
     return frames
 
@@ -232,8 +232,8 @@ def apply_mitigating_gradient(
 ) -> tuple[comfy.model_patcher.ModelPatcher, Readout]:
     """A clone of `model` that samples with the mitigating gradient, and the readout of its runs.
 
-    frames: of one video, for latents whose frames lie in the batch; latents with a frame axis have their own.
-    start_percent, end_percent: the part of the schedule, 0 is pure noise, 1 the finished latent.
+    frames: of one video, for latents whose frames are in the batch; not used for latents with a frame axis.
+    start_percent, end_percent: the part of the schedule; 0 is pure noise, 1 the finished latent.
 
     Raises ValueError when frames is below 1 or the percents are not 0 <= start <= end <= 1.
     """
@@ -241,8 +241,8 @@ def apply_mitigating_gradient(
         raise ValueError(f"mitigating gradient: frames is {frames}; give the number of frames of one video, at least 1")
     if not 0 <= start_percent <= end_percent <= 1:
         raise ValueError(
-            f"mitigating gradient: from {start_percent} to {end_percent} is no part of the schedule; "
-            "start_percent must not be above end_percent, both between 0 and 1"
+            f"mitigating gradient: start_percent is {start_percent} and end_percent is {end_percent}; "
+            "start_percent must not be above end_percent, and both must be between 0 and 1"
         )
     patch = MitigatingGradientPatch(config, frames, start_percent, end_percent)
     patched = model.clone()

@@ -26,21 +26,20 @@ class Calls:
 
 
 class SteppedCFGPatch:
-    """x_0 = uncond + scale(t) (cond - uncond), or another CFG function at that scale. Keeps nothing of a run."""
+    """x_0 = uncond + scale(t) (cond - uncond), or another CFG function with that scale. It stores nothing of a run."""
 
     def __init__(self, scale: SteppedScale, inner: Callable[[dict], Tensor] | None) -> None:
         self.scale, self.inner = scale, inner
         self.key = f"stillmotion.stepped_cfg.{uuid.uuid4().hex}"
 
     def __call__(self, args: dict) -> Tensor:
-        """ComfyUI's CFG function: from and to x - x_0."""
+        """The CFG function for ComfyUI, whose inputs and result are x - x_0."""
         if calls := _calls(args["model_options"], self.key):
             calls.count += 1
         cond, uncond = args["cond"], args["uncond"]
         if args["input_uncond"] is None:
             raise ValueError(
-                "stepped CFG: the sampler has no negative conditioning to guide away from; use KSampler or CFGGuider, "
-                "or remove the node"
+                "stepped CFG: the guider has no negative conditioning; use KSampler or CFGGuider, or remove the node"
             )
         scale = self.at(args["sigma"], args["model"].model_sampling)
         if self.inner is not None:
@@ -48,7 +47,7 @@ class SteppedCFGPatch:
         return uncond + scale * (cond - uncond)
 
     def at(self, sigma: Tensor, sampling: Any) -> float:
-        """The scale at a noise level. t > s means a level above that of s, counted as ComfyUI counts start and end."""
+        """The scale at a noise level. Times are compared as levels, converted as ComfyUI converts start and end."""
         level = float(sigma.flatten()[0])
         steps = self.scale.steps
         return next((scale for t, scale in steps if level > sampling.percent_to_sigma(1 - t)), steps[-1][1])
@@ -59,14 +58,14 @@ class SteppedCFGPatch:
         return executor(*args, **kwargs)
 
     def predict_noise(self, executor, x: Tensor, timestep: Tensor, model_options: dict | None = None, *args, **kwargs):
-        """Wrapper around one guided model call: a CFG function that was never asked is found at once."""
+        """Wrapper around one guided model call, which detects that the CFG function was not called."""
         calls = _calls(model_options, self.key)
-        before = calls.count if calls else 0
+        previous = calls.count if calls else 0
         result = executor(x, timestep, model_options, *args, **kwargs)
-        if calls and calls.count == before:
+        if calls and calls.count == previous:
             raise RuntimeError(
-                "stepped CFG: it was applied to this model, but another node set a CFG function after it, or the "
-                "guider in use has its own; put Stepped CFG behind that node, or use KSampler or CFGGuider"
+                "stepped CFG: it has no effect, because a later node set another CFG function, or the guider in use "
+                "has its own; connect Stepped CFG after that node, or use KSampler or CFGGuider"
             )
         return result
 
@@ -78,15 +77,15 @@ def _calls(model_options: dict | None, key: str) -> Calls | None:
 def apply_stepped_cfg(model: comfy.model_patcher.ModelPatcher, scale: SteppedScale) -> comfy.model_patcher.ModelPatcher:
     """A clone of `model` that is guided at `scale`; the sampler's own cfg is not used.
 
-    A CFG function that the MODEL has already (RescaleCFG, ...) goes on working, at this scale. Post-CFG functions such
-    as the mitigating gradient come after it, as always.
+    A CFG function that is already set on the MODEL (RescaleCFG, ...) is called with this scale. Post-CFG functions such
+    as the mitigating gradient still run after it.
     """
     inner: Any = model.model_options.get(CFG_FUNCTION)
     if inner is not None:
-        log.warning("stepped CFG: the CFG function which this MODEL has already is called at the stepped scale")
+        log.warning("stepped CFG: the CFG function that is already set on this MODEL is called with the stepped scale")
     patch = SteppedCFGPatch(scale, inner)
     patched = model.clone()
-    # the two predictions are needed even where the sampler's own cfg is 1
+    # both predictions are needed even if the sampler's cfg is 1
     patched.set_model_sampler_cfg_function(patch, disable_cfg1_optimization=True)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, patch.key, patch.outer_sample)
     patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, patch.key, patch.predict_noise)

@@ -1,12 +1,11 @@
-"""A motion model, or a whole HARIVO or VidRD model, on a ComfyUI MODEL, through ModelPatcher's public setters alone.
+"""A motion model, or a whole HARIVO or VidRD model, on a ComfyUI MODEL, using only ModelPatcher's public setters.
 
-The weights are an additional model with a ModelPatcher of its own, so that ComfyUI loads, offloads and casts them like
-any other. The modules run in handlers that ComfyUI calls in place of the spatial layers; these are plain functions
-without state: what they need comes with each call in `transformer_options`, found through the patcher that is
-sampling. So clones, other devices and the copies that ComfyUI makes for LoRA hooks each find their own weights.
+The weights are an additional model with its own ModelPatcher, so that ComfyUI loads, offloads and casts them like any
+other model. The modules run in handlers that ComfyUI calls in place of the spatial layers. The handlers are stateless
+functions: they get everything from `transformer_options`, which is filled through the patcher that is sampling. Clones,
+other devices and the copies that ComfyUI makes for LoRA hooks therefore use their own weights.
 
-Shapes: the U-Net's batch is (chunks * clips * f, c, h, w): ComfyUI puts conditions behind each other, and each has all
-clips. As every chunk is whole clips, so is the batch.
+Shapes: the U-Net's batch is (chunks * clips * f, c, h, w): ComfyUI concatenates the conditions, and each has all clips.
 """
 
 import logging
@@ -28,7 +27,7 @@ from ...core.temporal import check_frames
 from ...harivo.model import HarivoModel
 from ...vidrd.config import VidrdConfig
 from ..base.betas import set_betas
-from ..base.unet import check_base, places, transformed
+from ..base.unet import check_base, places, run_transformer
 from . import spatial as vidrd
 from .files import LoadedMotion, hold, load_motion, longest_clip, temporal
 from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 
 KEY = "stillmotion.motion"
 RUN = "stillmotion.motion.run"
-ADDED = "stillmotion.added"  # a list of {slot: what is added there}, for one call of the MODEL
+ADDED = "stillmotion.added"  # a list of {slot: residual to add}, for one call of the MODEL
 FROM_FILE, OF_MODEL = "from file", "model"
 BETA_SCHEDULES = (FROM_FILE, OF_MODEL, *SCHEDULES)
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -57,7 +56,7 @@ class Use:
     tokens: float
 
     def active(self, sampling: Any, sigma: Tensor) -> bool:
-        """Whether the step at this noise level is within start and end, counted as ComfyUI counts for conditions."""
+        """Whether this noise level is between start and end, as ComfyUI defines them for conditions."""
         if self.start_percent <= 0 and self.end_percent >= 1:
             return True
         level = float(sigma[0])
@@ -66,10 +65,10 @@ class Use:
 
 @dataclass
 class Run:
-    """One sampling run: the slots that have a motion module, and those that the U-Net has come by."""
+    """One sampling run: the slots that have a motion module, and those that the U-Net has visited."""
 
-    needed: set[Slot]
-    reached: set[Slot] = field(default_factory=set)
+    expected: set[Slot]
+    visited: set[Slot] = field(default_factory=set)
     tokens: PromptTokens = field(default_factory=PromptTokens)
 
 
@@ -79,10 +78,10 @@ class Active:
 
     model: nn.Module
     modules: dict[Slot, Any]
-    """Temporal modules: each has update(x, frames)."""
+    """Temporal modules, each with update(x, frames)."""
     use: Use
     on: bool
-    """Whether it works at this noise level."""
+    """Whether it is active at this noise level."""
 
 
 @dataclass
@@ -92,32 +91,32 @@ class Call:
     motions: list[Active]
     run: Run | None
     window: int | None
-    """Frames of a clip where ComfyUI's context windows decide; None: each motion model's own."""
+    """Frames of a clip in ComfyUI's context windows; None: the value of each motion model."""
     slots: dict[int, list[Slot]] = field(default_factory=dict)
-    """id of a layer of the U-Net -> the slots behind it, and inside of it."""
+    """id of a layer of the U-Net -> the slots after it and inside it."""
     inside: Slot | None = None
-    """The slot inside the spatial transformer that is running."""
+    """The slot inside the currently running spatial transformer."""
     residual: Tensor | None = None
-    """What this transformer's cross-attention will be added to: (chunks * clips * f, p, c)."""
+    """Input to which this transformer's cross-attention will be added: (chunks * clips * f, p, c)."""
 
     def find(self, unet: nn.Module) -> None:
-        """Note the layers of this very instance."""
+        """Store the layers of this U-Net instance."""
         self.slots = {}
         for slot, layer in places(unet).items():  # type: ignore[arg-type]
             self.slots.setdefault(id(layer), []).append(slot)
 
     def needs(self, place: str) -> bool:
-        """Whether some motion model has modules at such a place."""
+        """Whether any motion model has modules at such a place."""
         return any(slot.place == place for motion in self.motions for slot in motion.modules)
 
     def change(self, slot: Slot, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x with what the motion models add at a slot. residual: what else the features are made of, x + residual."""
+        """x plus the residuals of the motion models at a slot. The features they get are x, or x + residual."""
         for motion in self.motions:
             module = motion.modules.get(slot)
             if module is None:
                 continue
             if self.run is not None:
-                self.run.reached.add(slot)
+                self.run.visited.add(slot)
             if motion.on and motion.use.strength:
                 features = x if residual is None else x + residual
                 update = module.update(features, self.window or motion.use.frames)
@@ -125,7 +124,7 @@ class Call:
         return x
 
     def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What the U-Net gets instead of the scaled latent and the text: mapping networks and frame-wise tokens."""
+        """The U-Net's inputs, scaled latent and text, after mapping networks and with frame-wise tokens."""
         run = PromptTokens() if self.run is None else self.run.tokens
         tokens = []
         for motion in self.motions:
@@ -154,18 +153,18 @@ def apply_motion(
 ) -> ModelPatcher:
     """A clone of `model` in which every `frames` images of a batch are one clip: z <- z + strength * update(z).
 
-    start_percent, end_percent: part of the sampling in which the motion model works, as for conditions in ComfyUI.
-    beta_schedule: "from file" and "model" (leave the base's), or a schedule of `core.levels` on the file's two ends.
+    start_percent, end_percent: the part of sampling in which the motion model is active, as for ComfyUI's conditions.
+    beta_schedule: "from file", "model" (keep the base model's), or a schedule of `core.levels` with the file's ends.
     mapping, tokens: strengths of a HARIVO model's other parts, 0 = off; `strength` is that of its temporal layers.
-    spatial: that of the fine-tuned blocks of a VidRD model, from the base's (0) to the file's (1).
-    A second motion model on the same MODEL adds to the first. ValueError when the base does not fit.
+    spatial: strength of the fine-tuned blocks of a VidRD model, from the base model (0) to the file (1).
+    A second motion model on the same MODEL adds to the first. ValueError when the base model does not fit.
     """
     if frames < 1:
         raise ValueError(f"motion model: frames is {frames}; give the number of frames of one clip, 2 or more")
     _check_base(model, motion)
     patched = model.clone()
     if frames == 1:
-        log.warning("motion model: a clip of 1 frame has no motion; the model passes through unchanged")
+        log.warning("motion model: a clip of 1 frame has no motion; the model is not changed")
         return patched
     _warn_of_competitors(model)
     patcher = motion.patcher.clone()
@@ -173,25 +172,25 @@ def apply_motion(
     if motion.spatial and spatial:
         vidrd.add_spatial(patched, motion, spatial)
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
-    _enter(patched)
+    _add_handlers(patched)
     _set_betas(patched, motion.config, beta_schedule)
     return patched
 
 
-def opened(model: ModelPatcher) -> ModelPatcher:
-    """A clone of `model` that adds what a ControlNet of ours leaves in `ADDED`; without one it is the same."""
+def with_handlers(model: ModelPatcher) -> ModelPatcher:
+    """A clone of `model` that adds the residuals that our ControlNet stores in `ADDED`; otherwise unchanged."""
     patched = model.clone()
     _warn_of_competitors(model)
-    _enter(patched)
+    _add_handlers(patched)
     return patched
 
 
-def is_open(model: ModelPatcher) -> bool:
-    """Whether a run of `model` comes by our handlers: there is a motion model on it, or it was `opened`."""
+def has_handlers(model: ModelPatcher) -> bool:
+    """Whether `model` has our handlers, from a motion model or from `with_handlers`."""
     return bool(model.get_wrappers(WrappersMP.APPLY_MODEL, KEY))
 
 
-def _enter(patched: ModelPatcher) -> None:
+def _add_handlers(patched: ModelPatcher) -> None:
     for kind, wrapper in WRAPPERS.items():
         patched.remove_wrappers_with_key(kind, KEY)
         patched.add_wrapper_with_key(kind, KEY, wrapper)
@@ -210,7 +209,7 @@ def _check_base(model: ModelPatcher, motion: LoadedMotion) -> None:
 
 
 def _set_betas(model: ModelPatcher, config: MotionConfig | VidrdConfig, beta_schedule: str) -> None:
-    """Give the model the noise levels of the training, or those chosen."""
+    """Set the noise levels of the training, or of the selected schedule."""
     name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
     if name in (None, OF_MODEL):
         return
@@ -227,7 +226,7 @@ def _handlers(model: ModelPatcher) -> list[tuple[type, Callable]]:
 
 
 def _warn_of_competitors(model: ModelPatcher) -> None:
-    """ComfyUI calls the first handler of a layer only: one that was there before ours keeps ours from running."""
+    """ComfyUI only calls the first handler of a layer, so an earlier handler prevents ours from running."""
     for kind, handler in _handlers(model):
         if (kind, handler) not in HANDLERS and issubclass(ResBlock, kind) | issubclass(SpatialTransformer, kind):
             log.warning(
@@ -246,21 +245,21 @@ def _motions(model: ModelPatcher) -> list[tuple[Any, Use]]:
 def _outer_sample(
     executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """A whole run, before anything is loaded: refuse a batch that is not whole clips; afterwards, refuse silence."""
+    """Wrap a whole run: check the batch before models are loaded, and afterwards that all modules were called."""
     guider = executor.class_obj
     motions = _motions(guider.model_patcher)
     for motion, use in motions:
         _check_clip(noise.shape[0], use.frames, longest_clip(motion), guider.model_options.get("context_handler"))
     run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()})
-    # the guider's options are its own copy, made for this run and dropped after it
+    # the guider's options are a copy for this run
     guider.model_options["transformer_options"][RUN] = run
     result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
-    missed = sorted(run.needed - run.reached)
-    if missed and len(sigmas) > 1:
+    missing = sorted(run.expected - run.visited)
+    if missing and len(sigmas) > 1:
         raise RuntimeError(
-            f"motion model: {len(missed)} of its {len(run.needed)} modules were never run (first: {missed[0]}), the "
-            "result would be still images. Another patch on this MODEL handles the same layers or replaces the U-Net; "
-            "remove it, or the motion model"
+            f"motion model: {len(missing)} of its {len(run.expected)} modules were never run (first: {missing[0]}), so "
+            "the result would be still images. Another patch on this MODEL handles the same layers or replaces the "
+            "U-Net; remove that patch, or the motion model"
         )
     return result
 
@@ -272,15 +271,15 @@ def _check_clip(batch: int, frames: int, max_frames: int | None, windows: Any) -
     check_frames(batch, frames)
     if frames != batch:
         raise ValueError(
-            f"motion model: context windows slide over the whole batch of {batch} images, frames is {frames}; set "
-            f"frames to {batch}, one video at a time"
+            f"motion model: context windows slide over the whole batch of {batch} images, but frames is {frames}; set "
+            f"frames to {batch} and sample one video at a time"
         )
     length = min(frames, getattr(windows, "context_length", 1))
     anchor = int(length < frames and getattr(windows, "causal_window_fix", False))
     if max_frames is not None and length + anchor > max_frames:
         raise ValueError(
-            f"motion model: context windows of {length} frames{' and an anchor frame' * anchor} were asked for, this "
-            f"motion model knows positions for {max_frames}; set the context length to at most {max_frames}"
+            f"motion model: a context window has {length} frames{' and an anchor frame' * anchor}, but this motion "
+            f"model knows positions for only {max_frames}; set the context length to at most {max_frames}"
             + (", and switch causal_window_fix off" if anchor else "")
         )
 
@@ -295,9 +294,9 @@ def _apply_model(
     transformer_options: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """One call of the MODEL: take along the motion models of the patcher that samples."""
+    """Wrap one call of the MODEL: store the motion models of the sampling patcher in the options."""
     base = executor.class_obj
-    options = dict(transformer_options or {})  # the caller's may be a default argument, which lives on
+    options = dict(transformer_options or {})  # a copy, since the caller's may be a default argument
     motions = [] if base.current_patcher is None else _motions(base.current_patcher)
     level = options.get("sigmas", t)
     chunks = max(1, len(options.get("cond_or_uncond", ())))
@@ -322,23 +321,25 @@ def _diffusion_model(
     transformer_options: Any = None,
     **kwargs: Any,
 ) -> Tensor:
-    """One call of the U-Net: note the layers of this very instance, and give it what HARIVO makes of its inputs."""
+    """Wrap one call of the U-Net: store the layers of this instance, and apply HARIVO to its inputs."""
     call = (transformer_options or {}).get(KEY)
     if call is not None:
         x, context = call.enter(x, context)
         call.find(executor.class_obj)
         if call.needs("attended"):
-            transformer_options = transformer_options | {"patches": _last(transformer_options.get("patches", {}))}
+            transformer_options = transformer_options | {
+                "patches": _with_own_patches(transformer_options.get("patches", {}))
+            }
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 
-def _last(patches: dict[str, list]) -> dict[str, list]:
-    """The patches of others with ours behind them: they see the features that really go on."""
+def _with_own_patches(patches: dict[str, list]) -> dict[str, list]:
+    """Add our patches after those of other nodes, so that ours get the final features."""
     return patches | {name: [*patches.get(name, []), patch] for name, patch in INSIDE.items()}
 
 
 def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
-    """The motion modules behind a layer."""
+    """Apply the motion modules after a layer."""
     call: Call | None = options.get(KEY)
     if call is None:
         return x
@@ -359,7 +360,7 @@ def _transformer(
     call: Call | None = options.get(KEY)
     if call is not None:
         call.inside = next((slot for slot in call.slots.get(id(layer), ()) if slot.place == "attended"), None)
-    x = transformed(layer, x, context, options)
+    x = run_transformer(layer, x, context, options)
     if call is not None:
         call.inside = call.residual = None
     return _after(layer, x, options)
@@ -372,7 +373,7 @@ def _before_cross_attention(x: Tensor, options: dict[str, Any]) -> Tensor:
 
 
 def _behind_cross_attention(n: Tensor, options: dict[str, Any]) -> Tensor:
-    """n is what cross-attention adds: x + n goes on to the feed-forward."""
+    """n is the output of cross-attention: the feed-forward gets x + n."""
     call: Call = options[KEY]
     return n if call.inside is None else call.change(call.inside, n, call.residual)
 

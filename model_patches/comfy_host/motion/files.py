@@ -1,7 +1,7 @@
-"""A motion, HARIVO or VidRD file as ComfyUI holds it: its temporal layers in a ModelPatcher of their own.
+"""Load a motion, HARIVO or VidRD file for ComfyUI, with its temporal layers in a ModelPatcher of their own.
 
-ComfyUI then loads, offloads and casts them like any other model. What a VidRD file has beside them, the fine-tuned
-blocks of the image model, are plain tensors here: `vidrd` makes weight patches of them.
+ComfyUI then loads, offloads and casts them like any other model. The other weights of a VidRD file, the fine-tuned
+blocks of the image model, are plain tensors here; `spatial` turns them into weight patches.
 """
 
 import logging
@@ -33,15 +33,15 @@ ModelPatcher = comfy.model_patcher.ModelPatcher
 
 @dataclass(frozen=True)
 class LoadedMotion:
-    """A motion, HARIVO or VidRD file as ComfyUI holds it."""
+    """A loaded motion, HARIVO or VidRD file."""
 
     patcher: ModelPatcher
     config: MotionConfig | VidrdConfig
     info: str
     harivo: HarivoConfig | None = None
-    """What a HARIVO file holds beside the temporal layers; None for any other."""
+    """The configuration of a HARIVO file; None for any other file."""
     spatial: dict[str, Tensor] = field(default_factory=dict)
-    """The fine-tuned blocks of a VidRD file, under their names there."""
+    """The fine-tuned blocks of a VidRD file, under the names in the file."""
 
 
 class Typed(nn.Module):
@@ -66,15 +66,15 @@ class HostedVidrdModel(Typed, VidrdModel):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """ComfyUI's attention. Its choice for the CPU is made for thousands of tokens; frames are few, so torch's there."""
+    """ComfyUI's attention; on a CPU torch's, because ComfyUI's default there is meant for thousands of tokens."""
     if q.device.type == "cpu":
         return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads)
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, low_precision_attention=False)
 
 
 def load_motion(path: Path | str) -> LoadedMotion:
-    """Read a motion, HARIVO or VidRD file, or a DreamVideo file that has a motion model. CheckpointError says what is
-    wrong with any other file."""
+    """Load a motion, HARIVO or VidRD file, or a DreamVideo file with a motion model. CheckpointError says what is wrong
+    with any other file."""
     motion = hold(_read(path))
     motion.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, motion.info)
@@ -82,35 +82,35 @@ def load_motion(path: Path | str) -> LoadedMotion:
 
 
 def hold(file: checkpoint.Checkpoint) -> LoadedMotion:
-    """A motion model in ComfyUI's hands. The tensors of `file` become its weights, without a copy."""
+    """Prepare a motion model for ComfyUI. The tensors of `file` become its weights without a copy."""
     return HOSTED[file.system].hold(file, checkpoint.describe(file))
 
 
 def temporal(model: Any) -> Any:
-    """The temporal layers of what a file holds, with their `modules_by_slot`."""
+    """The temporal layers of a model, with their `modules_by_slot`."""
     return model.temporal if isinstance(model, HarivoModel) else model
 
 
 def longest_clip(model: Any) -> int | None:
-    """Frames of the longest clip that the temporal layers know positions for; None: any."""
+    """Frames of the longest clip for which the temporal layers have positions; None: any."""
     config = temporal(model).config
     return config.max_frames if isinstance(config, MotionConfig) else None
 
 
 def patcher_of(module: Typed, weights: dict[str, Tensor], *, disable_dynamic: bool = False) -> ModelPatcher:
-    """A ModelPatcher on a module that was built on the meta device, with these tensors as its weights."""
+    """A ModelPatcher for a module on the meta device, with these tensors as its weights."""
     module.load_state_dict(weights, strict=True, assign=True)
     module.dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
     module.eval().requires_grad_(False)
     comfy.model_management.archive_model_dtypes(module)
-    # looked up here, not at import: ComfyUI exchanges the class when dynamic memory is on
+    # looked up here, not at import, because ComfyUI replaces the class when dynamic memory is on
     patcher_class = ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     device = comfy.model_management.get_torch_device()
     return patcher_class(module, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """ComfyUI asks for a second copy on several GPUs, and for one without dynamic memory under LoRA hooks."""
+    """Called by ComfyUI for a second copy on several GPUs, or for one without dynamic memory with LoRA hooks."""
     return _patcher(_read(path), disable_dynamic=disable_dynamic)
 
 

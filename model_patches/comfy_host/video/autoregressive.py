@@ -23,7 +23,7 @@ from ...artv.guidance import CONDITIONS, MASKS, Weights, guided, needed
 from ...artv.story import anchor_of
 from ...core.pictures import fit
 from ..artv.apply import apply_artv, blended
-from ..artv.checks import Given
+from ..artv.checks import FrameInputs
 from ..artv.files import LoadedArtv
 from ..base.fingerprint import of_machine, of_model, of_values
 from ..conditions.frames import Part, check_rows
@@ -230,7 +230,7 @@ class Roll:
     def _patched(self, frame: int, take: int, seen: State | None) -> Any:
         """The MODEL for one frame."""
         inwards = self.model.model.process_latent_in
-        given = Given(
+        given = FrameInputs(
             references=None if seen is None else inwards(seen["references"]),
             anchor=None if seen is None else inwards(seen["anchor"][None])[0],
             level=self.level,

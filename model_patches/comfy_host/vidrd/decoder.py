@@ -1,7 +1,7 @@
-"""VidRD's temporal-aware decoder for any VAE of Stable Diffusion's kind, as a VAE of ComfyUI.
+"""VidRD's temporal-aware decoder for any VAE like Stable Diffusion's, as a ComfyUI VAE.
 
-`TemporalVAE` is the given VAE, sharing its weights and its place in memory, with another `decode`: frames go through
-the stages of its decoder and through Temp-Convs, which have a ModelPatcher of their own. The given VAE is not touched.
+`TemporalVAE` shares weights and memory with the original VAE, but has another `decode`: frames pass through the stages
+of the VAE's decoder and through Temp-Convs, which have their own ModelPatcher. The original VAE is not changed.
 
 Shapes: latents (f, 4, h, w), images (f, H, W, 3), frame after frame.
 """
@@ -30,7 +30,7 @@ from ...vidrd.decoder import Stage, TemporalDecoder, cut, decode, stream
 from ..motion.files import Typed, patcher_of
 
 log = logging.getLogger(__name__)
-PART = 4  # frames that go through the decoder at once where memory allows
+PART = 4  # frames that are decoded at once if memory allows
 
 
 class HostedDecoder(Typed, TemporalDecoder):
@@ -39,7 +39,7 @@ class HostedDecoder(Typed, TemporalDecoder):
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """A file of Temp-Convs as ComfyUI holds it."""
+    """A loaded file of Temp-Convs."""
 
     patcher: comfy.model_patcher.ModelPatcher
     config: DecoderConfig
@@ -47,7 +47,7 @@ class LoadedDecoder:
 
 
 def load_decoder(path: Path | str) -> LoadedDecoder:
-    """Read a file of Temp-Convs for a decoder. CheckpointError says what is wrong with any other file."""
+    """Load a file of Temp-Convs for a decoder. CheckpointError says what is wrong with any other file."""
     file = checkpoint.load(path, expect=VIDRD_DECODER)
     loaded = LoadedDecoder(_patcher(file), DecoderConfig.from_dict(file.config), checkpoint.describe(file))
     loaded.patcher.cached_patcher_init = (_reload, (str(path),))
@@ -66,10 +66,10 @@ def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> c
 
 
 class TemporalVAE(comfy.sd.VAE):
-    """A VAE whose decoder looks at the neighbours of a frame. Encoding is the given VAE's.
+    """A VAE whose decoder uses the neighbours of a frame. Encoding is that of the original VAE.
 
-    frames: of one clip; 0: all latents of a call are one clip. A decoder with statistics over the clip decodes the
-    clips of its training instead of 0. Whole clips are decoded as a stream where that is exact.
+    frames: of one clip; 0: all latents of a call are one clip. For a decoder with statistics over the clip, 0 means the
+    clip length of its training. Whole clips are decoded as a stream if the result is the same.
     """
 
     def __init__(self, vae: comfy.sd.VAE, decoder: LoadedDecoder, frames: int = 0) -> None:
@@ -79,15 +79,15 @@ class TemporalVAE(comfy.sd.VAE):
         self.clip = frames or (decoder.config.frames if decoder.config.group_norm == "per_clip" else 0)
 
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """Latents of whole clips (f, 4, h, w) -> images (f, H, W, 3) in 0..1. A shorter clip may be the last."""
+        """Latents of whole clips (f, 4, h, w) -> images (f, H, W, 3) in 0..1. The last clip may be shorter."""
         del vae_options  # options of other kinds of autoencoders
         clips = samples_in.split(self.clip or len(samples_in))
         return torch.cat([part for clip in clips for part in self.decode_stream([clip])])
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """One clip, given in parts (f, 4, h, w), as images in parts (f, H, W, 3) of other sizes.
+        """Decode one clip, passed in parts (f, 4, h, w), to images in parts (f, H, W, 3) of other sizes.
 
-        Memory does not grow with the length. With statistics over the clip each part is a clip of its own.
+        Memory does not grow with the length. With statistics over the clip, each part is decoded as one clip.
         """
         for images in self._run(latents):
             yield self.process_output(images.to(self.output_device, self.vae_output_dtype(), copy=True)).movedim(1, -1)
@@ -101,7 +101,7 @@ class TemporalVAE(comfy.sd.VAE):
         tile_t: Any = None,
         overlap_t: Any = None,
     ) -> Tensor:
-        """As `decode`, one tile of the pictures after another: less memory, faint seams. Sizes in latents."""
+        """As `decode`, but one image tile after another: less memory, faint seams. Sizes are in latents."""
         del tile_t, overlap_t  # a clip is never cut in time
         tile = (self.clip or len(samples), tile_y or 64, tile_x or 64)
         images = [self._tiled(clip, tile, 16 if overlap is None else overlap) for clip in samples.split(tile[0])]
@@ -113,69 +113,69 @@ class TemporalVAE(comfy.sd.VAE):
         def run(latents: Tensor) -> Tensor:  # (1, c, f, h, w)
             return torch.cat(list(self._run([latents[0].transpose(0, 1)]))).transpose(0, 1)[None]
 
-        cut: dict[str, Any] = {"tile": tile, "overlap": (0, overlap, overlap), "upscale_amount": (1, scale, scale)}
-        cut["output_device"] = self.output_device
-        return comfy.utils.tiled_scale_multidim(clip.transpose(0, 1)[None], run, **cut)[0].transpose(0, 1)
+        tiling: dict[str, Any] = {"tile": tile, "overlap": (0, overlap, overlap), "upscale_amount": (1, scale, scale)}
+        tiling["output_device"] = self.output_device
+        return comfy.utils.tiled_scale_multidim(clip.transpose(0, 1)[None], run, **tiling)[0].transpose(0, 1)
 
     def _run(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The images of one clip as the network gives them, where it works."""
+        """The network's images of one clip, on its device."""
         decoder: Any = self.temporal.patcher.model
         layers, steps = decoder.layers(), stages(self.first_stage_model)
-        whole = self.temporal.config.group_norm == "per_clip"
+        per_clip = self.temporal.config.group_norm == "per_clip"
 
-        def placed() -> Iterator[Tensor]:
+        def parts() -> Iterator[Tensor]:
             size = 0
             for latent in latents:
-                size = size or self._make_room(latent, whole)
-                for part in latent.split(len(latent) if whole else size):
+                size = size or self._make_room(latent, per_clip)
+                for part in latent.split(len(latent) if per_clip else size):
                     yield part.to(self.device, self.vae_dtype)
 
-        if not whole:
-            return stream(steps, layers, placed())
-        return (decode(steps, layers, part, len(part)) for part in placed())
+        if not per_clip:
+            return stream(steps, layers, parts())
+        return (decode(steps, layers, part, len(part)) for part in parts())
 
-    def _make_room(self, latent: Tensor, whole: bool) -> int:
-        """Load the weights, and say how many frames there is memory for at once."""
+    def _make_room(self, latent: Tensor, per_clip: bool) -> int:
+        """Load the weights, and return how many frames fit into memory at once."""
         self.throw_exception_if_invalid()
         one = self.memory_used_decode(latent[:1].shape, self.vae_dtype)
-        halo = 0 if whole else self._halo_bytes(latent)
-        wanted = int(one * (len(latent) if whole else PART) + halo)
+        halo = 0 if per_clip else self._halo_bytes(latent)
+        required = int(one * (len(latent) if per_clip else PART) + halo)
         patchers = [self.patcher, self.temporal.patcher]
-        comfy.model_management.load_models_gpu(patchers, memory_required=wanted)
+        comfy.model_management.load_models_gpu(patchers, memory_required=required)
         free = self.patcher.get_free_memory(self.device) - halo
         return int(max(1, min(PART, free // max(1, one))))
 
     def _halo_bytes(self, latent: Tensor) -> int:
-        """What the Temp-Convs of a stream keep of a clip: twice their radius of frames each."""
+        """Bytes that the Temp-Convs of a stream store: each stores twice its radius in frames."""
         config = self.temporal.config
         pixels = latent.shape[2] * latent.shape[3]
         each = [c * pixels * 4**i for i, c in enumerate(reversed(config.block_channels))]
-        kept = 2 * config.conv_layers * (config.layers_per_block + 1) * sum(each)
-        return kept * comfy.model_management.dtype_size(self.vae_dtype)
+        numbers = 2 * config.conv_layers * (config.layers_per_block + 1) * sum(each)
+        return numbers * comfy.model_management.dtype_size(self.vae_dtype)
 
 
 def check_base(vae: comfy.sd.VAE, config: DecoderConfig) -> None:
-    """The Temp-Convs were built for a decoder of these sizes. ValueError names both, or what else the VAE is."""
+    """ValueError, naming the sizes or the kind of VAE, unless the Temp-Convs were built for this decoder."""
     model: Any = vae.first_stage_model
     decoder: Any = getattr(model, "decoder", None)
     levels: list[Any] = list(getattr(decoder, "up", ()))
     plain = isinstance(model, AutoencodingEngine) and type(decoder) is Decoder and getattr(model, "bn", None) is None
     if not plain or decoder.carried or any(len(level.attn) for level in levels) or vae.latent_dim != 2:
         raise ValueError(
-            f"temporal decoder: this VAE is a {type(model).__name__}, or one with temporal layers of its own; the "
-            "layers work in an AutoencoderKL for single images, as Stable Diffusion has it. Load such a VAE"
+            f"temporal decoder: this VAE is a {type(model).__name__}, or already has temporal layers; the decoder "
+            "needs an AutoencoderKL for single images, such as Stable Diffusion's; load such a VAE"
         )
-    given = [level.block[0].out_channels for level in levels], decoder.num_res_blocks
-    if given != (list(config.block_channels), config.layers_per_block):
+    actual = [level.block[0].out_channels for level in levels], decoder.num_res_blocks
+    if actual != (list(config.block_channels), config.layers_per_block):
         raise ValueError(
             f"temporal decoder: it was built for an autoencoder with block channels {config.block_channels} and "
-            f"{config.layers_per_block} layers per block, this VAE has {tuple(given[0])} and {given[1]}; load the VAE "
-            "that it was trained on"
+            f"{config.layers_per_block} layers per block, but this VAE has {tuple(actual[0])} and {actual[1]}; load "
+            "the VAE that it was trained on"
         )
 
 
 def stages(model: Any) -> list[Stage]:
-    """What the decoder runs on each frame alone, cut behind each ResNet of its up blocks."""
+    """The layers that the decoder runs on each frame alone, cut after each ResNet of its up blocks."""
     decoder = model.decoder
 
     def begin(latents: Tensor) -> Tensor:

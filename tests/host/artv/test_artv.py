@@ -51,10 +51,10 @@ def artv_file(weight_file):
 @pytest.fixture
 def given(comfy):
     """given(size=(8, 8), references=True, anchor=True, level=200, seed=0) -> the conditions of a frame."""
-    from stillmotion.model_patches.comfy_host.artv.checks import Given
+    from stillmotion.model_patches.comfy_host.artv.checks import FrameInputs
 
     def make(size=(8, 8), *, references=True, anchor=True, level=200, seed=0):
-        return Given(
+        return FrameInputs(
             noise(2, 4, *size, seed=seed + 1) if references else None,
             noise(4, *size, seed=seed + 2) if anchor else None,
             level,
@@ -222,7 +222,7 @@ def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, drawn, artv_file,
 
 
 def test_a_guider_with_more_conditions_than_were_told_of_is_an_error(drawn):
-    with pytest.raises(ValueError, match="asks for condition 2, left_out tells of 2"):
+    with pytest.raises(ValueError, match="uses condition 2, but left_out has 2 entries"):
         predictions(drawn(), [noise(1, 7, 32)] * 3, noise(1, 4, 8, 8))
 
 
@@ -317,25 +317,27 @@ def test_several_images_are_drawn_from_the_same_frames(drawn, run_sampler):
 def test_other_bases_are_refused_by_what_differs(tiny_wan, drawn):
     with pytest.raises(ValueError, match="ART-V model: this MODEL is WAN21_T2V, whose network is a WanModel"):
         drawn(model=tiny_wan)
-    with pytest.raises(ValueError, match=r"at down block 1, layer 0.* it has a layer of 96 channels, this MODEL is"):
+    with pytest.raises(ValueError, match="it has a layer of 96 channels at down block 1, layer 0"):
         drawn(block_channels=(32, 96))
-    with pytest.raises(ValueError, match=r"down block 0, layer 0, after its cross-attention it has a layer of 32"):
+    with pytest.raises(
+        ValueError, match="it has a layer of 32 channels at down block 0, layer 0, after its cross-attention"
+    ):
         drawn(attention=(True, True))
-    with pytest.raises(ValueError, match=r"trained with text tokens 48 wide, this MODEL is SD15 with 32"):
+    with pytest.raises(ValueError, match=r"trained with text tokens of width 48, but this MODEL is SD15 with 32"):
         drawn(context_dim=48)
-    with pytest.raises(ValueError, match=r"trained with latent channels 8 wide, this MODEL is SD15 with 4"):
+    with pytest.raises(ValueError, match=r"trained with latent channels 8, but this MODEL is SD15 with 4"):
         drawn(latent_channels=8)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"references": noise(1, 4, 8, 8)}, r"the references is \(1, 4, 8, 8\), needed is \(2, 4, 8, 8\)"),
-        ({"references": noise(2, 4, 8, 6)}, r"needed is \(2, 4, 8, 8\); resize it"),
-        ({"anchor": noise(4, 6, 8)}, r"the anchor is \(4, 6, 8\), needed is \(4, 8, 8\)"),
+        ({"references": noise(1, 4, 8, 8)}, r"the references is \(1, 4, 8, 8\), but must be \(2, 4, 8, 8\)"),
+        ({"references": noise(2, 4, 8, 6)}, r"but must be \(2, 4, 8, 8\); resize it"),
+        ({"anchor": noise(4, 6, 8)}, r"the anchor is \(4, 6, 8\), but must be \(4, 8, 8\)"),
         ({"anchor": torch.full((4, 8, 8), float("nan"))}, "the anchor holds NaN"),
-        ({"level": 1000}, "the level of the augmentation is 1000; it is a time step from 0 to 999"),
-        ({"noise": noise(2, 4, 8, 8)}, r"noise is \(2, 4, 8, 8\); needed is \(3, 4, height, width\)"),
+        ({"level": 1000}, "the augmentation level is 1000; it must be a time step from 0 to 999"),
+        ({"noise": noise(2, 4, 8, 8)}, r"noise is \(2, 4, 8, 8\); it must be \(3, 4, height, width\)"),
     ],
 )
 def test_what_is_no_frame_is_refused_before_anything_runs(drawn, given, changes, message):
@@ -352,7 +354,7 @@ def test_the_latent_and_the_conditions_must_be_of_the_whole_frame(comfy, drawn, 
     latent = torch.zeros(1, 4, 8, 8)
     area = [[words, {"area": (4, 4, 0, 0), "strength": 1.0}]]
     start = sample.prepare_noise(latent, 1)
-    with pytest.raises(ValueError, match="the positive condition is for an area of the picture"):
+    with pytest.raises(ValueError, match="the positive condition is for an area of the image"):
         sample.sample(drawn(), start, 1, 2.0, "euler", "normal", area, [[words, {}]], latent, disable_pbar=True)
 
 
@@ -372,7 +374,7 @@ def test_who_is_in_the_way_is_named(tiny_sd, drawn, weight_file, frame):
         drawn(model=crowded)
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8))
     moving = apply_motion(tiny_sd, load_motion(weight_file("motion", motion)), frames=2)
-    with pytest.raises(ValueError, match="this MODEL has a motion model on it, which makes whole clips"):
+    with pytest.raises(ValueError, match="this MODEL has a motion model on it, which generates whole clips"):
         drawn(model=moving)
 
     def replaced(executor, x, *args, **kwargs):

@@ -10,11 +10,11 @@ __all__ = ["artv"]  # the fixture
 
 @pytest.fixture
 def masks(tiny_sd, tiny_vae, artv):
-    from stillmotion.model_patches.comfy_host.artv.masks import seen_masks
+    from stillmotion.model_patches.comfy_host.artv.masks import image_masks
 
     def find(images, percents=(0.25, 0.75), **changes):
         given = {"level": 200, "seed": 1} | changes
-        return seen_masks(tiny_sd, artv, tiny_vae, words(1), images, percents=percents, **given)
+        return image_masks(tiny_sd, artv, tiny_vae, words(1), images, percents=percents, **given)
 
     return find
 
@@ -50,7 +50,7 @@ def test_a_frame_has_the_two_before_it_as_references(masks, tiny_sd, tiny_vae, a
 
 
 def test_one_frame_has_no_mask(masks):
-    with pytest.raises(ValueError, match="there is 1 frame; a mask needs the frame before"):
+    with pytest.raises(ValueError, match="the input has 1 frame, but a mask needs the previous frame"):
         masks(frames(1))
 
 

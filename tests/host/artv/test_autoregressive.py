@@ -78,13 +78,13 @@ def begun(vae, **given):
 
 
 def given_frame(seed=6, **changes):
-    from stillmotion.model_patches.comfy_host.artv.checks import Given
+    from stillmotion.model_patches.comfy_host.artv.checks import FrameInputs
 
     draw = torch.Generator().manual_seed(seed)
     shape = (4, SIZE // 8, SIZE // 8)
     values: dict[str, Any] = {"references": torch.randn(2, *shape, generator=draw), "level": 200}
     values |= {"anchor": torch.randn(*shape, generator=draw), "noise": torch.randn(3, *shape, generator=draw)}
-    return Given(**values | changes)
+    return FrameInputs(**values | changes)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_guider_that_does_not_blend_is_refused(tiny_sd, artv):
     guider = comfy.samplers.CFGGuider(apply_artv(tiny_sd, artv, given_frame(), each=False))
     guider.set_conds(words(1), words(2))
     empty = torch.zeros(1, 4, SIZE // 8, SIZE // 8)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="CFGGuider does not blend the frame before"):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="CFGGuider does not blend the previous frame"):
         guider.sample(empty, empty, comfy.samplers.sampler_object("euler"), torch.tensor([3.0, 0.0]), disable_pbar=True)
 
 
@@ -352,7 +352,7 @@ def test_what_cannot_be_is_told_before_sampling(roll, tiny_vae):
     roll(negative=None, weights=Weights(text=0))
     with pytest.raises(ValueError, match=r"36 x 32 pixels are no multiple of 8.*use 32 x 32"):
         roll(size=(32, 36))
-    with pytest.raises(ValueError, match="level of the augmentation is 1000; it is a time step from 0 to 999"):
+    with pytest.raises(ValueError, match="augmentation level is 1000; it must be a time step from 0 to 999"):
         roll(level=1000)
     with pytest.raises(ValueError, match="image and video are both connected"):
         begun(tiny_vae, image=picture(), video=iter([picture()[0]]))

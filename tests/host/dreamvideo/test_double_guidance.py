@@ -119,9 +119,9 @@ def close(a, b, share=1e-5):
 @pytest.mark.parametrize("order", ["text first", "image first"])
 @pytest.mark.parametrize(("text", "image"), [(7.5, 2.0), (3.0, 3.0), (0.0, 4.0)])
 def test_it_is_the_sum_of_separate_calls(tiny_sd, guide, conditions, alone, run, order, text, image):
-    from stillmotion.model_patches.comfy_host.motion.apply import opened
+    from stillmotion.model_patches.comfy_host.motion.apply import with_handlers
 
-    model = opened(tiny_sd)
+    model = with_handlers(tiny_sd)
     with_image, with_white = conditions(picture()), conditions(None)
     both, one_image = (alone(model, condition) for condition in with_image)
     one_text, none = (alone(model, condition) for condition in with_white)
@@ -216,9 +216,9 @@ def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions,
     from stillmotion.model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
     from stillmotion.model_patches.harivo.stepped import SteppedScale
 
-    with pytest.raises(ValueError, match="positive has no image; put it through Apply Image Retention"):
+    with pytest.raises(ValueError, match="positive has no image; connect it through Apply Image Retention"):
         double_condition_guider(tiny_sd, words(1), words(2), text=7.5, image=1.0)
-    with pytest.raises(ValueError, match="another node has given this MODEL a guidance of its own"):
+    with pytest.raises(ValueError, match="another node has set a guidance function on this MODEL"):
         guide(apply_stepped_cfg(tiny_sd, SteppedScale()))
     with pytest.raises(ValueError, match="order is 'x'; choose one of"):
         guide(tiny_sd, order="x")

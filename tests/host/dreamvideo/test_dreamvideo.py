@@ -109,9 +109,9 @@ def close(a, b, share=1e-4):
 
 
 def opened(model):
-    from stillmotion.model_patches.comfy_host.motion.apply import opened
+    from stillmotion.model_patches.comfy_host.motion.apply import with_handlers
 
-    return opened(model)
+    return with_handlers(model)
 
 
 @pytest.mark.parametrize("inject", ["skips", "up_blocks"])
@@ -147,7 +147,7 @@ def test_strength_and_part_of_the_schedule(tiny_sd, conditions, branch_file, run
     assert torch.equal(made(strength=0.0), still)
     results = [made(), made(strength=0.5), made(end_percent=0.3), made(start_percent=0.3)]
     assert not any(close(a, b, 0.001) for i, a in enumerate([still, *results]) for b in [still, *results][:i])
-    with pytest.raises(ValueError, match=r"from 0\.6 to 0\.5 is no part of the schedule"):
+    with pytest.raises(ValueError, match=r"start_percent is 0\.6 and end_percent is 0\.5"):
         made(start_percent=0.6, end_percent=0.5)
 
 
@@ -249,16 +249,16 @@ def test_another_aspect_is_told_with_the_rule_that_was_used(tiny_sd, conditions,
 
 
 def test_images_that_cannot_be_one_are_refused_before_anything_runs(conditions):
-    with pytest.raises(ValueError, match="2 images were given, one is needed"):
+    with pytest.raises(ValueError, match="the input has 2 images, but one is needed"):
         conditions(picture(count=2))
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"block_channels": (64, 64)}, r"block channels \(64, 64\), this MODEL is SD15 with \(32, 64\)"),
-        ({"layers_per_block": 2}, "layers in a block 2, this MODEL is SD15 with 1"),
-        ({"context_dim": 48}, "text width 48, this MODEL is SD15 with 32"),
+        ({"block_channels": (64, 64)}, r"block channels \(64, 64\), but this MODEL is SD15 with \(32, 64\)"),
+        ({"layers_per_block": 2}, "layers in a block 2, but this MODEL is SD15 with 1"),
+        ({"context_dim": 48}, "text width 48, but this MODEL is SD15 with 32"),
     ],
 )
 def test_a_branch_of_another_base_is_refused(tiny_sd, conditions, guidance, run, sizes, message):
@@ -271,7 +271,7 @@ def test_a_branch_of_another_base_is_refused(tiny_sd, conditions, guidance, run,
 
 def test_up_blocks_need_a_model_that_lets_them_in(tiny_sd, conditions, run, weight_file):
     pair = conditions(picture(), inject="up_blocks")
-    with pytest.raises(ValueError, match="sample with Double-Condition Guider, or put a motion model on the MODEL"):
+    with pytest.raises(ValueError, match="sample with Double-Condition Guider, or add a motion model"):
         run(tiny_sd, *pair)
 
 
@@ -339,5 +339,5 @@ def test_it_can_be_limited_to_frames(tiny_sd, conditions, branch_file, run):
     assert close(first[1:], plain[1:])
     white = limit_to_frames(conditions(None, file=file), {0: 1.0}, FRAMES)
     assert not close(run(tiny_sd, *white)[:1], first[:1], 0.001)
-    with pytest.raises(ValueError, match="adds to the ends of the up blocks, which cannot be limited to frames"):
+    with pytest.raises(ValueError, match="adds to the outputs of the up blocks, which cannot be limited to frames"):
         limit_to_frames(conditions(picture(), inject="up_blocks"), {0: 1.0}, FRAMES)

@@ -156,7 +156,7 @@ def test_the_branch_can_be_trained_and_the_rest_stays(pocket, image):
 def test_a_unet_of_other_sizes_is_refused(pocket):
     sizes = {**SIZES, "context_dim": 64}
     config = DreamVideoConfig(branch=RetentionConfig(**sizes, temporal="none"))
-    with pytest.raises(ValueError, match="with text width 64, this one has 128"):
+    with pytest.raises(ValueError, match="with text width 64, but this one has 128"):
         diffusers_dreamvideo.attach(pocket.unet, dreamvideo_model(config).branch)
 
 

@@ -68,5 +68,5 @@ def test_text_and_image_image_alone_and_text_alone_are_three_videos(nodes, branc
 
 
 def test_a_bad_image_is_an_error_of_the_node_that_got_it(nodes, branch):
-    with pytest.raises(ValueError, match="3 images were given, one is needed"):
+    with pytest.raises(ValueError, match="the input has 3 images, but one is needed"):
         nodes.ApplyImageRetention.execute(words(1), words(2), branch, 1.0, 0.0, 1.0, "crop", torch.rand(3, 8, 8, 3))

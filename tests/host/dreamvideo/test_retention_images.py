@@ -106,7 +106,7 @@ def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, shown, fo
     pictures = [Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)]
     pictures[0].save(folder / "two.gif", save_all=True, append_images=pictures[1:])
     image, _ = loaded("two.gif")
-    with pytest.raises(ValueError, match="2 images were given, one is needed; choose one of the batch"):
+    with pytest.raises(ValueError, match="the input has 2 images, but one is needed; select one of the batch"):
         shown(image)
     shown(image[1:])
 

@@ -299,8 +299,8 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"frames": 1, "drop_doubled": True}, "a stage needs 2 or more"),
         ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
         ({"name": "../n"}, "the name is '../n'"),
-        ({"image": picture(count=3)}, "3 images were given, one is needed"),
-        ({"image": picture() / 0}, "values that are no numbers"),
+        ({"image": picture(count=3)}, "the input has 3 images, but one is needed"),
+        ({"image": picture() / 0}, "NaN or infinite values"),
         ({"clips_again": "3"}, "clip 3 shall be rendered again"),
         ({"clips_again": "x"}, "render again: clips has 'x'"),
         ({"order": "both"}, "order is 'both'"),
@@ -321,7 +321,7 @@ def test_a_branch_for_another_base_is_told_before_anything_is_sampled(rendered, 
 
     other = load_branch(branch_file(tmp_path / "o.safetensors", block_channels=(64, 64)))
     model, _ = counted(lambda calls: pytest.fail("sampled"))
-    with pytest.raises(ValueError, match=r"made for a U-Net with block channels \(64, 64\), this MODEL is"):
+    with pytest.raises(ValueError, match=r"made for a U-Net with block channels \(64, 64\), but this MODEL is"):
         rendered(model=model, retention_branch=other)
     assert not list(tmp_path.glob("staged_video/*"))
 

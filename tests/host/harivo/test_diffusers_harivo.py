@@ -119,7 +119,7 @@ def test_tokens_made_once_serve_every_step(unet):
     for _ in range(3):
         assert torch.equal(unet(x, t, context).sample, expected)
     assert len(calls) == 1
-    with pytest.raises(ValueError, match="prompt_tokens are for 2 clips of 4 frames, the U-Net got 1 of 4"):
+    with pytest.raises(ValueError, match="prompt_tokens are for 2 clips of 4 frames, but the U-Net got 1 of 4"):
         unet(x[:FRAMES], t[:FRAMES], context[:FRAMES])
 
 
@@ -235,14 +235,14 @@ def test_errors_come_before_work_and_name_the_numbers(unet):
     handle = attached(unet, trained(mapping=None, tokens=None))
     assert (handle.temporal, handle.mapping, handle.tokens) == (1.0, 0.0, 0.0)
     handle.mapping = 0.5
-    with pytest.raises(ValueError, match=r"mapping is 0\.5, but it has none"):
+    with pytest.raises(ValueError, match=r"mapping is 0\.5, but this model has no mapping"):
         unet(x, t, context)
     with pytest.raises(ValueError, match="it has no frame-wise tokens"):
         handle.tokens_of(context, FRAMES)
     handle.remove()
-    with pytest.raises(ValueError, match="trained on text tokens of width 8, this U-Net takes 16"):
+    with pytest.raises(ValueError, match="trained on text tokens of width 8, but this U-Net takes 16"):
         attach(unet, trained(tokens={"context_dim": 8}))
-    with pytest.raises(ValueError, match="latents of 9 channels, this U-Net takes 4"):
+    with pytest.raises(ValueError, match="latents with 9 channels, but this U-Net takes 4"):
         attach(unet, trained(mapping={"channels": 9}))
     with pytest.raises(ValueError, match="built for a U-Net with block channels"):
         attach(unet, trained(motion=CONFIG.motion.to_dict() | {"block_channels": [32, 96]}))

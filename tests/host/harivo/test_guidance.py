@@ -119,13 +119,13 @@ def test_the_table_is_that_of_the_run_which_made_the_latent(tiny_sd, run_sampler
 
 
 def test_without_a_run_the_readout_says_so_and_only_the_last_runs_are_kept(tiny_sd, run_sampler, apply):
-    from stillmotion.model_patches.comfy_host.guidance.mitigating import RUNS_KEPT
+    from stillmotion.model_patches.comfy_host.guidance.mitigating import MAX_RUNS
 
     patched, readout = apply(tiny_sd, STRONG, frames=1)
-    assert readout.describe(torch.zeros(1, 4, 8, 8)).startswith("No run is on record")
-    for seed in range(RUNS_KEPT + 3):
+    assert readout.describe(torch.zeros(1, 4, 8, 8)).startswith("There is no record of a run")
+    for seed in range(MAX_RUNS + 3):
         run_sampler(patched, seed=seed, frames=1, steps=1)
-    assert len(readout.records) == RUNS_KEPT
+    assert len(readout.records) == MAX_RUNS
 
 
 def test_the_end_of_a_run_is_one_line_in_the_log(tiny_sd, run_sampler, apply, caplog):
@@ -194,7 +194,7 @@ def test_frames_which_do_not_divide_the_batch_are_refused_before_anything_is_loa
         return executor(*args, **kwargs)
 
     patched.add_wrapper(WrappersMP.PREPARE_SAMPLING, loading)
-    with pytest.raises(ValueError, match=f"the batch holds {batch} latents.*videos of 8 frames; set frames to"):
+    with pytest.raises(ValueError, match=f"the batch has {batch} latents.*videos of 8 frames; set frames to"):
         run_sampler(patched, frames=batch)
     assert not loads
     run_sampler(patched, frames=16)
@@ -207,7 +207,7 @@ def test_one_frame_passes_through_with_a_warning(tiny_sd, run_sampler, apply, ca
         latent = run_sampler(patched, frames=3)
     assert torch.equal(latent, run_sampler(tiny_sd, frames=3))
     assert sum("one frame" in record.getMessage() for record in caplog.records) == 1
-    assert "none was changed" in readout.records[-1].summary()
+    assert "none of them changed" in readout.records[-1].summary()
 
 
 @pytest.mark.parametrize(

@@ -380,16 +380,16 @@ def test_a_patch_that_replaces_the_unet_is_an_error(patched, run_sampler):
 
 
 def test_another_text_width_latent_or_base_is_refused_by_name(patched):
-    with pytest.raises(ValueError, match=r"text tokens of width 16, this MODEL is SD15 with 32"):
+    with pytest.raises(ValueError, match=r"text tokens of width 16, but this MODEL is SD15 with 32"):
         patched(tokens=TokenConfig(context_dim=16))
-    with pytest.raises(ValueError, match=r"latents of 16 channels, this MODEL is SD15 with 4"):
+    with pytest.raises(ValueError, match=r"latents with 16 channels, but this MODEL is SD15 with 4"):
         patched(mapping=MappingConfig(channels=16, width=16, heads=4))
     with pytest.raises(ValueError, match=r"built for a U-Net with channels 32, 96"):
         patched(motion=MotionConfig(**dict[str, Any](SIZES | {"block_channels": (32, 96)})))
 
 
 def test_a_clip_beyond_the_table_is_refused_before_anything_is_loaded(patched, run_sampler):
-    with pytest.raises(ValueError, match=r"clips of 16 frames were asked for.*8"):
+    with pytest.raises(ValueError, match=r"a clip has 16 frames.*8"):
         run_sampler(patched(frames=16), frames=16)
 
 

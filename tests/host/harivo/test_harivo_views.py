@@ -145,21 +145,21 @@ def test_noise_is_tested_before_and_behind_the_mapping_network(views, apply):
     _, table = views.NoiseNormality.execute(empty, FRAMES, noise, apply(trained())).result
     rows = [line.split("  ")[0].strip() for line in table.splitlines()[1:3]]
     assert rows == ["noise", "after the mapping"]
-    with pytest.raises(ValueError, match="mapping network: this MODEL has none at work"):
+    with pytest.raises(ValueError, match="mapping network: this MODEL has no active mapping"):
         views.NoiseNormality.execute(empty, FRAMES, noise, apply(trained(), mapping=0.0))
 
 
 @torch.inference_mode()
 def test_what_is_not_there_or_not_on_cannot_be_seen(views, apply, tiny_sd, prompt, latent):
     for model in (tiny_sd, apply(trained(tokens=None)), apply(trained(), tokens=0.0)):
-        with pytest.raises(ValueError, match="frame token attention: this MODEL has none at work"):
+        with pytest.raises(ValueError, match="frame token attention: this MODEL has no active tokens"):
             views.FrameTokenAttention.execute(model, prompt, latent, 0.5)
     with pytest.raises(ValueError, match="start_percent"):
         views.FrameTokenAttention.execute(apply(trained(), start_percent=0.6), prompt, latent, 0.2)
     short = {"samples": latent["samples"][:3]}
-    with pytest.raises(ValueError, match="mapping shift: the batch holds 3"):
+    with pytest.raises(ValueError, match="mapping shift: the batch has 3"):
         views.MappingShift.execute(apply(trained()), short)
-    with pytest.raises(ValueError, match="frame token attention: the batch holds 3"):
+    with pytest.raises(ValueError, match="frame token attention: the batch has 3"):
         views.FrameTokenAttention.execute(apply(trained()), prompt, short, 0.5)
 
 

@@ -88,7 +88,7 @@ def test_a_cfg_function_before_it_goes_on_at_its_scale(tiny_sd, stepped, run_sam
     crowded = tiny_sd.clone()
     crowded.set_model_sampler_cfg_function(half)
     result = run_sampler(stepped((0.0, 6.0), model=crowded), frames=FRAMES)
-    assert "called at the stepped scale" in caplog.text
+    assert "called with the stepped scale" in caplog.text
     expected = run_sampler(tiny_sd, frames=FRAMES, cfg=3.0)
     assert (result - expected).abs().max() < 1e-3 * expected.abs().max()
 
@@ -96,7 +96,7 @@ def test_a_cfg_function_before_it_goes_on_at_its_scale(tiny_sd, stepped, run_sam
 def test_a_cfg_function_behind_it_is_an_error_not_silence(stepped, run_sampler):
     model = stepped((0.7, 12.5), (0.0, 7.5))
     model.set_model_sampler_cfg_function(lambda args: args["cond"])
-    with pytest.raises(RuntimeError, match="another node set a CFG function after it"):
+    with pytest.raises(RuntimeError, match="a later node set another CFG function"):
         run_sampler(model, frames=FRAMES)
 
 
@@ -153,7 +153,7 @@ def test_what_the_model_predicts_stays(comfy, tiny_sd, kind):
 def test_models_without_betas_and_wrong_betas_are_refused(comfy, tiny_sd, tiny_wan):
     from stillmotion.model_patches.comfy_host.base.betas import apply_betas
 
-    with pytest.raises(ValueError, match="which has no table of noise levels made from betas"):
+    with pytest.raises(ValueError, match="whose noise levels do not come from betas"):
         apply_betas(tiny_wan)
     with pytest.raises(ValueError, match="need 0 < start <= end < 1"):
         apply_betas(tiny_sd, "linear", 0.02, 0.01)

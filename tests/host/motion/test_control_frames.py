@@ -212,14 +212,14 @@ def test_frames_are_named_as_in_the_tooltip(comfy, text, expected):
 def test_what_is_no_frame_is_named(comfy, text):
     from stillmotion.model_patches.comfy_host.conditions.control import parse_frames
 
-    with pytest.raises(ValueError, match=f"'{text}' is no frame of a clip of 8; write frames from 0 to 7"):
+    with pytest.raises(ValueError, match=f"'{text}' is not a frame of a clip of 8; write frames 0 to 7"):
         parse_frames(text, 8)
 
 
 def test_no_frames_no_controlnet_and_a_wrong_number_of_pictures_are_named(comfy, limited):
-    with pytest.raises(ValueError, match="no frame is named"):
+    with pytest.raises(ValueError, match="no frame is given"):
         limited(with_control(pictures(1)), " , ")
-    with pytest.raises(ValueError, match="these conditions have no ControlNet; put the node behind Apply ControlNet"):
+    with pytest.raises(ValueError, match="have no ControlNet; connect the node after Apply ControlNet"):
         limited((words(1), words(2)), "0")
-    with pytest.raises(ValueError, match="3 images for 2 frames of a clip of 4; give 1, 2 or 4"):
+    with pytest.raises(ValueError, match="3 images for 2 frames of a clip of 4; connect 1, 2 or 4"):
         limited(with_control(pictures(3)), "0, -1")

@@ -359,9 +359,9 @@ def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler, win
 
 
 def test_windows_that_do_not_fit_are_named(patched, run_sampler, windowed):
-    with pytest.raises(ValueError, match=r"slide over the whole batch of 12 images, frames is 4; set frames to 12"):
+    with pytest.raises(ValueError, match=r"slide over the whole batch of 12 images, but frames is 4; set frames to 12"):
         run_sampler(windowed(patched(frames=4), 4), frames=12)
-    with pytest.raises(ValueError, match=r"context windows of 9 frames were asked for.*at most 8"):
+    with pytest.raises(ValueError, match=r"a context window has 9 frames.*at most 8"):
         run_sampler(windowed(patched(frames=12), 9), frames=12)
     with pytest.raises(ValueError, match=r"8 frames and an anchor frame.*switch causal_window_fix off"):
         run_sampler(windowed(patched(frames=12), 8, causal_window_fix=True), frames=12)
@@ -371,7 +371,7 @@ def test_windows_that_do_not_fit_are_named(patched, run_sampler, windowed):
     ("frames", "batch", "message"),
     [
         (4, 6, "a batch of 6 images cannot be divided into clips of 4 frames; make the batch a multiple of 4"),
-        (16, 16, "clips of 16 frames were asked for, this motion model knows positions for 8"),
+        (16, 16, "a clip has 16 frames, but this motion model knows positions for only 8"),
     ],
 )
 def test_a_batch_that_is_not_whole_clips_is_refused_before_anything_is_loaded(
@@ -463,7 +463,7 @@ def test_sdxl_and_svd_are_refused_by_name(comfy, motion_file, patched):
         "use_temporal_resblock": True,
         "in_channels": 8,
     }
-    with pytest.raises(ValueError, match="this MODEL is SVD_img2vid, which has temporal layers of its own"):
+    with pytest.raises(ValueError, match="this MODEL is SVD_img2vid, which already has temporal layers"):
         patched(model=on_meta(supported_models.SVD_img2vid({**shared, **svd})), file=motion_file())
 
 

@@ -137,7 +137,7 @@ def test_gradients_reach_every_temporal_weight(parts, checkpointing):
 
 def test_other_bases_are_refused_by_what_differs(parts):
     unet, config = parts
-    with pytest.raises(ValueError, match=r"text width 24, this one has 16"):
+    with pytest.raises(ValueError, match=r"text width 24, but this one has 16"):
         attach(unet, model_of(config, context_dim=24))
     with pytest.raises(ValueError, match=r"block channels \(32, 96\)"):
         attach(unet, model_of(config, block_channels=(32, 96)))

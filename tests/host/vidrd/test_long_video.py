@@ -217,8 +217,8 @@ def test_prompts_are_encoded_when_their_clip_comes(tiny_sd, long_video):
     ("text", "message"),
     [
         ("", "there is no prompt"),
-        ("3: a", "the first prompt is for clip 3; give one for clip 1"),
-        ("a\n2: b\n2: c", "the line before it is for clip 2; let the numbers rise"),
+        ("3: a", "the first prompt is for clip 3; add one for clip 1"),
+        ("a\n2: b\n2: c", "the line before it is for clip 2; use increasing numbers"),
         ("0: a", "clips are counted from 1"),
     ],
 )

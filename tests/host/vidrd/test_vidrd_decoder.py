@@ -139,11 +139,11 @@ def test_other_autoencoders_are_refused_by_what_they_are(comfy, comfy_vae):
 
     from stillmotion.model_patches.comfy_host.vidrd.decoder import check_base
 
-    with pytest.raises(ValueError, match=r"channels \(128, 256\) and 2 layers per block, this VAE has \(64, 64, 128"):
+    with pytest.raises(ValueError, match=r"\(128, 256\) and 2 layers per block, but this VAE has \(64, 64, 128"):
         check_base(comfy_vae, DecoderConfig(block_channels=(128, 256)))
     tiny = VAE.__new__(VAE)
     vars(tiny).update(vars(comfy_vae) | {"first_stage_model": TAESD()})
-    with pytest.raises(ValueError, match="this VAE is a TAESD, or one with"):
+    with pytest.raises(ValueError, match="this VAE is a TAESD, or already has temporal layers"):
         check_base(tiny, DecoderConfig(**SIZES))
     with pytest.raises(ValueError, match=r"block channels \(64, 64\) and 2 layers"):
         vidrd_decoder.check_base(new_vae(PocketConfig()), DecoderConfig(block_channels=(64, 64)))
