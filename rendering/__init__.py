@@ -1,1 +1,1 @@
-"""Videos of any length on the disk: made clip by clip, read frame by frame. What samples and decodes is handed in."""
+"""Videos of any length on disk, rendered clip by clip and read frame by frame. Callers pass sampler and decoder."""

@@ -1,4 +1,4 @@
-"""What can go wrong while a video is written. Each error says what to do."""
+"""Errors while a video is written. Each message says what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -7,52 +7,51 @@ from pathlib import Path
 
 from av.error import FFmpegError
 
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # disk, size of one file, share of a user
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # full disk, file size limit, user quota
 
 
 class RenderError(ValueError):
-    """All errors of this folder."""
+    """Base class of all errors of this package."""
 
 
 class OtherVersionError(RenderError):
-    """A job folder that another version of StillMotion wrote."""
+    """Another version of StillMotion wrote this job folder."""
 
 
 class BusyError(RenderError):
-    """Another process renders this job."""
+    """Another process is rendering this job."""
 
 
 class NotWritableError(RenderError):
-    """The folder for jobs cannot be made or written."""
+    """The folder for jobs cannot be created or written."""
 
 
 class DiskFullError(RenderError):
-    """No room for a file. Finished clips are kept."""
+    """There is no space left for a file. Finished clips are kept."""
 
 
 class CodecError(RenderError):
-    """This PyAV has no such encoder, or its files cannot be joined."""
+    """This PyAV lacks an encoder, or its files cannot be joined."""
 
 
 class SizeError(RenderError):
-    """The codec takes no pictures of this size."""
+    """The codec does not support frames of this size."""
 
 
 @contextmanager
 def storage(folder: Path) -> Iterator[None]:
-    """Names what the system says about writing into `folder`."""
+    """Convert the system's errors about writing into `folder` to ours."""
     try:
         yield
     except (OSError, FFmpegError) as error:
         number = getattr(error, "errno", None)
         if number in FULL:
             raise DiskFullError(
-                f"render: there is no room left for {folder} ({error}); free some space and queue again, finished "
-                "clips are kept and the render goes on with the next"
+                f"render: there is no space left for {folder} ({error}); free some space and queue again: finished "
+                "clips are kept, and rendering resumes at the next clip"
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise NotWritableError(
-                f"render: {folder} cannot be written ({error}); choose another output directory, or give yourself "
-                "the right to write there"
+                f"render: {folder} is not writable ({error}); choose another output folder, or change its permissions"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Kinds of files, and what can be said against one before anything is sampled."""
+"""File formats, and checks of a format before anything is sampled."""
 
 from dataclasses import dataclass, field
 
@@ -12,19 +12,19 @@ from .errors import CodecError, SizeError
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """codec: of the segments. pictures: PIL's name of the format in which frames are written, too."""
+    """codec: of the segments. pictures: PIL's name of the image format in which frames are also written, if any."""
 
     codec: str
     container: str
     suffix: str
     pixels: str
     options: dict[str, str] = field(default_factory=dict)
-    even: bool = False  # colour has half the size of brightness
+    even: bool = False  # width and height must be even, because colour is stored at half the size
     pictures: str = ""
 
 
-# One thread, so that the same frames give the same bytes on every machine. No B-frames: packets are in the order of the
-# frames, so segments can be put behind each other as they are.
+# One thread, so that the same frames give the same bytes on every machine. No B-frames, so that packets are in the
+# order of the frames and segments can be concatenated.
 H264 = Format(
     codec="libx264",
     container="mp4",
@@ -44,11 +44,11 @@ FORMATS = {
 
 
 def check_format(name: str, width: int, height: int) -> Format:
-    """SizeError for odd sizes that the codec cannot take, CodecError when PyAV comes without it."""
+    """The format. SizeError for odd sizes that the codec does not support, CodecError if PyAV lacks the codec."""
     kind = FORMATS[name]
     if kind.even and (width % 2 or height % 2):
         raise SizeError(
-            f"render: H.264 needs even sizes, the video would be {width} x {height} pixels; use "
+            f"render: H.264 needs an even width and height, but the video would have {width} x {height} pixels; use "
             f"{width + width % 2} x {height + height % 2}, or the format ffv1-mkv"
         )
     try:
@@ -62,6 +62,6 @@ def check_format(name: str, width: int, height: int) -> Format:
     return kind
 
 
-def enlarged(frames: np.ndarray, times: int) -> np.ndarray:
-    """Every pixel as `times` x `times` of them: (k, h, w, 3) -> (k, times h, times w, 3)."""
+def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
+    """Repeat every pixel `times` x `times`: (k, h, w, 3) -> (k, times h, times w, 3)."""
     return frames if times == 1 else frames.repeat(times, axis=1).repeat(times, axis=2)

@@ -1,4 +1,4 @@
-"""What of a ComfyUI prompt a node depends on: the nodes before it, by what they are, not by their numbers or titles."""
+"""Hashes of the part of a ComfyUI prompt on which a node depends, independent of the ids and titles of nodes."""
 
 import hashlib
 import json
@@ -9,37 +9,37 @@ DIGITS = 12
 
 
 def input_hashes(prompt: Mapping[str, Any], node: str, inputs: tuple[str, ...]) -> dict[str, str]:
-    """{input: hash of all that flows into it} for those inputs of a node that are links.
+    """{input: hash of everything upstream} for those inputs of a node that are links.
 
-    prompt: {id: {"class_type", "inputs", "is_changed"}}. `is_changed` is what ComfyUI notes of files that a node reads:
-    if it would run that node again, the hash differs. A node that is not in the prompt (one within a subgraph) is taken
-    to depend on all of it.
+    prompt: {id: {"class_type", "inputs", "is_changed"}}. `is_changed` is ComfyUI's mark for files that a node reads: if
+    ComfyUI would run that node again, the hash differs. A node that is not in the prompt, because it is inside a
+    subgraph, is assumed to depend on the whole prompt.
     """
     if node not in prompt:
         whole = sorted(_hash(prompt, number, {}) for number in prompt)
         return {"graph": _digest(whole)}
-    given, known = prompt[node]["inputs"], {}
-    links = {name: given[name] for name in inputs if _is_link(given.get(name), prompt)}
-    return {name: _digest([_hash(prompt, link[0], known), link[1]]) for name, link in links.items()}
+    node_inputs, hashes = prompt[node]["inputs"], {}
+    links = {name: node_inputs[name] for name in inputs if _is_link(node_inputs.get(name), prompt)}
+    return {name: _digest([_hash(prompt, link[0], hashes), link[1]]) for name, link in links.items()}
 
 
 def source_of(prompt: Mapping[str, Any], node: str, name: str) -> str:
-    """The number of the node that an input of a node is linked to; "" where it is not linked."""
+    """The id of the node to which an input of a node is linked; "" if it is not linked."""
     value = prompt.get(node, {}).get("inputs", {}).get(name)
     return value[0] if _is_link(value, prompt) else ""
 
 
-def _hash(prompt: Mapping[str, Any], number: str, known: dict[str, str]) -> str:
-    """Of one node with everything before it. known: hashes of nodes that were met already."""
-    if number not in known:
-        known[number] = ""  # ComfyUI refuses circles; this one would not end
+def _hash(prompt: Mapping[str, Any], number: str, hashes: dict[str, str]) -> str:
+    """Hash of one node with everything upstream. hashes: those of nodes that were already visited."""
+    if number not in hashes:
+        hashes[number] = ""  # ends the recursion for cycles, which ComfyUI refuses anyway
         node = prompt[number]
         inputs = {
-            name: [_hash(prompt, value[0], known), value[1]] if _is_link(value, prompt) else value
+            name: [_hash(prompt, value[0], hashes), value[1]] if _is_link(value, prompt) else value
             for name, value in node["inputs"].items()
         }
-        known[number] = _digest([node["class_type"], inputs, node.get("is_changed")])
-    return known[number]
+        hashes[number] = _digest([node["class_type"], inputs, node.get("is_changed")])
+    return hashes[number]
 
 
 def _is_link(value: Any, prompt: Mapping[str, Any]) -> bool:

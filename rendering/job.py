@@ -1,18 +1,18 @@
-"""The folder of one render: what it is made of, and what of it is whole.
+"""The folder of one render job: its identity, and which of its files are complete.
 
-    ROOT/NAME-0123456789ab/         the hash is that of everything the frames depend on
+    ROOT/NAME-0123456789ab/         the hash covers everything on which the frames depend
         manifest.json               this identity, written once
-        clips/00001/clip.json       which files of clip 1 are whole: their SHA-256; and its take
+        clips/00001/clip.json       the complete files of clip 1 with their SHA-256, and its take
                     latents.safetensors, state.safetensors, segment.mp4
-        frames/000001.png           only of picture formats
-        growing.mp4                 while it renders: what there is so far
-        NAME.mp4, video.json        the video, and of which segments it was joined
-        log.txt                     what happened
+        frames/000001.png           only for image formats
+        growing.mp4                 during rendering: the video so far
+        NAME.mp4, video.json        the video, and from which segments it was joined
+        log.txt                     a log of the renders
 
-A clip is recorded after its files are on the disk, so whatever is recorded can be trusted up to damage, which the sums
-show. How many clips there shall be is no part of the identity: more clips go on where the folder ends.
+A clip is recorded after its files are on the disk, so recorded files are complete unless they are damaged, which their
+checksums show. The number of clips is not part of the identity: more clips can be added to a folder.
 
-A clip is rendered in takes: take 0 comes with the job, any other is a clip that was asked for again.
+A clip is rendered in takes: take 0 is the first one, any other take is a clip that was rendered again on request.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..model_patches.files import write_tensors, write_text
 from .errors import OtherVersionError, RenderError, storage
-from .lock import only_one
+from .lock import exclusive
 
 VERSION = 1
 MANIFEST, LATENTS, STATE, DROPPED = "manifest.json", "latents.safetensors", "state.safetensors", "dropped"
@@ -47,7 +47,7 @@ def job_hash(identity: Identity) -> str:
 
 
 def checksum(path: Path) -> str | None:
-    """SHA-256 of a file; None where there is none."""
+    """SHA-256 of a file; None if it does not exist."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -57,8 +57,9 @@ def checksum(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Record:
-    """What clip.json says. files: path from the job folder -> sum, or DROPPED for what was cleaned away. inputs: one
-    word for what this clip and those before were made with beside the job's identity; most have none."""
+    """The content of clip.json. files: path relative to the job folder -> checksum, or DROPPED for files that were
+    cleaned up. inputs: a hash of the inputs of this and all previous clips that are not part of the job's identity;
+    empty for most jobs."""
 
     take: int = 0
     files: dict[str, str] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class Job:
         return path.relative_to(self.folder).as_posix()
 
     def record(self, clip: int) -> Record:
-        """What is recorded of a clip, unless the record itself is damaged: then nothing is."""
+        """The record of a clip; an empty record if there is none or it is damaged."""
         try:
             content = json.loads((self.clip_folder(clip) / "clip.json").read_text(encoding="utf-8"))
             return Record(int(content["take"]), dict(content["files"]), str(content.get("inputs", "")))
@@ -94,21 +95,21 @@ class Job:
         content |= {"inputs": record.inputs} if record.inputs else {}
         write_text(json.dumps(content, indent=1), self.clip_folder(clip) / "clip.json")
 
-    def recorded(self, clip: int, paths: list[Path]) -> None:
+    def add_to_record(self, clip: int, paths: list[Path]) -> None:
         """Add files that are on the disk to a clip's record."""
         old = self.record(clip)
         self.write_record(clip, replace(old, files=old.files | self.sums(paths)))
 
     def sums(self, paths: list[Path]) -> dict[str, str]:
-        """Of files that are on the disk, as a record has them."""
+        """Checksums of files on the disk, as in a record."""
         return {self.key(path): checksum(path) or "" for path in paths}
 
     def state_of(self, record: Record, path: Path) -> str:
         """ "whole", "damaged", "missing" (never recorded) or "dropped"."""
-        known = record.files.get(self.key(path))
-        if known is None or known == DROPPED:
-            return known or "missing"
-        return "whole" if checksum(path) == known else "damaged"
+        expected = record.files.get(self.key(path))
+        if expected is None or expected == DROPPED:
+            return expected or "missing"
+        return "whole" if checksum(path) == expected else "damaged"
 
     def finished(self) -> Iterator[int]:
         """Clips that have a record, in order."""
@@ -122,7 +123,7 @@ class Job:
 
     def write_tensors(self, clip: int, name: str, tensors: Mapping[str, Tensor]) -> Path:
         path = self.path(clip, name)
-        # one entry: safetensors orders several by chance, and the same tensors shall be the same file
+        # one entry, because safetensors orders several randomly, and equal tensors must give equal files
         write_tensors(tensors, path, {"made for": f"{self.folder.name}, clip {clip + 1}"})
         return path
 
@@ -132,25 +133,25 @@ class Job:
 
 @contextmanager
 def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, str]]:
-    """The job of this name and identity, new or as it was left, locked; and what there is to tell about it.
+    """The new or existing job with this name and identity, locked; and a remark about it.
 
-    RenderError for a name that is no file name, NotWritableError, BusyError, OtherVersionError.
+    RenderError for a name that is not a valid file name, NotWritableError, BusyError, OtherVersionError.
     """
     if not re.fullmatch(r"\w[\w .+-]{0,79}", name):
         raise RenderError(
-            f"render: the name is {name!r}; use letters, digits, spaces and . + - _, beginning with a letter or a "
-            "digit, at most 80"
+            f"render: the name is {name!r}; use at most 80 letters, digits, spaces and . + - _, and start with a "
+            "letter or a digit"
         )
     job = Job(root / f"{name}-{job_hash(identity)}", name, identity)
     with storage(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "log.txt").touch()
-    with only_one(job.folder):
+    with exclusive(job.folder):
         if (job.folder / MANIFEST).is_file():
             read_manifest(job.folder)
-            yield job, f"goes on in {job.folder.name}"
+            yield job, f"resumes in {job.folder.name}"
         else:
-            remark = why_new(root, name, identity)
+            remark = reason_for_new_job(root, name, identity)
             content = {"version": VERSION, "created": time.time(), "name": name, "identity": identity}
             with storage(job.folder):
                 write_text(json.dumps(content, indent=1), job.folder / MANIFEST)
@@ -158,7 +159,7 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """OtherVersionError when another version wrote it, RenderError when nobody can read it."""
+    """The manifest. OtherVersionError when another version wrote it, RenderError when it cannot be read."""
     damaged = f"render: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -167,7 +168,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RenderError(damaged) from error
     if version != VERSION:
         raise OtherVersionError(
-            f"render: {folder} is a job of version {version}, this StillMotion reads version {VERSION}; use the "
+            f"render: {folder} is a job of version {version}, but this StillMotion reads version {VERSION}; use the "
             "StillMotion that wrote it, delete the folder, or give the job another name"
         )
     if not isinstance(content.get("identity"), dict):
@@ -175,47 +176,48 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def why_new(root: Path, name: str, identity: Identity) -> str:
-    """In which keys an identity differs from that of the newest job of this name."""
-    before: list[dict[str, Any]] = []
+def reason_for_new_job(root: Path, name: str, identity: Identity) -> str:
+    """A sentence on which inputs differ from those of the newest job of this name."""
+    manifests: list[dict[str, Any]] = []
     for manifest in root.glob(f"{name}-{'[0-9a-f]' * 12}/{MANIFEST}"):
         with suppress(RenderError):
-            before.append(read_manifest(manifest.parent) | {"folder": manifest.parent.name})
-    if not before:
+            manifests.append(read_manifest(manifest.parent) | {"folder": manifest.parent.name})
+    if not manifests:
         return "a new job"
-    newest = max(before, key=lambda content: content["created"])
+    newest = max(manifests, key=lambda content: content["created"])
     changes = differences(newest["identity"], identity)
     return f"a new job, because inputs differ from those of {newest['folder']}: {'; '.join(changes)}"
 
 
 def differences(old: Identity, new: Identity) -> list[str]:
-    """ "seed: 1 -> 2" for every key that differs; long values are only named, keys of inner tables with a dot.
+    """ "seed: 1 -> 2" for every key that differs; long values are omitted, keys of nested dicts are joined by a dot.
 
     >>> differences({"seed": 1, "graph": {"model": "a"}}, {"seed": 2, "graph": {"model": "b"}, "fps": 8})
     ['fps: new', 'graph.model: a -> b', 'seed: 1 -> 2']
     """
-    found = []
+    lines = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += [f"{key}.{line}" for line in differences(a, b)]
+            lines += [f"{key}.{line}" for line in differences(a, b)]
         elif key not in old or key not in new:
-            found.append(f"{key}: {'new' if key in new else 'gone'}")
+            lines.append(f"{key}: {'new' if key in new else 'gone'}")
         elif a != b:
             short = max(len(str(a)), len(str(b))) <= 24
-            found.append(f"{key}: {a} -> {b}" if short else f"{key}: changed")
-    return found
+            lines.append(f"{key}: {a} -> {b}" if short else f"{key}: changed")
+    return lines
 
 
 def clean(job: Job) -> int:
-    """Drop the states that only rendering clips again needs; the last one stays, so more clips can follow. Bytes freed.
+    """Delete the states that are only needed to render clips again; the last one stays for further clips.
 
-    After it a clip can still be rendered again: all clips before it, from the first on, are then sampled once more.
+    Returns the number of bytes freed. A clip can still be rendered again afterwards: all previous clips are then
+    sampled again, from the first one.
     """
-    freed, states = 0, [clip for clip in job.finished() if job.path(clip, STATE).is_file()]
+    size, states = 0, [clip for clip in job.finished() if job.path(clip, STATE).is_file()]
     for clip in states[:-1]:
         path, record = job.path(clip, STATE), job.record(clip)
-        freed += path.stat().st_size
+        size += path.stat().st_size
         job.write_record(clip, replace(record, files=record.files | {job.key(path): DROPPED}))
         path.unlink()
-    return freed
+    return size

@@ -1,4 +1,4 @@
-"""One process for one job. The system gives the lock back when its process ends, however it ends."""
+"""A lock, so that only one process renders a job. The system releases it when the process ends, in any way."""
 
 import os
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ LOCK = "job.lock"
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds the lock of a job folder. BusyError when somebody else does; nobody waits."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a job folder. BusyError, without waiting, when another process holds it."""
     with (folder / LOCK).open("a+b") as file:
         try:
             _take(file)
         except OSError as error:
             raise BusyError(
-                f"render: {folder} is being rendered by another process; wait for its end, or give this job "
+                f"render: {folder} is being rendered by another process; wait until it ends, or give this job "
                 "another name"
             ) from error
         yield

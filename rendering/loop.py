@@ -1,7 +1,7 @@
-"""The render itself: what of a job is not whole is made, in order, and every file is on the disk before it counts.
+"""The render loop: it completes the missing parts of a job in order, and records each file once it is on the disk.
 
-A clip is sampled from the state that the clip before left, so the frames depend on what is on the disk, not on how
-often the render was stopped in between: a killed render goes on to the same frames.
+A clip is sampled from the state that the previous clip saved, so the frames depend on what is on the disk and not on
+how often rendering was interrupted: a killed render resumes and gives the same frames.
 """
 
 import hashlib
@@ -21,37 +21,35 @@ from .errors import RenderError, storage
 from .formats import Format
 from .job import LATENTS, STATE, Job, Record, checksum
 from .preview import Clock, Progress, Strip
-from .segments import Joined, join, segment_writer, write_pictures
+from .segments import JoinedVideo, join, segment_writer, write_pictures
 
 State = dict[str, Tensor]
 DIGITS = 12
-SAMPLING = 0.9  # of the work on a clip; the rest is decoding and writing
+SAMPLING = 0.9  # share of the work on a clip; the rest is decoding and writing
 
 
 class Watch:
-    """Whom a render tells what it does. This one is not interested."""
+    """Receives the reports of a render. This base class ignores them."""
 
     def remark(self, text: str) -> None:
-        """One sentence, also in the job's log."""
+        """Receive one sentence, which is also in the job's log."""
 
     def progress(self, progress: Progress) -> None:
-        """After every step and every few frames."""
+        """Receive the progress, after every step and every few frames."""
 
     def check(self) -> None:
-        """Raises what shall stop the render: nothing that was finished is lost."""
+        """May raise an exception to stop the render; finished work is not lost."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the render is made with.
+    """The functions that a render calls. They must be deterministic, whatever ran before.
 
     sample(clip, take, before, step): latents (n, ...) of a clip, counted from 0, and the state that the next one needs.
-        before: the state after the clip before, None for the first. step(share) is called as it goes, 0 to 1.
-    decode(latents): the frames in parts, each (k, h, w, 3) uint8, n in all.
-    inputs(clip): what a clip depends on beside the job's identity. When it is another than it was, that clip and all
-        after it are made anew. It must not depend on how many clips there are.
-
-    All give the same for the same, whatever ran before.
+        before: the state of the previous clip, None for the first. step(share) reports progress from 0 to 1.
+    decode(latents): the frames in parts, each (k, h, w, 3) uint8, n in total.
+    inputs(clip): a text with the inputs of a clip that are not part of the job's identity. If it changes, that clip and
+        all later ones are rendered again. It must not depend on the number of clips.
     """
 
     sample: Callable[[int, int, State | None, Callable[[float], None]], tuple[Tensor, State]]
@@ -65,11 +63,11 @@ class Output:
     fps: Fraction
     frames: int  # of a clip
     metadata: Mapping[str, Any]
-    unit: str = "clip"  # what is told of one
-    doubled: int = 0  # frames that every clip but the first has less
+    unit: str = "clip"  # the word for a clip in messages
+    doubled: int = 0  # frames by which every clip but the first is shorter
 
     def first(self, clip: int) -> int:
-        """Frames of the video before a clip."""
+        """Number of frames of the video before a clip."""
         return clip * self.frames - self.doubled * max(0, clip - 1)
 
     def segment(self, job: Job, clip: int) -> Path:
@@ -85,7 +83,7 @@ class Output:
 
 @dataclass
 class Plan:
-    """What has to be done for a clip."""
+    """The work to do for a clip."""
 
     take: int
     inputs: str = ""
@@ -99,40 +97,45 @@ class Plan:
 
 
 def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int], inputs: Callable[[int], str]) -> list[Plan]:
-    """What of the clips is not whole, or is another take than asked for. Clips that `takes` leaves out keep theirs.
-    inputs: see Work.
+    """The work to do for each clip: what is incomplete, or has another take than requested. Clips that are not in
+    `takes` keep their take. inputs: see Work.
 
-    A state that was dropped is made anew only when a clip after it must be sampled. RenderError for a take of a clip
-    that the video has not.
+    A dropped state is only sampled again if a later clip must be sampled. RenderError for a take of a clip that is not
+    in the video.
     """
     if beyond := [clip + 1 for clip in takes if not 0 <= clip < clips]:
-        raise RenderError(f"render: clip {beyond[0]} shall be rendered again, but the video has clips 1 to {clips}")
-    words = chained(clips, inputs)
+        raise RenderError(
+            f"render: clip {beyond[0]} cannot be rendered again, because the video has clips 1 to {clips}; choose one "
+            "of these"
+        )
+    hashes = chain_hashes(clips, inputs)
     plans, state_needed = [], False
     for clip in reversed(range(clips)):
         record = job.record(clip)
         take = takes.get(clip, record.take)
-        told = {path: job.state_of(record, path) for path in (job.path(clip, LATENTS), job.path(clip, STATE))}
-        shown = {path: job.state_of(record, path) for path in (output.segment(job, clip), *output.pictures(job, clip))}
-        latents, state = told.values()
-        same = take == record.take and words[clip] == record.inputs
+        stored = {path: job.state_of(record, path) for path in (job.path(clip, LATENTS), job.path(clip, STATE))}
+        outputs = {
+            path: job.state_of(record, path) for path in (output.segment(job, clip), *output.pictures(job, clip))
+        }
+        latents, state = stored.values()
+        same = take == record.take and hashes[clip] == record.inputs
         sample = not same or latents != "whole" or state in {"damaged", "missing"}
         sample = sample or (state_needed and state == "dropped")
-        encode = not same or any(word != "whole" for word in shown.values())
-        damaged = tuple(job.key(path) for path, word in (told | shown).items() if word == "damaged")
-        plans.append(Plan(take, words[clip], sample, encode, damaged))
+        encode = not same or any(state_name != "whole" for state_name in outputs.values())
+        damaged = tuple(job.key(path) for path, state_name in (stored | outputs).items() if state_name == "damaged")
+        plans.append(Plan(take, hashes[clip], sample, encode, damaged))
         state_needed = sample
     return plans[::-1]
 
 
-def chained(clips: int, inputs: Callable[[int], str]) -> list[str]:
-    """For every clip a word of its own inputs and those of all before it; "" while they are."""
-    words, before = [], ""
+def chain_hashes(clips: int, inputs: Callable[[int], str]) -> list[str]:
+    """For every clip, a hash of its inputs and those of all previous clips; "" as long as they are empty."""
+    hashes, previous = [], ""
     for clip in range(clips):
-        own = inputs(clip)
-        before = hashlib.sha256(f"{before} {own}".encode()).hexdigest()[:DIGITS] if own or before else ""
-        words.append(before)
-    return words
+        text = inputs(clip)
+        previous = hashlib.sha256(f"{previous} {text}".encode()).hexdigest()[:DIGITS] if text or previous else ""
+        hashes.append(previous)
+    return hashes
 
 
 def render(
@@ -144,10 +147,10 @@ def render(
     takes: Mapping[int, int] | None = None,
     watch: Watch | None = None,
 ) -> Path:
-    """The path of the video of `clips` clips; whatever is whole already is not made again.
+    """Render a video of `clips` clips and return its path; complete files are not rendered again.
 
-    takes: clip, counted from 0 -> its take, for those that shall be another one than they are. DiskFullError,
-    NotWritableError, and whatever `work` raises; then the next call goes on from there.
+    takes: clip, counted from 0 -> take, for clips that should have another take. Raises DiskFullError,
+    NotWritableError, and any error of `work`; the next call then resumes from there.
     """
     return _Run(job, clips, work, output, takes or {}, watch or Watch()).video()
 
@@ -170,7 +173,7 @@ class _Run:
         with storage(self.job.folder):
             if any(p.work for p in self.plans):
                 self._clips()
-            path = self._joined()
+            path = self._join()
             self.growing.unlink(missing_ok=True)
         return path
 
@@ -183,9 +186,11 @@ class _Run:
         self.watch.remark(text)
 
     def _clips(self) -> None:
-        """The growing file has the clips in their order, those that were there before, too."""
+        """Render the clips. The growing file gets all clips in order, including those of earlier runs."""
         with ExitStack() as stack:
-            growing = Joined(self.growing, self.output.kind, self.output.fps, live=True, metadata=self.output.metadata)
+            growing = JoinedVideo(
+                self.growing, self.output.kind, self.output.fps, live=True, metadata=self.output.metadata
+            )
             stack.callback(growing.close)
             for clip, p in enumerate(self.plans):
                 self.clip = clip
@@ -194,31 +199,31 @@ class _Run:
 
     def _clip(self, clip: int, p: Plan) -> None:
         self.watch.check()
-        begun, planned = self.done, p.work
-        if p.sample and self._sampled(clip, Record(p.take, inputs=p.inputs)):
+        start, work = self.done, p.work
+        if p.sample and self._sample(clip, Record(p.take, inputs=p.inputs)):
             p.encode = True
-        self.done = begun + SAMPLING * p.sample
+        self.done = start + SAMPLING * p.sample
         if p.encode:
-            self._encoded(clip)
-        self.done = begun + planned
+            self._encode(clip)
+        self.done = start + work
 
-    def _sampled(self, clip: int, new: Record) -> bool:
-        """Were the latents not those that the rest of the clip was made of? new: its record with nothing done."""
-        job, begun, old = self.job, self.done, self.job.record(clip)
+    def _sample(self, clip: int, new: Record) -> bool:
+        """Sample and store a clip; True if its latents changed. new: the clip's record without files."""
+        job, start, old = self.job, self.done, self.job.record(clip)
         same = (old.take, old.inputs) == (new.take, new.inputs)
         if old.take != new.take or (old.files and not same):
             job.write_record(clip, new)
         job.log(f"{self.output.unit} {clip + 1} is sampled" + (f", take {new.take}" if new.take else ""))
         before = job.read_tensors(clip - 1, STATE) if clip else None
-        latents, state = self.work.sample(clip, new.take, before, lambda share: self._tell(begun + SAMPLING * share))
+        latents, state = self.work.sample(clip, new.take, before, lambda share: self._report(start + SAMPLING * share))
         paths = [job.write_tensors(clip, STATE, state), job.write_tensors(clip, LATENTS, latents_of(latents))]
         changed = not same or old.files.get(job.key(paths[1])) != checksum(paths[1])
-        # what was made of other latents counts no more
+        # files from other latents are no longer valid
         job.write_record(clip, replace(new, files=({} if changed else old.files) | job.sums(paths)))
         return changed
 
-    def _encoded(self, clip: int) -> None:
-        job, output, begun = self.job, self.output, self.done
+    def _encode(self, clip: int) -> None:
+        job, output, start = self.job, self.output, self.done
         latents = job.read_tensors(clip, LATENTS)["latents"]
         path, pictures, count = output.segment(job, clip), [], 0
         with segment_writer(path, output.kind, output.fps) as writer:
@@ -230,46 +235,46 @@ class _Run:
                 if count <= output.frames // 2 < count + len(frames):
                     self.strip.add(frames[output.frames // 2 - count])
                 count += len(frames)
-                self._tell(begun + (1 - SAMPLING) * count / len(latents), shown=True)
-        job.recorded(clip, [path, *pictures])
+                self._report(start + (1 - SAMPLING) * count / len(latents), with_strip=True)
+        job.add_to_record(clip, [path, *pictures])
 
-    def _tell(self, done: float, *, shown: bool = False) -> None:
+    def _report(self, done: float, *, with_strip: bool = False) -> None:
         total = self.clock.work or 1.0
         share = min(1.0, 1 - (total - done) / self.clips)
-        told = Progress(self.clip + 1, self.clips, share, self.clock.left(done), unit=self.output.unit)
-        self.watch.progress(replace(told, strip=self.strip.draw(str(told))) if shown else told)
+        progress = Progress(self.clip + 1, self.clips, share, self.clock.seconds_left(done), unit=self.output.unit)
+        self.watch.progress(replace(progress, strip=self.strip.draw(str(progress))) if with_strip else progress)
 
-    def _joined(self) -> Path:
-        """The video; joined anew when it is not whole, or was joined of other segments."""
+    def _join(self) -> Path:
+        """The path of the video, which is joined again if it is incomplete or has other segments."""
         job, output = self.job, self.output
         path, record = output.video(job), job.folder / "video.json"
-        made_of = hashlib.sha256(
+        digest = hashlib.sha256(
             "".join(job.record(c).files[job.key(output.segment(job, c))] for c in range(self.clips)).encode()
         ).hexdigest()
         with suppress(OSError, ValueError, KeyError, TypeError):
             old = json.loads(record.read_text(encoding="utf-8"))
-            if old["made_of"] == made_of and old["sum"] == checksum(path):
+            if old["made_of"] == digest and old["sum"] == checksum(path):
                 return path
         segments = (output.segment(job, clip) for clip in range(self.clips))
         count = join(segments, path, output.kind, output.fps, output.metadata)
-        write_text(json.dumps({"made_of": made_of, "sum": checksum(path), "frames": count}), record)
+        write_text(json.dumps({"made_of": digest, "sum": checksum(path), "frames": count}), record)
         clips = "" if output.unit == "frame" else f"{self.clips} {output.unit}s, "
         self.remark(f"{path.name} has {clips}{count} frames")
         return path
 
 
 def parse_takes(text: str) -> dict[int, int]:
-    """ "7, 9:2" -> {6: 1, 8: 2}: clips, counted from 1, and which take of each; the first again is 0.
+    """ "7, 9:2" -> {6: 1, 8: 2}: clips, counted from 1, and the take of each; 0 is the first take.
 
-    RenderError for anything else.
+    RenderError for any other text.
     """
     takes = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        clip, _, take = (word.strip() for word in entry.partition(":"))
+        clip, _, take = (part.strip() for part in entry.partition(":"))
         if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
             raise RenderError(
-                f'render again: clips has {entry!r}; write clips, counted from 1, as "7" or "7, 9", and "7:2" for a '
-                'second other take, "7:0" for the first one again'
+                f'render again: clips contains {entry!r}; write clips, counted from 1, as "7" or "7, 9", "7:2" for take '
+                '2 of clip 7, or "7:0" for its first take'
             )
         takes[int(clip) - 1] = int(take) if take else 1
     return takes
@@ -280,7 +285,7 @@ def latents_of(latents: Tensor) -> State:
 
 
 def _sweep(folder: Path) -> None:
-    """Parts of files that a killed process left. The job is locked: they belong to nobody."""
+    """Delete partial files of killed processes. The job is locked, so no other process uses them."""
     for pattern in (".*.partial", "clips/*/.*.partial", "frames/.*.partial"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

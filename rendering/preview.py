@@ -1,4 +1,4 @@
-"""What there is to see while a video renders: a picture of every clip so far, and how long it will take."""
+"""The preview during a render: a picture of each of the last clips, and the remaining time."""
 
 import time
 from collections import deque
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-SHOWN, HEIGHT, CAPTION = 6, 96, 16  # pictures; pixels
+MAX_PICTURES, HEIGHT, CAPTION = 6, 96, 16  # pictures; pixels
 
 
-def told_time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """
-    >>> told_time(41.4), told_time(754), told_time(7500)
+    >>> format_time(41.4), format_time(754), format_time(7500)
     ('41 s', '13 min', '2 h 5 min')
     """
     if seconds < 90:
@@ -23,28 +23,28 @@ def told_time(seconds: float) -> str:
 
 
 class Clock:
-    """How much time is left, from the share of this run's work that is done. now: seconds, any origin."""
+    """Estimates the remaining time from the completed share of this run's work. now: time in seconds, any origin."""
 
     def __init__(self, work: float, now: Callable[[], float] = time.monotonic) -> None:
         self.work, self.now, self.began = work, now, now()
 
-    def left(self, done: float) -> float | None:
-        """Seconds; None while nothing is done."""
+    def seconds_left(self, done: float) -> float | None:
+        """Seconds; None before any work is done."""
         return (self.now() - self.began) / done * (self.work - done) if done > 0 else None
 
 
 class Strip:
-    """One picture for each of the last clips, the newest to the right. It holds thumbnails only."""
+    """One picture for each of the last clips, the newest on the right. Only thumbnails are stored."""
 
     def __init__(self) -> None:
-        self.pictures: deque[Image.Image] = deque(maxlen=SHOWN)
+        self.pictures: deque[Image.Image] = deque(maxlen=MAX_PICTURES)
 
     def add(self, frame: np.ndarray) -> None:
         picture = Image.fromarray(frame)
         self.pictures.append(picture.resize((max(1, round(picture.width * HEIGHT / picture.height)), HEIGHT)))
 
     def draw(self, caption: str) -> Image.Image | None:
-        """None while there is nothing to show."""
+        """The strip with a caption; None if there is no picture yet."""
         if not self.pictures:
             return None
         sheet = Image.new("RGB", (max(sum(p.width for p in self.pictures), 160), HEIGHT + CAPTION))
@@ -58,13 +58,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Progress:
-    clip: int  # the one that is rendered, from 1
+    clip: int  # the current one, counted from 1
     clips: int
     share: float  # of the whole video, from 0 to 1
-    left: float | None  # seconds
+    seconds_left: float | None  # seconds
     strip: Image.Image | None = None
     unit: str = "clip"
 
     def __str__(self) -> str:
-        left = "" if self.left is None else f", {told_time(self.left)} left"
-        return f"{self.unit} {self.clip} of {self.clips}{left}"
+        remaining = "" if self.seconds_left is None else f", {format_time(self.seconds_left)} left"
+        return f"{self.unit} {self.clip} of {self.clips}{remaining}"

@@ -1,7 +1,7 @@
-"""One video file per clip, and one of all of them without encoding anything twice.
+"""One video file per clip, and one video of all clips without encoding anything twice.
 
-Every segment begins with a key frame and refers to nothing outside, so the video is the packets of the segments, one
-behind the other, under new time stamps. Frames are uint8 RGB, (n, h, w, 3); nothing here holds more than one call's.
+Every segment starts with a key frame and is self-contained, so the video consists of the packets of the segments, one
+after another, with new time stamps. Frames are uint8 RGB, (n, h, w, 3); only those of one call are in memory.
 """
 
 import json
@@ -21,13 +21,13 @@ from ..model_patches.files import replacing
 from .errors import CodecError, storage
 from .formats import Format
 
-BT709 = 1  # matrix, primaries and transfer have the same number
-LIMITED = 1  # brightness from 16 to 235
+BT709 = 1  # the number of matrix, primaries and transfer function
+LIMITED = 1  # luma from 16 to 235
 
 
 @contextmanager
 def segment_writer(path: Path, kind: Format, fps: Fraction) -> Iterator["SegmentWriter"]:
-    """A file of frames that come in parts; it gets its name when all have come. DiskFullError, NotWritableError."""
+    """Write frames in parts to a file, which gets its name when it is complete. DiskFullError, NotWritableError."""
     with storage(path), replacing(path) as partial, _open(partial, kind) as container:
         writer = SegmentWriter(container, kind, fps)
         yield writer
@@ -68,11 +68,11 @@ class SegmentWriter:
         return stream
 
 
-class Joined:
-    """A video file that takes whole segments, one after the other."""
+class JoinedVideo:
+    """A video file to which whole segments are added, one after another."""
 
     def __init__(self, path: Path, kind: Format, fps: Fraction, *, live: bool, metadata: Mapping[str, Any]) -> None:
-        """live: a file that can be played at any time, but not be sought in quickly."""
+        """live: the file can be played at any time, but seeking is slow."""
         flags = "use_metadata_tags"
         if kind.container == "mp4":
             flags += "+empty_moov+default_base_moof+frag_every_frame" if live else "+faststart"
@@ -93,8 +93,8 @@ class Joined:
                 self.stream, self.header = self.container.add_stream_from_template(stream), header
             elif header != self.header:
                 raise CodecError(
-                    f"render: {segment} was encoded with other settings than the segments before it; delete it and "
-                    "queue again, then it is encoded anew"
+                    f"render: {segment} was encoded with other settings than the previous segments; delete it and "
+                    "queue again to encode it again"
                 )
             for packet in source.demux(stream):
                 if packet.size:
@@ -113,27 +113,27 @@ class Joined:
 
 
 def _open(path: Path, kind: Format, options: Mapping[str, str] | None = None) -> Any:
-    """bitexact: no random numbers and dates in the file, so the same frames make the same file."""
+    """bitexact: the file contains no random numbers or dates, so the same frames give the same file."""
     return av.open(str(path), "w", format=kind.container, options={"fflags": "+bitexact", **(options or {})})
 
 
 def join(
     segments: Iterable[Path], path: Path, kind: Format, fps: Fraction, metadata: Mapping[str, Any] | None = None
 ) -> int:
-    """The video of all segments under its final name, the beginning of the file first. The number of its frames."""
+    """Join all segments into the video, with the index at its beginning; returns the number of frames."""
     with storage(path), replacing(path) as partial:
-        # faststart opens the file a second time, by its name
-        joined = Joined(partial, kind, fps, live=False, metadata=metadata or {})
+        # faststart opens the file a second time by its name
+        video = JoinedVideo(partial, kind, fps, live=False, metadata=metadata or {})
         try:
             for segment in segments:
-                joined.add(segment)
+                video.add(segment)
         finally:
-            joined.close()
-    return joined.count
+            video.close()
+    return video.count
 
 
 def write_pictures(frames: np.ndarray, folder: Path, first: int, kind: Format) -> list[Path]:
-    """Lossless pictures, numbered from 1: `first` frames of the video come before these."""
+    """Write lossless images, numbered from 1; `first` frames of the video precede these."""
     paths = []
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)

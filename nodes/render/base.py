@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ...model_patches.comfy_host.base.fingerprint import of_sampler
 from ...model_patches.comfy_host.video.shared import latent_size
-from ...rendering.formats import check_format, enlarged
+from ...rendering.formats import check_format, repeat_pixels
 from ...rendering.graph import input_hashes, source_of
 from ...rendering.job import Job, clean, open_job
 from ...rendering.loop import Output, Watch, Work, render
@@ -179,7 +179,7 @@ def rate_of(fps: float) -> Fraction:
 
 def as_files(decode: Callable[[Any], Iterator[Any]], enlarge: int) -> Callable[[Any], Iterator[Any]]:
     """What decodes latents into the frames of a file."""
-    return lambda latents: (enlarged(frames.numpy(), enlarge) for frames in decode(latents))
+    return lambda latents: (repeat_pixels(frames.numpy(), enlarge) for frames in decode(latents))
 
 
 def render_job(

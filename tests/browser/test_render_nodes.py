@@ -127,7 +127,7 @@ def test_a_killed_render_resumes_in_the_same_job(fresh: Editor, running: list[Se
     assert ended["kind"] == "execution_success", ended["detail"]
     assert jobs(running[-1]) == [job]
     log = (running[-1].base / "output" / "long_video" / job / "log.txt").read_text(encoding="utf-8")
-    assert f"goes on in {job}" in log
+    assert f"resumes in {job}" in log
     played(fresh)
     fresh.show_all()
     fresh.shot(shots / "long_video.after.png")

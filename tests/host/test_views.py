@@ -107,5 +107,5 @@ def test_latents_with_a_frame_axis_have_their_own_frames(views):
 def test_what_cannot_be_tested_says_why(views):
     with pytest.raises(ValueError, match="noise normality: the batch has 10 latents"):
         views.NoiseNormality.execute({"samples": torch.zeros(10, 4, 8, 8)}, 4)
-    with pytest.raises(ValueError, match="one number only"):
+    with pytest.raises(ValueError, match="all numbers of a sample are equal"):
         views.NoiseNormality.execute({"samples": torch.zeros(8, 4, 8, 8)}, 4)

@@ -122,9 +122,9 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
     ("changes", "message"),
     [
         ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
-        ({"clips_again": "x"}, "render again: clips has 'x'; write clips, counted from 1"),
-        ({"clips_again": "0"}, "render again: clips has '0'"),
-        ({"clips_again": "3"}, "clip 3 shall be rendered again, but the video has clips 1 to 2"),
+        ({"clips_again": "x"}, "render again: clips contains 'x'; write clips, counted from 1"),
+        ({"clips_again": "0"}, "render again: clips contains '0'"),
+        ({"clips_again": "3"}, "clip 3 cannot be rendered again, because the video has clips 1 to 2"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"overlap": 5}, "overlap is 5, a clip has 4 frames"),
         ({"positive": None}, "there is nothing to draw; connect positive, prompts or guider"),

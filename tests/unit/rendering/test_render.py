@@ -24,7 +24,7 @@ from stillmotion.rendering.errors import (
 from stillmotion.rendering.formats import check_format
 from stillmotion.rendering.job import clean, open_job
 from stillmotion.rendering.loop import render
-from stillmotion.rendering.preview import Clock, told_time
+from stillmotion.rendering.preview import Clock, format_time
 
 from .toy import FRAMES, IDENTITY, SIZE, Heard, Toy, output, run
 
@@ -216,7 +216,7 @@ def test_one_clip_is_rendered_again_and_the_others_stay(tmp_path):
     assert kept.sampled == []
     run(tmp_path, 4, takes={1: 0})
     assert contents(folder) == before
-    with pytest.raises(RenderError, match="clip 5 shall be rendered again, but the video has clips 1 to 4"):
+    with pytest.raises(RenderError, match="clip 5 cannot be rendered again, because the video has clips 1 to 4"):
         run(tmp_path, 4, takes={4: 1})
 
 
@@ -302,7 +302,7 @@ def test_other_inputs_are_another_job_and_the_reason_is_told(tmp_path):
         f"a new job, because inputs differ from those of {first.name}: graph.model: a -> b; seed: 1 -> 2"
     )
     _, _, heard = run(tmp_path, 1)
-    assert heard.remarks[0] == f"goes on in {first.name}"
+    assert heard.remarks[0] == f"resumes in {first.name}"
 
 
 def test_two_processes_cannot_render_one_job(tmp_path):
@@ -336,7 +336,7 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_sampled(tmp_path):
     (tmp_path / "file").touch()
     toy = Toy()
-    with pytest.raises(NotWritableError, match="cannot be written"):
+    with pytest.raises(NotWritableError, match="is not writable"):
         run(tmp_path / "file", 1, toy=toy)
     assert toy.sampled == []
 
@@ -368,7 +368,7 @@ except Exception as error:
 """
     asked = [sys.executable, "-P", "-c", script, str(tmp_path)]
     ended = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout.startswith("DiskFullError render: there is no room left"), ended.stdout + ended.stderr
+    assert ended.stdout.startswith("DiskFullError render: there is no space left"), ended.stdout + ended.stderr
     (folder,) = tmp_path.iterdir()
     assert not list(folder.rglob("*.partial"))
     toy = Toy()
@@ -409,7 +409,7 @@ def test_what_the_render_gets_is_what_the_disk_holds(tmp_path):
 def test_time_left_is_that_of_the_work_that_is_left():
     now = [100.0]
     clock = Clock(4.0, lambda: now[0])
-    assert clock.left(0.0) is None
+    assert clock.seconds_left(0.0) is None
     now[0] = 110.0
-    assert clock.left(1.0) == pytest.approx(30)
-    assert told_time(30.2) == "30 s"
+    assert clock.seconds_left(1.0) == pytest.approx(30)
+    assert format_time(30.2) == "30 s"
