@@ -20,7 +20,7 @@ import torch
 from ...evaluation.judges.judge import load_judge
 from ...evaluation.judges.video_judge import FRAMES, load_video_judge
 from ...evaluation.scores.clips import frame_difference
-from ...evaluation.scores.score import MOVING, Sample, joined, score
+from ...evaluation.scores.score import MOVING, Sample, concatenate, score
 from ...evaluation.scores.statistics import Interval
 from ...training.ablations.jobs import MOTIONS
 from ...training.data.worlds import named
@@ -70,7 +70,7 @@ def main() -> None:
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(measure, files, n, i, args.seed, -(-args.without // len(parts))) for n, i in parts]
         results = [job.result() for job in jobs]
-    sample, truth = joined([part for part, _, _ in results]), joined([part for _, _, part in results])
+    sample, truth = concatenate([part for part, _, _ in results]), concatenate([part for _, _, part in results])
     plain = [d for _, part, _ in results for d in part]
     pairs = [r.difference for part, without, _ in results for r in part.readings[: len(without)]]
     real = judging.reference(load_video_judge(args.video_judge)[0], motions=MOTIONS, after=args.prompts)
@@ -82,7 +82,7 @@ def main() -> None:
 
 def print_directions(sample: Sample) -> None:
     for motion in MOVING:
-        moves = [str(r.direction) for r, w in zip(sample.readings, sample.wanted, strict=True) if w.motion == motion]
+        moves = [str(r.direction) for r, w in zip(sample.readings, sample.prompts, strict=True) if w.motion == motion]
         print(f"{motion:>6}: moved " + ", ".join(f"{d} {moves.count(d)}" for d in sorted(set(moves))))
 
 

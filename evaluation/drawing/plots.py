@@ -1,6 +1,6 @@
 """Small charts with PIL: lines, pictures and heat maps in a frame with ticks, labels and units, and tables.
 
-ComfyUI comes with PIL and has no plotting library. Every chart is an RGB `Image`, drawn to be read at half its size.
+ComfyUI includes PIL but no plotting library. Every chart is an RGB `Image` that is legible at half its size.
 """
 
 import math
@@ -18,7 +18,7 @@ COLOURS = (
     (204, 121, 167),
     (86, 180, 233),
     (230, 159, 0),
-)  # Okabe and Ito's
+)  # by Okabe and Ito
 HEAT = ((13, 8, 60), (70, 30, 130), (170, 50, 110), (240, 120, 60), (252, 225, 110), (255, 255, 235))
 TEXT, TITLE = 20, 24
 LEFT, RIGHT, TOP, BOTTOM = 104, 28, 52, 70  # margins of a frame, pixels
@@ -29,13 +29,13 @@ def font(size: int = TEXT) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def length(text: str, size: int = TEXT) -> float:
-    """Of a line of text, pixels."""
+    """Width of a line of text in pixels."""
     return font(size).getlength(text)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what it counts, with its unit, its ends, and whether it is logarithmic."""
+    """One axis: its label with unit, its ends, and whether it is logarithmic."""
 
     label: str
     low: float
@@ -44,7 +44,7 @@ class Axis:
     ticks: Sequence[float] = field(default=())
 
     def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high one; NaN for what a logarithmic axis has no place for."""
+        """Position of a value, 0 at the low and 1 at the high end; NaN for values <= 0 on a logarithmic axis."""
         if self.log and value <= 0:
             return math.nan
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
@@ -55,7 +55,7 @@ class Axis:
 
 
 def axis(label: str, values: Sequence[float], *, log: bool = False, zero: bool = False) -> Axis:
-    """An axis around `values`: a little wider than they are, never of no length. zero: 0 is on it."""
+    """An axis for `values`, a little wider than their range, with a length above 0. zero: include 0."""
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     finite = [*finite, 0.0] if zero or not finite else finite
     low, high = min(finite), max(finite)
@@ -79,7 +79,7 @@ def round_steps(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten that lie between; the powers alone when there are many.
+    """1, 2 and 5 times the powers of ten between `low` and `high`; only the powers if there are many.
 
     >>> decades(0.3, 25)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
@@ -96,7 +96,7 @@ def number(value: float) -> str:
 
 @dataclass
 class Chart:
-    """A frame with two axes, in which things are drawn in the axes' units. y points up, or down with `down`."""
+    """A frame with two axes; drawing uses the units of the axes. y points up, or down with `down`."""
 
     title: str
     x: Axis
@@ -105,7 +105,7 @@ class Chart:
     height: int = 480
     down: bool = False
     grid: bool = True
-    bare: bool = False  # the inner part is `width` x `height` and the margins are added to it
+    bare: bool = False  # `width` x `height` is the inner part, without the margins
 
     def __post_init__(self) -> None:
         if self.bare:
@@ -146,14 +146,14 @@ class Chart:
             self.draw.ellipse((x - 4, y - 4, x + 4, y + 4), colour)
 
     def picture(self, picture: Image.Image) -> None:
-        """Fill the frame with a picture, in whole pixels of its own."""
+        """Fill the frame with a picture, without interpolation."""
         left, top, right, bottom = self.box
         size = right - left, bottom - top
         self.image.paste(picture.resize(size, Image.Resampling.NEAREST), (left, top))
         self.draw.rectangle(self.box, outline=INK, width=1)
 
     def legend(self, names: Sequence[str]) -> None:
-        """Right of the title, or below where there is no room, in the order of COLOURS."""
+        """Draw a legend right of the title, or below the chart if there is no room, in the order of COLOURS."""
         at, top = self.width - RIGHT, 16
         if at - sum(length(name) + 44 for name in names) < LEFT + length(self.title, TITLE):
             top = self.height + 4
@@ -178,9 +178,9 @@ def line_chart(
     whole: bool = False,
     height: int = 400,
 ) -> Image.Image:
-    """Lines by name, each (xs, ys); a legend when there are several. Values that are not finite are left out.
+    """Lines by name, each (xs, ys), with a legend if there are several. Values that are not finite are skipped.
 
-    zero: 0 is on the y axis. whole: x counts things, and has no marks between two of them.
+    zero: include 0 in the y axis. whole: x is an integer, so ticks are only at integers.
     """
     xs = [v for line in lines.values() for v in line[0]]
     ys = [v for line in lines.values() for v in line[1]]
@@ -204,7 +204,7 @@ def heat(values: np.ndarray, high: float, low: float = 0.0) -> Image.Image:
 
 
 def scale_bar(label: str, high: float, low: float = 0.0, width: int = 960) -> Image.Image:
-    """What the colours of `heat` mean: a strip with its numbers below and its label beside it."""
+    """The colour scale of `heat`: a strip with numbers below and a label beside it."""
     image = Image.new("RGB", (width, 64), WHITE)
     draw = ImageDraw.Draw(image)
     draw.text((LEFT, 20), label, INK, font(), anchor="lm")
@@ -217,14 +217,14 @@ def scale_bar(label: str, high: float, low: float = 0.0, width: int = 960) -> Im
 
 
 def sideways(text: str) -> Image.Image:
-    """A line of text that reads upwards."""
+    """A line of text, rotated to read upwards."""
     label = Image.new("RGB", (int(length(text)) + 4, TEXT + 8), WHITE)
     ImageDraw.Draw(label).text((2, 2), text, INK, font())
     return label.rotate(90, expand=True)
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Image.Image:
-    """Rows of text; the first column to the left, numbers to the right. `note` is small print, lines as given."""
+    """Rows of text; the first column is left-aligned, the others right-aligned. `note`: small print below."""
     notes, end = note.splitlines(), 66 + 34 * (len(rows) + 1)
     widths = [max(length(row[column]) for row in (head, *rows)) + 32 for column in range(len(head))]
     wide = max(sum(widths), length(title, TITLE), *(length(line) for line in notes or [""]))
@@ -248,15 +248,15 @@ def _table_row(draw: ImageDraw.ImageDraw, top: int, row: Sequence[str], widths: 
 
 
 def caption(text: str, width: int = 960) -> Image.Image:
-    """Small print, broken into lines between words."""
-    lines = [line for part in text.splitlines() for line in _broken(part, width - LEFT - RIGHT)]
+    """Small print, wrapped into lines."""
+    lines = [line for part in text.splitlines() for line in _wrap(part, width - LEFT - RIGHT)]
     image = Image.new("RGB", (width, 16 + 28 * len(lines)), WHITE)
     for place, line in enumerate(lines):
         ImageDraw.Draw(image).text((LEFT, 12 + 28 * place), line, PALE, font())
     return image
 
 
-def _broken(text: str, width: float) -> list[str]:
+def _wrap(text: str, width: float) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -270,12 +270,12 @@ def _broken(text: str, width: float) -> list[str]:
 def contact_sheet(
     tiles: Sequence[Sequence[Image.Image]],  # rows of pictures
     rows: Sequence[str],
-    columns: Sequence[str],  # the first stands above the names of the rows
+    columns: Sequence[str],  # the first is above the names of the rows
     *,
     title: str,
     text: str = "",
 ) -> Image.Image:
-    """Pictures in rows and columns under a title and small print; each is drawn in whole pixels of its own."""
+    """Pictures in rows and columns under a title and small print, scaled without interpolation."""
     tile = max(48, min(160, 1400 // len(tiles[0])))
     step, top, left = tile + 4, 104, max([LEFT, *(int(length(name)) + 20 for name in rows)])
     sheet = Image.new("RGB", (max(960, left + len(tiles[0]) * step), top + len(tiles) * step), WHITE)
@@ -294,7 +294,7 @@ def contact_sheet(
 
 
 def below(images: Sequence[Image.Image]) -> Image.Image:
-    """Images one below the other, to the left, on white."""
+    """Images one below another, left-aligned, on white."""
     sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), WHITE)
     top = 0
     for image in images:

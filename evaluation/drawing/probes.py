@@ -1,4 +1,4 @@
-"""Measurements of a module from outside: it is called, and its input and output are compared."""
+"""Measurements of a module from outside, by comparing its input and output."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shift:
-    """What a mapping M does to the noisy latents of one timestep. Mean and deviation over all numbers of all clips."""
+    """The effect of a mapping M on the noisy latents of one timestep. Mean and deviation are over all numbers."""
 
     timestep: float
     mean: float
@@ -22,7 +22,7 @@ class Shift:
 @torch.no_grad()
 def mapping_shift(
     mapping: Callable[[Tensor, int], Tensor],  # (clips * frames, c, h, w), frames -> same shape
-    latents: Tensor,  # (clips * frames, c, h, w): clean, scaled as the U-Net takes them
+    latents: Tensor,  # (clips * frames, c, h, w): clean, scaled as for the U-Net
     frames: int,
     *,
     alpha_bars: Tensor,  # (T,)
@@ -31,7 +31,8 @@ def mapping_shift(
 ) -> list[Shift]:
     """M at x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, with one eps for all t, independent between frames.
 
-    HARIVO's figure A1: deviation kept, mean shifted little. ValueError when the batch is not whole clips.
+    As in HARIVO's figure A1, where the deviation stays and the mean shifts little. ValueError unless the batch is whole
+    clips.
     """
     if frames < 1 or len(latents) % frames:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""What a method does, drawn: people would rather look than read.
+"""Drawings that show the effect of each method.
 
-Each view takes plain numbers or frames and gives a picture with axes and units. Shapes: f frames, n tokens, h height,
+Each view takes plain numbers or frames and returns a picture with axes and units. Shapes: f frames, n tokens, h height,
 w width; frames are (f, 3, h, w) in 0..1.
 """
 
@@ -23,11 +23,11 @@ from .probes import Shift
 
 LINES = ("row", "column")
 MARK = (230, 30, 30)
-SIDE = 400  # pixels of the longer side of a picture inside a chart
+SIDE = 400  # longer side of a picture inside a chart, in pixels
 
 
 class GuidedCall(Protocol):
-    """One model call under the mitigating gradient, as its readout holds it."""
+    """One model call with the mitigating gradient, as recorded by its readout."""
 
     @property
     def alpha(self) -> float: ...
@@ -51,7 +51,7 @@ def read_batch(path: Path) -> Tensor:
 
 
 def from_batch(images: Tensor) -> Tensor:
-    """ComfyUI's IMAGE (f, h, w, c) as frames (f, 3, h, w); transparency is left out."""
+    """ComfyUI's IMAGE (f, h, w, c) as frames (f, 3, h, w), without transparency."""
     return images[..., :3].movedim(-1, 1)
 
 
@@ -63,29 +63,31 @@ def xt_slice(frames: Tensor, *, line: str = "row", position: float = 0.5) -> Ten
     """One line of pixels over time: "row" at height `position` (0 top, 1 bottom) -> (3, f, w), time downwards;
     "column" at width `position` (0 left, 1 right) -> (3, h, f), time to the right.
 
-    A point at rest draws a straight line along time, even motion a slanted one, flicker breaks it. ValueError for
-    frames of another shape, another line, or a position outside of 0..1.
+    A point at rest appears as a straight line along time, uniform motion as a slanted line; flicker interrupts the
+    line. ValueError for frames of another shape, another line, or a position outside 0..1.
     """
     if frames.ndim != 4 or frames.shape[1] != 3:
-        raise ValueError(f"x-t slice: frames of the shape {tuple(frames.shape)}; it needs (frames, 3, height, width)")
+        raise ValueError(f"x-t slice: the frames have the shape {tuple(frames.shape)}, not (frames, 3, height, width)")
     place = _place(frames, line, position)
     return frames[:, :, place].movedim(1, 0) if line == "row" else frames[..., place].permute(1, 2, 0)
 
 
 def _place(frames: Tensor, line: str, position: float) -> int:
     if line not in LINES or not 0 <= position <= 1:
-        raise ValueError(f"x-t slice: line {line!r} at {position}; give 'row' or 'column' and a position from 0 to 1")
+        raise ValueError(
+            f"x-t slice: line is {line!r} and position {position}; give 'row' or 'column' and a position from 0 to 1"
+        )
     pixels = frames.shape[2 if line == "row" else 3]
     return min(pixels - 1, int(position * pixels))
 
 
 def draw_xt_slice(frames: Tensor, *, line: str = "row", position: float = 0.5) -> Image.Image:
-    """The middle frame with the line marked, and the slice beside it."""
+    """The middle frame with the marked line, and the slice beside it."""
     piece = as_picture(xt_slice(frames, line=line, position=position))
     f, _, h, w = frames.shape
     place, time = _place(frames, line, position), Axis("frame", 0, f)
     x, y = Axis("x (pixels)", 0, w), Axis("y (pixels)", 0, h)
-    wide, high = _inside(w, h)
+    wide, high = _picture_size(w, h)
     frame = Chart(f"Frame {f // 2}", x, y, wide, high, down=True, bare=True, grid=False)
     frame.picture(as_picture(frames[f // 2]))
     ends = ((0, place + 0.5), (w, place + 0.5)) if line == "row" else ((place + 0.5, 0), (place + 0.5, h))
@@ -97,23 +99,23 @@ def draw_xt_slice(frames: Tensor, *, line: str = "row", position: float = 0.5) -
 
 
 def flicker_text(frames: Tensor) -> str:
-    """First and second difference over time, in words; frames: (f, 3, h, w)."""
+    """First and second difference over time, as text; frames: (f, 3, h, w)."""
     if len(frames) < 3:
-        return f"{'one frame' if len(frames) == 1 else 'two frames'}: flicker needs three"
+        return f"{'one frame' if len(frames) == 1 else 'two frames'}: flicker needs three or more"
     return (
         f"{len(frames)} frames; mean absolute difference of adjacent frames {frame_difference(frames):.4f}, "
         f"flicker (second difference) {flicker(frames):.4f}, for pixels in 0 to 1"
     )
 
 
-def _inside(w: int, h: int) -> tuple[int, int]:
-    """Size of a picture whose longer side is SIDE; a large one keeps its own pixels up to twice that."""
+def _picture_size(w: int, h: int) -> tuple[int, int]:
+    """Size of a picture with SIDE as its longer side; larger pictures keep their size up to twice that."""
     scale = min(max(SIDE, max(w, h)), 2 * SIDE) / max(w, h)
     return max(1, round(w * scale)), max(1, round(h * scale))
 
 
 def draw_guidance(calls: Sequence[GuidedCall], settings: str = "") -> Image.Image:
-    """Its strength at each model call: the change of eps, the frame difference before and after, alpha as applied."""
+    """The effect at each model call: change of eps, frame difference before and after, and the applied alpha."""
     number = list(range(1, len(calls) + 1))
     ratio, alpha = [c.eps_ratio for c in calls], [c.alpha for c in calls]
     difference = {"before": (number, [c.before for c in calls]), "after": (number, [c.after for c in calls])}
@@ -129,36 +131,38 @@ def draw_guidance(calls: Sequence[GuidedCall], settings: str = "") -> Image.Imag
 
 
 CONTINUITY_NOTE = (
-    "seam: the jump from clip to clip over the usual change of a frame (1: none). mirror: 1 where a clip plays the one "
-    "before backwards, 0 where they have nothing in common. drift: pixels of a clip against the first clip."
+    "seam: change between clips, relative to the usual change between frames (1: no seam). mirror: 1 if a clip repeats "
+    "the previous one backwards, 0 if they are unrelated. drift: pixels of a clip minus those of the first clip."
 )
 
 
-def draw_continuity(found: Continuity) -> Image.Image:
+def draw_continuity(continuity: Continuity) -> Image.Image:
     """Seams, flicker, drift and mirrored repeats over a long video."""
-    clips = list(range(1, len(found.looks) + 1))
-    joined, flickers = clips[1:], list(range(2, len(found.flicker) + 2))
+    clips = list(range(1, len(continuity.looks) + 1))
+    seam_clips, flickers = clips[1:], list(range(2, len(continuity.flicker) + 2))
     drift = {
-        name: (clips, [getattr(look, name) for look in found.drift]) for name in ("mean", "contrast", "saturation")
+        name: (clips, [getattr(look, name) for look in continuity.drift]) for name in ("mean", "contrast", "saturation")
     }
-    jumps, repeats = {"": (joined, found.seams)}, {"": (joined, found.mirror)}
+    jumps, repeats = {"": (seam_clips, continuity.seams)}, {"": (seam_clips, continuity.mirror)}
     per_clip = {"x": "clip", "whole": True, "height": 320}
     charts = [
         line_chart(jumps, title="Seams", y="jump / change", zero=True, **per_clip),
         line_chart(repeats, title="Mirrored repeats", y="correlation", **per_clip),
-        line_chart({"": (flickers, found.flicker)}, title="Flicker", x="frame", y="|2nd diff.|", zero=True, height=320),
+        line_chart(
+            {"": (flickers, continuity.flicker)}, title="Flicker", x="frame", y="|2nd diff.|", zero=True, height=320
+        ),
         line_chart(drift, title="Drift", y="minus clip 1", **per_clip),
     ]
     return below([*charts, caption(CONTINUITY_NOTE)])
 
 
-def continuity_text(found: Continuity) -> str:
-    """A line for each clip, after a line for the whole video; pixels in 0..1."""
-    lines = [f"{found.frames} frames, {len(found.looks)} whole clips of {found.clip}"]
-    if found.flicker:
-        lines[0] += f"; flicker {sum(found.flicker) / len(found.flicker):.4f}"
-    joins = zip(found.seams, found.mirror, strict=True)
-    for number, drift in enumerate(found.drift, 1):
+def continuity_text(continuity: Continuity) -> str:
+    """One line for the whole video, then one line per clip; pixels in 0..1."""
+    lines = [f"{continuity.frames} frames, {len(continuity.looks)} whole clips of {continuity.clip}"]
+    if continuity.flicker:
+        lines[0] += f"; flicker {sum(continuity.flicker) / len(continuity.flicker):.4f}"
+    joins = zip(continuity.seams, continuity.mirror, strict=True)
+    for number, drift in enumerate(continuity.drift, 1):
         seam, mirror = next(joins) if number > 1 else (None, None)
         join = "" if seam is None else f"seam {seam:.2f}  mirror {mirror:.2f}  "
         lines.append(
@@ -170,37 +174,37 @@ def continuity_text(found: Continuity) -> str:
 
 NORMALITY_HEAD = ("noise", "clips", "numbers in each", "mean", "std", "corr. of frames", "p > .05, %")
 NORMALITY_NOTE = (
-    "p > .05: share of clips that the Jarque-Bera test takes for normal (95 % interval). Independent noise: 95 %.\n"
-    "HARIVO (arXiv 2410.07763) prints 94.4 % for it, and 63.0 % for noise that the frames share (PYoCo's mixed noise)."
+    "p > .05: share of clips that pass the Jarque-Bera test of normality (95 % interval). Independent noise: 95 %.\n"
+    "HARIVO (arXiv 2410.07763) reports 94.4 % for it, and 63.0 % for noise shared between frames (PYoCo's mixed noise)."
 )
 
 
-def normality_rows(found: dict[str, Normality]) -> list[list[str]]:
-    """Cells of the table, one row a kind of noise."""
+def normality_rows(normalities: dict[str, Normality]) -> list[list[str]]:
+    """Cells of the table, one row per kind of noise."""
     rows = []
-    for name, n in found.items():
-        low, value, high = (f"{100 * share:.1f}" for share in (n.passed.low, n.passed.value, n.passed.high))
+    for name, n in normalities.items():
+        low, value, high = (f"{100 * share:.1f}" for share in (n.pass_rate.low, n.pass_rate.value, n.pass_rate.high))
         correlation = "-" if n.correlation != n.correlation else f"{n.correlation:+.3f}"
         counts, moments = (str(n.samples), str(n.elements)), (f"{n.mean:+.4f}", f"{n.deviation:.4f}")
         rows.append([name, *counts, *moments, correlation, f"{value} [{low}, {high}]"])
     return rows
 
 
-def normality_text(found: dict[str, Normality]) -> str:
-    """The table in text, columns under each other."""
-    rows = [list(NORMALITY_HEAD), *normality_rows(found)]
+def normality_text(normalities: dict[str, Normality]) -> str:
+    """The table as text with aligned columns."""
+    rows = [list(NORMALITY_HEAD), *normality_rows(normalities)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(NORMALITY_HEAD))]
     first, *others = widths
     lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
     return "\n".join([*lines, NORMALITY_NOTE])
 
 
-def draw_normality(found: dict[str, Normality]) -> Image.Image:
-    return table("Is the noise normal?", NORMALITY_HEAD, normality_rows(found), NORMALITY_NOTE)
+def draw_normality(normalities: dict[str, Normality]) -> Image.Image:
+    return table("Is the noise normal?", NORMALITY_HEAD, normality_rows(normalities), NORMALITY_NOTE)
 
 
 def draw_mapping_shift(shifts: Sequence[Shift], title: str = "Mapping network M") -> Image.Image:
-    """HARIVO's figure A1: mean and deviation of the U-Net's input over t, without M and with it; and its size."""
+    """HARIVO's figure A1: mean and deviation of the U-Net's input over t, with and without M, and the change."""
     t = [s.timestep for s in shifts]
     plain, mapped, x = "x", "M(x)", "timestep t (0 is the clean latent)"
     mean = {plain: (t, [s.mean for s in shifts]), mapped: (t, [s.mapped_mean for s in shifts])}
@@ -216,30 +220,30 @@ def draw_mapping_shift(shifts: Sequence[Shift], title: str = "Mapping network M"
 
 
 def draw_token_attention(maps: Tensor, *, timestep: float, text: str = "") -> Image.Image:
-    """Attention of the pixels to the frame-wise tokens. maps: (f, n, h, w), probabilities, means over heads and layers.
+    """Attention of pixels to the frame-wise tokens. maps: (f, n, h, w), probabilities averaged over heads and layers.
 
-    One row a token, one column a frame, all on one scale of colours; below, the share that each token gets per frame.
+    One row per token and one column per frame, on a common colour scale; below, the share of each token per frame.
     """
     maps = maps.float().cpu()
     f, n = maps.shape[:2]
-    shown, high, tokens = shown_columns(f), maps.max().item(), [f"token {k + 1}" for k in range(n)]
-    tiles = [[heat(maps[frame, k].numpy(), high) for frame in shown] for k in range(n)]
+    columns, high, tokens = frame_columns(f), maps.max().item(), [f"token {k + 1}" for k in range(n)]
+    tiles = [[heat(maps[frame, k].numpy(), high) for frame in columns] for k in range(n)]
     title = f"Attention to the frame-wise tokens at t = {timestep:.0f}"
-    sheet = contact_sheet(tiles, tokens, ["frame", *map(str, shown)], title=title, text=text)
+    sheet = contact_sheet(tiles, tokens, ["frame", *map(str, columns)], title=title, text=text)
     shares = {name: (list(range(f)), maps[:, k].mean((1, 2)).tolist()) for k, name in enumerate(tokens)}
     chart = line_chart(shares, title="Share of attention", x="frame", y="mean over pixels", zero=True, height=320)
     return below([sheet, scale_bar("attention probability", high, width=sheet.width), chart])
 
 
-def shown_columns(frames: int, most: int = 16) -> list[int]:
-    """Which frames are shown: all, or `most` of them, evenly, first and last included."""
+def frame_columns(frames: int, most: int = 16) -> list[int]:
+    """Indices of the frames to draw: all, or `most` evenly spaced ones including the first and last."""
     if frames <= most:
         return list(range(frames))
     return [round(i * (frames - 1) / (most - 1)) for i in range(most)]
 
 
 def through_sprite(clip: Tensor, motion: str, judge: Judge) -> Image.Image:
-    """Along the motion: a row of pixels, or a column for up and down, both drawn with time downwards."""
+    """x-t slice along the motion: a row of pixels, or a column for up and down, with time downwards."""
     upright = motion in ("up", "down")
     centres = judge(clip).centres()
     middle = centres[:, 0 if upright else 1].nanmean().nan_to_num(0.5).item()

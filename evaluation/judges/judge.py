@@ -1,7 +1,7 @@
-"""The judge of the pocket's world: reads colour, shape and background of a frame and finds the sprite.
+"""The image judge of the pocket's world: classifies colour, shape and background of a frame and locates the sprite.
 
-It is trained on rendered ground truth alone (never on anything generated), so its verdict on samples is independent of
-the models it judges. Shapes: n frames, h = w = 64; images are RGB in 0..1.
+It is trained only on rendered ground truth, never on generated images, so its verdict is independent of the models that
+it judges. Shapes: n frames, h = w = 64; images are RGB in 0..1.
 """
 
 import json
@@ -22,13 +22,13 @@ FIRST_WORLD, FIRST_SIZES = "sprites", {"colour": 8, "shape": 8, "background": 6}
 @dataclass(frozen=True)
 class Verdict:
     logits: dict[str, Tensor]  # label -> (n, classes)
-    mask: Tensor  # (n, 1, h/2, w/2) logits: where the sprite is
+    mask: Tensor  # (n, 1, h/2, w/2) logits of the sprite's pixels
 
     def labels(self, name: str) -> Tensor:
         return self.logits[name].argmax(1)
 
     def centres(self) -> Tensor:
-        """Centre of mass of the sprite's mask: (n, 2) as x, y in image widths; NaN where there is no sprite."""
+        """Centre of mass of the sprite's mask: (n, 2) as x, y in image widths; NaN if there is no sprite."""
         mask = self.mask.float().sigmoid().squeeze(1)
         mask = mask * (mask > 0.5)
         v = (torch.arange(mask.shape[-1]) + 0.5) / mask.shape[-1]
@@ -42,9 +42,9 @@ def _layer(c_in: int, c_out: int, stride: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """A small convolutional net whose mask says where its shape and colour heads look.
+    """A small convolutional network; its mask weights the features for the shape and colour heads.
 
-    sizes: how many classes each label has; world: the name of the drawn world that they are of.
+    sizes: number of classes of each label. world: name of the drawn world to which they belong.
     """
 
     def __init__(self, sizes: Mapping[str, int] = FIRST_SIZES, world: str = FIRST_WORLD) -> None:
@@ -61,26 +61,26 @@ class Judge(nn.Module):
         self.sizes = (colours, shapes)
 
     def forward(self, images: Tensor) -> Verdict:
-        seen, scene, mask = self._seen(images)
-        colour, shape = self.sprite(seen).split(self.sizes, 1)
+        sprite, scene, mask = self._pooled_features(images)
+        colour, shape = self.sprite(sprite).split(self.sizes, 1)
         return Verdict({"colour": colour, "shape": shape, "background": self.background(scene)}, mask)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the heads look at: of the sprite and of the whole picture, (n, 240)."""
-        seen, scene, _ = self._seen(images)
-        return torch.cat([seen, scene], 1)
+        """The inputs of the heads, features of the sprite and of the whole image: (n, 240)."""
+        sprite, scene, _ = self._pooled_features(images)
+        return torch.cat([sprite, scene], 1)
 
-    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pooled_features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = self.fine(images * 2 - 1)  # h/2
         middle = self.middle(fine)  # h/4
         coarse = self.coarse(middle)  # h/8
         up = self.up(torch.cat([F.interpolate(coarse, scale_factor=2.0), middle], 1))
         mask = self.mask(torch.cat([F.interpolate(up, scale_factor=2.0), fine], 1))
         look = mask.sigmoid()
-        return torch.cat([_pooled(coarse, look), _pooled(middle, look)], 1), coarse.mean((2, 3)), mask
+        return torch.cat([_masked_mean(coarse, look), _masked_mean(middle, look)], 1), coarse.mean((2, 3)), mask
 
 
-def _pooled(features: Tensor, mask: Tensor) -> Tensor:
+def _masked_mean(features: Tensor, mask: Tensor) -> Tensor:
     weight = F.adaptive_avg_pool2d(mask, (features.shape[-2], features.shape[-1]))
     return (features * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1e-3)
 

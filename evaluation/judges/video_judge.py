@@ -1,8 +1,8 @@
-"""The video judge of the pocket's world: it tells a clip's motion, speed, order and content, and its features give
-pocket FVD.
+"""The video judge of the pocket's world: it classifies a clip's motion, speed, order and content. Its features are used
+for pocket FVD.
 
-It is trained on rendered ground truth alone, as the judge of single frames is. Half of its clips are played backwards,
-so that the trail behind a sprite says nothing of its motion: it has to look at the frames' order.
+Like the image judge, it is trained only on rendered ground truth. Half of its clips are played backwards, so that the
+trail behind a sprite does not reveal its motion and the judge must use the order of the frames.
 Shapes: n clips, f frames, h = w = 64; images are RGB in 0..1.
 """
 
@@ -39,7 +39,7 @@ class Spatial(nn.Module):
 class Temporal(nn.Module):
     """A convolution over three frames, pixel by pixel: (n, f, c, h, w) -> (n, f', c, h, w).
 
-    Written as a 3 x 1 convolution of f x (h w) images; torch's Conv3d is many times slower on a CPU.
+    It is a 3 x 1 convolution of f x (h w) images, because torch's Conv3d is many times slower on a CPU.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -69,9 +69,9 @@ class VideoJudge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, classes) for name, classes in self.classes.items()})
 
     def features(self, clips: Tensor) -> Tensor:
-        """(n, f, 3, 64, 64) -> (n, 64): the layer below the heads."""
+        """(n, f, 3, 64, 64) -> (n, 64): the input of the heads."""
         x, pooled = clips * 2 - 1, []
-        for stage in self.trunk:  # edges, which make a shape, are seen at the first, motion at the last
+        for stage in self.trunk:  # the first stage detects edges and thus shapes, the last motion
             x = stage(x)
             pooled += [x.mean((1, 3, 4)), x.amax((1, 3, 4))]
         return self.embed(torch.cat(pooled, 1))
@@ -84,20 +84,20 @@ class VideoJudge(nn.Module):
 
 @torch.no_grad()
 def clip_features(judge: VideoJudge, clips: Iterable[Tensor]) -> Tensor:
-    """Features (n, 64) of clips (f, 3, 64, 64), one at a time: a clip is the unit of memory."""
+    """Features (n, 64) of clips (f, 3, 64, 64), one clip at a time, to save memory."""
     rows = []
     for clip in clips:
         if clip.shape[0] != FRAMES or clip.shape[1:] != (3, 64, 64):
             raise ValueError(
-                f"pocket FVD: a clip has the shape {tuple(clip.shape)}; its classifier was trained on "
-                f"({FRAMES}, 3, 64, 64), and features of other clips cannot be compared"
+                f"pocket FVD: a clip has the shape {tuple(clip.shape)}, but the video judge was trained on "
+                f"({FRAMES}, 3, 64, 64); give clips of this shape"
             )
         rows.append(judge.features(clip.unsqueeze(0))[0])
     return torch.stack(rows)
 
 
 def save_video_judge(judge: VideoJudge, path: Path, accuracy: dict[str, float]) -> None:
-    """Half precision; `accuracy` (label -> share, on held-out rendered clips) goes into the header."""
+    """Save in half precision, with `accuracy` (label -> share, on held-out rendered clips) in the header."""
     weights = {name: value.half().contiguous() for name, value in judge.state_dict().items()}
     header = {"format": "stillmotion/1", "system": SYSTEM, "accuracy": json.dumps(accuracy)}
     header |= {"world": judge.world, "classes": json.dumps(judge.classes)}
@@ -105,12 +105,15 @@ def save_video_judge(judge: VideoJudge, path: Path, accuracy: dict[str, float]) 
 
 
 def load_video_judge(path: Path) -> tuple[VideoJudge, dict[str, float]]:
-    """The judge and its accuracy on held-out rendered clips. ValueError when the file is something else."""
+    """The judge and its accuracy on held-out rendered clips. ValueError for any other file."""
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         if header.get("system") != SYSTEM:
-            raise ValueError(f"{path} is no video judge but {header.get('system', 'a file without our header')!r}")
-        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  no mapping
+            raise ValueError(
+                f"{path} is not a video judge but {header.get('system', 'a file without our header')!r}; give the "
+                "video judge of the pocket"
+            )
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a mapping
     sizes = json.loads(header["classes"]) if "classes" in header else FIRST_SIZES
     judge = VideoJudge(sizes, header.get("world", FIRST_WORLD))
     judge.load_state_dict(weights)

@@ -1,8 +1,8 @@
-"""How far a video wanders from its first frame, frame by frame: colours, and what a judge takes it for.
+"""Drift of each frame of a video from its first frame: colours, and the classes of the judge.
 
-colour_drift   root mean square of what has changed in mean and standard deviation of each channel, pixels in 0..1.
-class_drift    total variation of the judge's probabilities for colour, shape and background, mean of the three: 0 the
-               judge sees the same, 1 it is sure of something else.
+colour_drift   root mean square of the changes of mean and standard deviation of each channel, pixels in 0..1.
+class_drift    total variation distance of the judge's probabilities for colour, shape and background, averaged over
+               the three: 0 for the same probabilities, 1 if the judge is certain of other classes.
 """
 
 import torch
@@ -13,7 +13,7 @@ from ..judges.judge import LABELS, Judge
 
 @torch.no_grad()
 def track(judge: Judge, frames: Tensor) -> dict[str, list[float]]:
-    """frames: (f, 3, 64, 64) in 0..1 -> by name f numbers, the first of them 0."""
+    """frames: (f, 3, 64, 64) in 0..1 -> f numbers for each name, the first of which is 0."""
     return {"colour_drift": colour_drift(frames).tolist(), "class_drift": class_drift(judge, frames).tolist()}
 
 

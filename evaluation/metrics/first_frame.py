@@ -1,7 +1,7 @@
-"""First-frame fidelity: how much the first frame of a video is the image that it was made from.
+"""First-frame fidelity: similarity of the first frame of a video to the image from which it was generated.
 
 DreamVideo, arXiv 2312.03018, section 5 (FFF_SSIM). SSIM: Wang et al. 2004, with its Gaussian window of 11 pixels,
-sigma 1.5, K1 = 0.01, K2 = 0.03, each channel on its own. Shapes: n pairs, RGB in 0..1.
+sigma 1.5, K1 = 0.01, K2 = 0.03, for each channel separately. Shapes: n pairs, RGB in 0..1.
 """
 
 import torch
@@ -9,31 +9,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW, SIGMA = 11, 1.5
-C1, C2 = 0.01**2, 0.03**2  # for a range of 1
+C1, C2 = 0.01**2, 0.03**2  # for values in 0..1
 
 
 def first_frame_ssim(first: Tensor, image: Tensor) -> Tensor:
-    """SSIM of each pair: (n, 3, h, w) in 0..1 each -> (n,), 1 for equal pictures.
+    """SSIM of each pair: (n, 3, h, w) in 0..1 each -> (n,), 1 for equal images.
 
-    The mean over channels and over all pixels, the pictures reflected at their edges. ValueError for pictures of other
-    sizes, or smaller than the window.
+    It is averaged over channels and all pixels, with images reflected at their edges. ValueError for images of
+    different sizes, or smaller than the window.
     """
     if first.shape != image.shape or first.ndim != 4 or min(first.shape[-2:]) < WINDOW:
         raise ValueError(
-            f"SSIM: pictures of {tuple(first.shape)} and {tuple(image.shape)}; give (n, 3, h, w) twice, h and w of "
-            f"{WINDOW} or more"
+            f"SSIM: the images are {tuple(first.shape)} and {tuple(image.shape)}; both must be (n, 3, h, w) with h "
+            f"and w of {WINDOW} or more"
         )
     x, y = first.float(), image.float()
-    mean_x, mean_y = _blurred(x), _blurred(y)
-    var_x, var_y = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2
-    shared = _blurred(x * y) - mean_x * mean_y
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    shared = _blur(x * y) - mean_x * mean_y
     light = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     structure = (2 * shared + C2) / (var_x.clamp(min=0) + var_y.clamp(min=0) + C2)
     return (light * structure).mean((1, 2, 3))
 
 
-def _blurred(x: Tensor) -> Tensor:
-    """Gaussian means around each pixel of (n, c, h, w)."""
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian mean around each pixel of (n, c, h, w)."""
     places = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     kernel = torch.exp(-(places**2) / (2 * SIGMA**2))
     kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, WINDOW)

@@ -1,7 +1,7 @@
-"""The metrics of video papers, each as rows per video and a figure of the rows, so that a bootstrap can draw again.
+"""The metrics of video papers. Each computes rows per video and a value from the rows, so that it can be bootstrapped.
 
-FVD: Unterthiner et al., arXiv 1812.01717. What a clip has to be for each network is in `layout` and goes into reports.
-Shapes: a film is f frames of 3 x h x w bytes; films of one run may have other sizes.
+FVD: Unterthiner et al., arXiv 1812.01717. `layout` describes the input of each network, for reports. Shapes: a video is
+f frames of 3 x h x w bytes; the videos of one run may have different sizes.
 """
 
 from abc import ABC, abstractmethod
@@ -22,25 +22,25 @@ from ..networks.loading import MetricError
 from ..scores.statistics import Interval, bootstrap, frechet_distance, moments
 from .first_frame import first_frame_ssim
 
-CAPTION, GIVEN, REFERENCE = "caption", "given image", "reference"
+CAPTION, IMAGE, REFERENCE = "caption", "given image", "reference"
 DRAWS = 200
 
 
 @dataclass(frozen=True)
-class Film:
-    """One video, as far as it is looked at."""
+class VideoSample:
+    """The part of a video that is evaluated."""
 
     name: str
     frames: Tensor  # (f, 3, h, w) bytes
     caption: str = ""
-    given: Tensor | None = None  # (3, h, w) bytes: the image that it was made from
+    image: Tensor | None = None  # (3, h, w) bytes: the image from which the video was generated
 
 
 class Metric(ABC):
-    """A metric that is the mean of one figure per video, unless it says otherwise.
+    """A metric; by default the mean of one value per video.
 
-    needs: of CAPTION, GIVEN, REFERENCE. frames: how many a clip must have; an open end is a large number. layout: what
-    a report says of the network and of the clips that it is given.
+    needs: some of CAPTION, IMAGE, REFERENCE. frames: valid numbers of frames; a large end means no limit. layout: a
+    description of the network and its input, for the report.
     """
 
     title: str
@@ -49,14 +49,14 @@ class Metric(ABC):
     layout: dict[str, Any]
 
     @abstractmethod
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        """(n, ...) in the order of the films."""
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        """One row per video: (n, ...)."""
 
-    def check(self, videos: int, references: int, /) -> None:  # noqa: B027  any number does
-        """MetricError when there are too few."""
+    def check(self, videos: int, references: int, /) -> None:  # noqa: B027  by default, any number is enough
+        """MetricError when there are too few videos."""
 
-    def figure(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
-        """The figure and its interval. NaN rows, of videos that the metric says nothing of, are left out."""
+    def compute(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
+        """The value and its interval. NaN rows, for videos to which the metric does not apply, are ignored."""
         values = rows.double()
         return bootstrap(lambda d: values[d].nanmean().item(), len(rows), draws=max(draws, 1000))
 
@@ -69,8 +69,8 @@ def units(frames: Tensor) -> Tensor:
 class Fvd(Metric):
     """Frechet distance of I3D's features of generated and real clips. Lower is better.
 
-    few: allow sets with no more clips than features, whose covariance is singular: the figure is then biased upwards
-    by much, and can be compared at one number of clips only.
+    few: allow sets with no more clips than features. Their covariance is singular, so the value has a large upward bias
+    and is only comparable for equal numbers of clips.
     """
 
     title, needs, frames = "FVD", frozenset({REFERENCE}), range(i3d.SHORTEST, 10**6)
@@ -82,13 +82,13 @@ class Fvd(Metric):
             **{"range": "-1..1", "channels": "RGB", **asdict(network.file)},
         }
 
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        return self.network([film.frames for film in films])
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        return self.network([video.frames for video in videos])
 
     def check(self, videos: int, references: int, /) -> None:
-        enough(self.title, i3d.CLASSES, videos, references, self.few)
+        check_counts(self.title, i3d.CLASSES, videos, references, self.few)
 
-    def figure(self, rows: Tensor, reference: Tensor | None, draws: int, /) -> Interval:
+    def compute(self, rows: Tensor, reference: Tensor | None, draws: int, /) -> Interval:
         return distance(rows, reference, draws)
 
 
@@ -106,68 +106,70 @@ class VideoInceptionScore(Metric):
         if network.scripted:
             self.layout |= {"size": "the file's own", "range": "0..255, bytes", "channels": "RGB"}
 
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        return self.network([film.frames for film in films])
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        return self.network([video.frames for video in videos])
 
     def check(self, videos: int, _references: int, /) -> None:
         if videos < 2 * self.splits:
             raise MetricError(
-                f"IS: {videos} videos in {self.splits} splits; give {2 * self.splits} videos or more, or fewer "
-                "--splits (papers: 10,000 videos, 10 splits)"
+                f"IS: there are {videos} videos for {self.splits} splits; give {2 * self.splits} videos or more, or "
+                "fewer --splits (papers: 10,000 videos, 10 splits)"
             )
 
-    def figure(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
+    def compute(self, rows: Tensor, _reference: Tensor | None, draws: int, /) -> Interval:
         return score_of(rows, self.splits, draws)
 
 
 class ClipSim(Metric):
-    """Mean cosine of frames and caption. Higher is better."""
+    """Mean cosine similarity of frames and caption. Higher is better."""
 
     title, needs = "CLIPSIM", frozenset({CAPTION})
 
     def __init__(self, clip: Clip) -> None:
         self.clip, self.layout = clip, clip_layout(clip)
 
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        found = [clip_similarity(self.clip.images(units(f.frames)), self.clip.text(f.caption)) for f in films]
-        return torch.stack(found)
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        similarities = [clip_similarity(self.clip.images(units(f.frames)), self.clip.text(f.caption)) for f in videos]
+        return torch.stack(similarities)
 
 
 class FirstFrameClip(Metric):
-    """Cosine of first frame and given image. Higher is better."""
+    """Cosine similarity of the first frame and the source image. Higher is better."""
 
-    title, needs = "FFF-CLIP", frozenset({GIVEN})
+    title, needs = "FFF-CLIP", frozenset({IMAGE})
 
     def __init__(self, clip: Clip) -> None:
         self.clip, self.layout = clip, clip_layout(clip)
 
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        firsts = torch.cat([self.clip.images(units(film.frames[:1])) for film in films])
-        images = torch.cat([self.clip.images(units(given(film).unsqueeze(0))) for film in films])
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        firsts = torch.cat([self.clip.images(units(video.frames[:1])) for video in videos])
+        images = torch.cat([self.clip.images(units(source_image(video).unsqueeze(0))) for video in videos])
         return first_frame_similarity(firsts, images)
 
 
 class FirstFrameSsim(Metric):
-    """SSIM of first frame and given image. Higher is better."""
+    """SSIM of the first frame and the source image. Higher is better."""
 
-    title, needs = "FFF-SSIM", frozenset({GIVEN})
+    title, needs = "FFF-SSIM", frozenset({IMAGE})
 
     def __init__(self) -> None:
         self.layout = {"window": "Gaussian, 11 pixels, sigma 1.5", "range": "0..1", "size": "the video's own"}
 
-    def rows(self, films: Sequence[Film]) -> Tensor:
-        pairs = [(units(film.frames[0]), fitted(given(film), *film.frames.shape[-2:])) for film in films]
+    def rows(self, videos: Sequence[VideoSample]) -> Tensor:
+        pairs = [
+            (units(video.frames[0]), resize_and_crop(source_image(video), *video.frames.shape[-2:])) for video in videos
+        ]
         return torch.cat([first_frame_ssim(first.unsqueeze(0), image.unsqueeze(0)) for first, image in pairs])
 
 
-def given(film: Film) -> Tensor:
-    if film.given is None:
-        raise MetricError(f"{film.name} has no image that it was made from; give --images or --reference")
-    return film.given
+def source_image(video: VideoSample) -> Tensor:
+    if video.image is None:
+        raise MetricError(f"{video.name} has no source image; give --images or --reference")
+    return video.image
 
 
-def fitted(image: Tensor, height: int, width: int) -> Tensor:
-    """Bytes (3, h, w) -> 0..1 at the size of a video: its middle, of the aspect of the video, scaled."""
+def resize_and_crop(image: Tensor, height: int, width: int) -> Tensor:
+    """Bytes (3, h, w) -> 0..1, centre-cropped to the aspect ratio of a video and scaled to its size."""
     return fit(units(image).unsqueeze(0), height, width, mode="bicubic")[0]
 
 
@@ -178,30 +180,32 @@ def clip_layout(clip: Clip) -> dict[str, Any]:
     }
 
 
-def enough(title: str, features: int, videos: int, references: int, few: bool) -> None:
+def check_counts(title: str, features: int, videos: int, references: int, few: bool) -> None:
     """MetricError unless both sets have more clips than features, so that their covariances are not singular."""
     least = 2 if few else features + 1
     if min(videos, references) < least:
-        hint = "" if few else ", or allow a biased figure with --few"
+        hint = "" if few else ", or allow a biased value with --few"
         raise MetricError(
-            f"{title}: {videos} videos and {references} of the reference; {least} of each are needed "
+            f"{title}: there are {videos} videos and {references} reference videos; give {least} of each "
             f"(papers: 2,048 or more){hint}"
         )
 
 
 def distance(rows: Tensor, reference: Tensor | None, draws: int) -> Interval:
-    """Frechet distance to the reference, which is held; the interval is centred, see `bootstrap`."""
+    """Frechet distance to the reference, which is not resampled; the interval is centred, see `bootstrap`."""
     if reference is None:
-        raise MetricError("FVD: there is no reference; give --reference")
+        raise MetricError("FVD: the reference is missing; give --reference")
     real = moments(reference)
-    return bootstrap(_guarded(lambda d: frechet_distance(real, moments(rows[d]))), len(rows), draws=draws, centred=True)
+    return bootstrap(
+        _not_negative(lambda d: frechet_distance(real, moments(rows[d]))), len(rows), draws=draws, centred=True
+    )
 
 
 def score_of(rows: Tensor, splits: int, draws: int) -> Interval:
-    """Inception Score; the interval is centred, for drawing again makes the samples more alike."""
+    """Inception Score; the interval is centred, because resampling makes the samples more alike."""
     return bootstrap(lambda d: inception_score(rows[d], splits), len(rows), draws=draws, centred=True)
 
 
-def _guarded(statistic: Callable[[Tensor], float]) -> Callable[[Tensor], float]:
-    """A distance is not below 0; for equal sets rounding may say so."""
+def _not_negative(statistic: Callable[[Tensor], float]) -> Callable[[Tensor], float]:
+    """Clamp a distance at 0, because rounding can make it negative for equal sets."""
     return lambda drawn: max(0.0, statistic(drawn))

@@ -1,8 +1,8 @@
-"""CLIPSIM and FFF-CLIP: cosines of CLIP's embeddings (Radford et al., arXiv 2103.00020), by a CLIP of one's own.
+"""CLIPSIM and FFF-CLIP: cosine similarities of CLIP embeddings (Radford et al., arXiv 2103.00020), with a local CLIP.
 
-CLIPSIM: mean over a video's frames of the cosine of frame and caption (Wu et al., arXiv 2104.14806). FFF-CLIP: cosine
-of the first frame and the image that the video was made from (DreamVideo, arXiv 2312.03018, section 5). From -1 to 1;
-DreamVideo prints CLIPSIM times 100. Shapes: f frames, RGB in 0..1.
+CLIPSIM: mean over a video's frames of the cosine similarity of frame and caption (Wu et al., arXiv 2104.14806).
+FFF-CLIP: cosine similarity of the first frame and the image from which the video was generated (DreamVideo, arXiv
+2312.03018, section 5). Both are from -1 to 1; DreamVideo prints CLIPSIM times 100. Shapes: f frames, RGB in 0..1.
 """
 
 import json
@@ -18,26 +18,26 @@ from .loading import MetricError, NetworkFile, sha256
 OPTION = "--clip"
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's CLIP
-CHUNK = 64  # frames at once
+CHUNK = 64  # frames per batch
 
 
 class Clip:
-    """A CLIP of transformers in a folder. MetricError, in one sentence, when a file of the folder is missing."""
+    """A transformers CLIP in a folder. MetricError, in one sentence, when a file is missing."""
 
     def __init__(self, folder: Path | None, device: str = "cpu") -> None:
-        wanted = f"give a folder of transformers' CLIP: {', '.join(FILES)}"
+        hint = f"give a folder with a transformers CLIP: {', '.join(FILES)}"
         if folder is None:
-            raise MetricError(f"{OPTION} is not given; {wanted}")
+            raise MetricError(f"{OPTION} is missing; {hint}")
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            raise MetricError(f"{OPTION} {folder}: {missing[0]} is missing; {wanted}")
-        from transformers import CLIPModel, CLIPTokenizer  # late: the nodes import this package, too
+            raise MetricError(f"{OPTION} {folder}: {missing[0]} is missing; {hint}")
+        from transformers import CLIPModel, CLIPTokenizer  # imported late, because the nodes import this package
 
         try:
             self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
             self.tokens = CLIPTokenizer.from_pretrained(str(folder))
-        except Exception as error:  # transformers raises whatever the broken file makes of it
-            raise MetricError(f"{OPTION} {folder} is no CLIP that can be read ({error}); {wanted}") from error
+        except Exception as error:  # transformers raises various errors for broken files
+            raise MetricError(f"{OPTION} {folder} is not a readable CLIP ({error}); {hint}") from error
         self.model.eval().requires_grad_(False).to(device)
         self.mean, self.deviation = _normalisation(folder / "preprocessor_config.json")
         weights = folder / "model.safetensors"
@@ -48,7 +48,7 @@ class Clip:
         return self.model.config.vision_config.image_size
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """What the model sees of (f, 3, h, w): the middle square, bicubic at its size, with its mean and deviation."""
+        """The model's input for (f, 3, h, w): the middle square, resized (bicubic) and normalised."""
         short = min(frames.shape[-2:])
         top, left = ((n - short) // 2 for n in frames.shape[-2:])
         square = frames[..., top : top + short, left : left + short].float()
@@ -61,31 +61,31 @@ class Clip:
         """(f, 3, h, w) -> embeddings of length 1, (f, d)."""
         rows = []
         for part in frames.split(CHUNK):
-            seen = self.model.vision_model(pixel_values=self.pixels(part).to(self.model.device))
-            rows.append(self.model.visual_projection(seen.pooler_output).float().cpu())
+            output = self.model.vision_model(pixel_values=self.pixels(part).to(self.model.device))
+            rows.append(self.model.visual_projection(output.pooler_output).float().cpu())
         return F.normalize(torch.cat(rows), dim=1)
 
     @torch.no_grad()
     def text(self, caption: str) -> Tensor:
-        """Embedding of length 1, (1, d); what is longer than the model's 77 tokens is cut off."""
+        """Embedding of length 1, (1, d); captions are truncated to the model's 77 tokens."""
         longest = self.model.config.text_config.max_position_embeddings
         ids = self.tokens(caption, truncation=True, max_length=longest, return_tensors="pt").input_ids
-        seen = self.model.text_model(input_ids=ids.to(self.model.device))
-        return F.normalize(self.model.text_projection(seen.pooler_output).float().cpu(), dim=1)
+        output = self.model.text_model(input_ids=ids.to(self.model.device))
+        return F.normalize(self.model.text_projection(output.pooler_output).float().cpu(), dim=1)
 
 
 def clip_similarity(frames: Tensor, caption: Tensor) -> Tensor:
-    """CLIPSIM of one video: embeddings of length 1, (f, d) and (1, d) -> the mean cosine, a scalar."""
+    """CLIPSIM of one video: embeddings of length 1, (f, d) and (1, d) -> mean cosine similarity, a scalar."""
     return (frames @ caption.T).mean()
 
 
 def first_frame_similarity(first: Tensor, image: Tensor) -> Tensor:
-    """FFF-CLIP: embeddings of length 1, (n, d) each -> cosines (n,)."""
+    """FFF-CLIP: embeddings of length 1, (n, d) each -> cosine similarities (n,)."""
     return (first * image).sum(1)
 
 
 def _normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not path.is_file():
         return MEAN, DEVIATION
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(told.get("image_mean", MEAN)), tuple(told.get("image_std", DEVIATION))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(config.get("image_mean", MEAN)), tuple(config.get("image_std", DEVIATION))

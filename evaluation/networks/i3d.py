@@ -1,8 +1,8 @@
-"""I3D, the network whose outputs FVD compares: Inception v1 with its filters made three-dimensional.
+"""I3D, the network whose outputs FVD compares: Inception v1 with three-dimensional filters.
 
 Carreira and Zisserman, "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", arXiv 1705.07750, figure
-3; widths of the Inception modules: Szegedy et al., arXiv 1409.4842, table 1. Built from the papers so that published
-state dicts load (names as in i3d_pretrained_400.pt); the published TorchScript file (i3d_torchscript.pt) is read, too.
+3; widths of the Inception modules: Szegedy et al., arXiv 1409.4842, table 1. Written from the papers, so that published
+state dicts load (names as in i3d_pretrained_400.pt); the published TorchScript file (i3d_torchscript.pt) also works.
 
 Shapes: n clips, 3 channels, f frames, h x w pixels; values from -1 to 1, h = w = 224.
 """
@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loading import MetricError, check_file, fill, is_torchscript, opened, run_torchscript
+from .loading import MetricError, check_file, fill, is_torchscript, open_network, run_torchscript
 
 SIZE, CLASSES, SHORTEST = 224, 400, 10
 OPTION = "--i3d"
-WANTED = (
-    "an I3D of Kinetics-400: i3d_torchscript.pt (StyleGAN-V's) or i3d_pretrained_400.pt (VideoGPT's), "
+EXPECTED = (
+    "an I3D of Kinetics-400: i3d_torchscript.pt (of StyleGAN-V) or i3d_pretrained_400.pt (of VideoGPT), "
     "or the same weights as safetensors"
 )
-MODULES = {  # 1x1; 1x1, 3x3; 1x1, 3x3 (the paper of Inception has 5x5); 1x1 behind the pool
+MODULES = {  # 1x1; 1x1, 3x3; 1x1, 3x3 (5x5 in the Inception paper); 1x1 after the pool
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
@@ -33,23 +33,23 @@ MODULES = {  # 1x1; 1x1, 3x3; 1x1, 3x3 (the paper of Inception has 5x5); 1x1 beh
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-POOLS = {  # kernel and stride of the pool before a layer
+POOLS = {  # kernel and stride of the pooling before a layer
     "Conv3d_2b_1x1": ((1, 3, 3), (1, 2, 2)),
     "Mixed_3b": ((1, 3, 3), (1, 2, 2)),
     "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
     "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
 }
 PROTOCOLS = ("videogpt", "styleganv")
-EPSILON = 1e-5  # of batch norm in the published code around i3d_pretrained_400.pt; TensorFlow's I3D has 1e-3
+EPSILON = 1e-5  # of batch norm in the published code for i3d_pretrained_400.pt; TensorFlow's I3D has 1e-3
 
 
 def same_padding(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Zeros around (.., f, h, w) so that ceil(size / stride) windows fit, an odd zero behind: TensorFlow's "SAME"."""
-    around: list[int] = []
+    """Pad (.., f, h, w) with zeros for ceil(size / stride) windows, more at the end if odd: TensorFlow's "SAME"."""
+    padding: list[int] = []
     for size, k, s in zip(reversed(x.shape[-3:]), reversed(kernel), reversed(stride), strict=True):
         missing = max((math.ceil(size / s) - 1) * s + k - size, 0)
-        around += [missing // 2, missing - missing // 2]
-    return F.pad(x, around)
+        padding += [missing // 2, missing - missing // 2]
+    return F.pad(x, padding)
 
 
 def pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
@@ -70,7 +70,7 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An Inception module: four branches, side by side."""
+    """An Inception module with four parallel branches."""
 
     def __init__(self, c_in: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Logits(nn.Module):
         self.conv3d = nn.Conv3d(1024, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Averages of 2 frames and all pixels, their logits, and the mean of those over time."""
+        """Average over 2 frames and all pixels, then logits, then their mean over time."""
         pooled = F.avg_pool3d(x, (2, x.shape[-2], x.shape[-1]), 1)
         return self.conv3d(pooled).mean((2, 3, 4))
 
@@ -113,7 +113,7 @@ class I3D(nn.Module):
         self.logits = Logits(classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 3, f, 224, 224) in -1..1 -> logits (n, classes); f of 10 or more."""
+        """(n, 3, f, 224, 224) in -1..1 -> logits (n, classes), for 10 or more frames."""
         for name in self.order:
             if name in POOLS:
                 x = pool(x, *POOLS[name])
@@ -124,7 +124,7 @@ class I3D(nn.Module):
 def pixels(frames: Tensor, protocol: str) -> Tensor:
     """Bytes (f, 3, h, w) -> (3, f, 224, 224) in -1..1, bilinear.
 
-    "videogpt": the short side to 224, the middle square; "styleganv": stretched to 224 x 224.
+    "videogpt": short side scaled to 224, then the middle square; "styleganv": stretched to 224 x 224.
     """
     x = frames.float() / 127.5 - 1
     if protocol == "styleganv":
@@ -140,18 +140,18 @@ def pixels(frames: Tensor, protocol: str) -> Tensor:
 class VideoFeatures:
     """Features of clips for FVD: the logits of I3D, (n, 400).
 
-    protocol: how frames come to 224 x 224, "videogpt" or "styleganv"; "" takes the one that was published with the kind
-    of file. The choice moves FVD by some 10 %. A TorchScript file under "styleganv" is given bytes and scales them
-    itself, as its authors use it; otherwise it is given what `pixels` says.
+    protocol: how frames are resized to 224 x 224, "videogpt" or "styleganv"; "" selects the one published with the kind
+    of file. The choice changes FVD by about 10 %. With "styleganv" a TorchScript file gets bytes and resizes them
+    itself, as its authors do; otherwise it gets the result of `pixels`.
     """
 
     def __init__(self, path: Path | None, protocol: str = "", device: str = "cpu") -> None:
-        path = check_file(path, OPTION, WANTED)
+        path = check_file(path, OPTION, EXPECTED)
         self.scripted, self.device = is_torchscript(path), device
         self.protocol = protocol or ("styleganv" if self.scripted else "videogpt")
         if self.protocol not in PROTOCOLS:
-            raise MetricError(f"--fvd-protocol {protocol}: there is none; give one of {', '.join(PROTOCOLS)}")
-        self.network, self.file = opened(
+            raise MetricError(f"--fvd-protocol {protocol} is unknown; give one of {', '.join(PROTOCOLS)}")
+        self.network, self.file = open_network(
             path, OPTION, device, lambda weights: fill(I3D(), weights, path, OPTION, "I3D of Kinetics-400")
         )
 
@@ -160,9 +160,11 @@ class VideoFeatures:
         """Bytes (f, 3, h, w) each -> (n, 400)."""
         if not self.scripted:
             return self.network(torch.stack([pixels(clip, self.protocol) for clip in clips]).to(self.device)).cpu()
-        given = [self._scripted_input(clip) for clip in clips]
-        own, told = self.protocol == "styleganv", f"{OPTION} {self.file.file}"
-        return run_torchscript(self.network, given, told, "an I3D", rescale=own, resize=own, return_features=True)
+        inputs = [self._scripted_input(clip) for clip in clips]
+        rescale, label = self.protocol == "styleganv", f"{OPTION} {self.file.file}"
+        return run_torchscript(
+            self.network, inputs, label, "an I3D", rescale=rescale, resize=rescale, return_features=True
+        )
 
     def _scripted_input(self, clip: Tensor) -> Tensor:
         x = clip.transpose(0, 1) if self.protocol == "styleganv" else pixels(clip, self.protocol)

@@ -1,7 +1,7 @@
-"""The Inception Score: how sure a classifier is of each sample, and how different the samples are for it.
+"""The Inception Score: how certain a classifier is of each sample, and how diverse its classes are.
 
-Salimans et al., arXiv 1606.03498, section 4: exp(E_x KL(p(y|x) || p(y))). 1 for samples that all look alike (or like
-nothing), the number of classes at most.
+Salimans et al., arXiv 1606.03498, section 4: exp(E_x KL(p(y|x) || p(y))). It is 1 if all samples look alike (or like no
+class), and at most the number of classes.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ SPLITS = 10
 
 
 def inception_score(probabilities: Tensor, splits: int = SPLITS) -> float:
-    """probabilities: (n, classes), rows add up to 1. The mean of the scores of `splits` equal parts, in their order.
+    """The mean score of `splits` equal parts, in order. probabilities: (n, classes), whose rows add up to 1.
 
     ValueError when there are fewer samples than parts.
 
@@ -22,8 +22,8 @@ def inception_score(probabilities: Tensor, splits: int = SPLITS) -> float:
     """
     if probabilities.ndim != 2 or not 1 <= splits <= len(probabilities):
         raise ValueError(
-            f"Inception Score: {tuple(probabilities.shape)} probabilities in {splits} parts; give (n, classes), n of "
-            "the parts or more"
+            f"Inception Score: the probabilities are {tuple(probabilities.shape)} for {splits} parts; give (n, "
+            "classes) with at least one sample per part"
         )
     p = probabilities.double()
     surprise = torch.xlogy(p, p).sum(1)

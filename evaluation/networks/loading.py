@@ -1,7 +1,7 @@
-"""Files of networks that metrics look through: the user's own, by path; nothing is downloaded.
+"""Files of the networks for metrics. The user provides them by path; nothing is downloaded.
 
-A file is TorchScript, a state dict of torch, or safetensors. Pickles are opened with weights_only. TorchScript is a
-program: it runs what its author wrote, within what TorchScript can do.
+A file is TorchScript, a torch state dict, or safetensors. Pickles are loaded with weights_only. TorchScript is a
+program: it runs its author's code, within the limits of TorchScript.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ TORCHSCRIPT, STATE_DICT = "TorchScript", "state dict"
 
 
 class MetricError(ValueError):
-    """A metric cannot be computed; the message is one sentence that names what was given and what would do."""
+    """A metric cannot be computed; the message is one sentence that names the input and what is needed."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """What a report says of the network of a metric."""
+    """Description of a metric's network, for the report."""
 
     file: str
     sha256: str
@@ -40,83 +40,85 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_file(path: Path | None, option: str, what: str) -> Path:
-    """The file, or MetricError: `what` says which file does, and where people have it from."""
+def check_file(path: Path | None, option: str, hint: str) -> Path:
+    """The path, or MetricError if there is no such file. hint: which file is needed and where it comes from."""
     if path is None:
-        raise MetricError(f"{option} is not given; give {what}")
+        raise MetricError(f"{option} is missing; give {hint}")
     if not path.is_file():
-        raise MetricError(f"{option} {path}: there is no such file; give {what}")
+        raise MetricError(f"{option} {path}: there is no such file; give {hint}")
     return path
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive; a state dict of torch is such an archive without code."""
+    """Whether the file is a TorchScript archive; a torch state dict is an archive without code."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
 
 
-def opened(
-    path: Path, option: str, device: str, built: Callable[[dict[str, Tensor]], nn.Module]
+def open_network(
+    path: Path, option: str, device: str, build: Callable[[dict[str, Tensor]], nn.Module]
 ) -> tuple[nn.Module, NetworkFile]:
-    """A TorchScript file as it is, or the network that `built` makes of the weights of any other."""
+    """Load a TorchScript file directly, or use `build` to make the network from the weights of any other file."""
     if is_torchscript(path):
         return load_torchscript(path, option, device), NetworkFile(str(path), sha256(path), TORCHSCRIPT)
-    return built(load_weights(path, option)).to(device), NetworkFile(str(path), sha256(path), STATE_DICT)
+    return build(load_weights(path, option)).to(device), NetworkFile(str(path), sha256(path), STATE_DICT)
 
 
 def load_torchscript(path: Path, option: str, device: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the files of the field are TorchScript all the same
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # the common files are TorchScript, although it is deprecated
             return torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, OSError) as error:
         raise MetricError(f"{option} {path} cannot be read ({_first_line(error)}); get the file again") from error
 
 
-def run_torchscript(network: nn.Module, inputs: list[Tensor], file: str, what: str, **options: bool) -> Tensor:
-    """The network's rows of inputs of any sizes, one after another. MetricError when it takes no such input."""
+def run_torchscript(network: nn.Module, inputs: list[Tensor], file: str, kind: str, **options: bool) -> Tensor:
+    """Rows of the network for inputs of any size, one at a time. MetricError when it does not accept the input."""
     try:
-        # without its compiler of kernels, which fails on some GPUs
+        # without its kernel compiler, which fails on some GPUs
         with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
             return torch.cat([network(x, **options) for x in inputs]).float().cpu()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise MetricError(f"{file} cannot be used as {what} ({reason})") from error
+        raise MetricError(f"{file} cannot be used as {kind} ({reason}); give another file") from error
 
 
 def load_weights(path: Path, option: str) -> dict[str, Tensor]:
-    """The tensors of a state dict by name, also of a checkpoint that holds it as `state_dict`."""
+    """The tensors of a state dict by name, also if it is the entry `state_dict` of a checkpoint."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        told = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each kind of file has errors of its own for what it is not
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each file format raises other errors
         raise MetricError(f"{option} {path} cannot be read ({_first_line(error)}); get the file again") from error
-    told = told.get("state_dict", told) if isinstance(told, dict) else {}
-    weights = {str(name).removeprefix("module."): value for name, value in told.items() if isinstance(value, Tensor)}
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    weights = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not weights:
-        raise MetricError(f"{option} {path} holds no weights; give a state dict or a TorchScript file")
+        raise MetricError(f"{option} {path} contains no weights; give a state dict or a TorchScript file")
     return weights
 
 
-def fill(network: nn.Module, weights: dict[str, Tensor], path: Path, option: str, what: str) -> nn.Module:
-    """Put the weights into the network. MetricError, naming the first difference, when they are of another."""
-    own = network.state_dict()
-    wanted = {name: value for name, value in own.items() if not name.endswith("num_batches_tracked")}
-    for name, value in wanted.items():
+def fill(network: nn.Module, weights: dict[str, Tensor], path: Path, option: str, kind: str) -> nn.Module:
+    """Load the weights into the network. MetricError, naming the first difference, when they do not match."""
+    state = network.state_dict()
+    expected = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    for name, value in expected.items():
         if name not in weights:
-            raise MetricError(f"{option} {path} is no {what}: it has no {name}; give the weights of one")
+            raise MetricError(f"{option} {path} is not the right {kind}: {name} is missing; give its weights")
         if weights[name].shape != value.shape:
             raise MetricError(
-                f"{option} {path} is no {what} of this size: {name} is {tuple(weights[name].shape)}, "
-                f"{tuple(value.shape)} is needed; give the weights of one"
+                f"{option} {path} is not the right {kind}: {name} is {tuple(weights[name].shape)} instead of "
+                f"{tuple(value.shape)}; give its weights"
             )
-    foreign = sorted(name for name in weights if name not in own)
+    foreign = sorted(name for name in weights if name not in state)
     if foreign:
-        raise MetricError(f"{option} {path} is no {what}: it has {foreign[0]}, too; give the weights of one")
-    network.load_state_dict({**own, **{name: weights[name] for name in wanted}})
+        raise MetricError(f"{option} {path} is not the right {kind}: it also has {foreign[0]}; give its weights")
+    network.load_state_dict({**state, **{name: weights[name] for name in expected}})
     return network.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""What a clip does, measured on what the judge sees. Shapes: n clips, f frames; images RGB in 0..1.
+"""Properties of a clip, measured with the judge. Shapes: n clips, f frames; images RGB in 0..1.
 
 Positions are in image widths, x to the right and y down.
 """
@@ -13,18 +13,18 @@ from ..judges.judge import Judge
 
 @dataclass(frozen=True)
 class ClipReading:
-    """One clip as the judge sees it."""
+    """The judge's reading of one clip."""
 
     colours: list[int]  # per frame
     shapes: list[int]
     backgrounds: list[int]
-    displacement: tuple[float, float]  # last minus first visible centre; (nan, nan) when the sprite is not seen twice
+    displacement: tuple[float, float]  # last minus first visible centre; (nan, nan) if visible in fewer than two frames
     difference: float  # mean |frame[i+1] - frame[i]|
     flicker: float  # mean |frame[i+1] - 2 frame[i] + frame[i-1]|
 
     @property
     def distance(self) -> float:
-        """Length of the displacement; 0 when there is no sprite to move."""
+        """Length of the displacement; 0 if there is no sprite."""
         x, y = self.displacement
         return 0.0 if x != x else (x * x + y * y) ** 0.5
 
@@ -38,12 +38,12 @@ class ClipReading:
 
     @property
     def constant(self) -> bool:
-        """Colour and shape are the same in every frame."""
+        """Whether colour and shape are the same in every frame."""
         return len(set(self.colours)) == 1 and len(set(self.shapes)) == 1
 
     @property
     def agreement(self) -> float:
-        """Share of frames that show the clip's most frequent pair of colour and shape."""
+        """Share of frames with the clip's most frequent pair of colour and shape."""
         pairs = list(zip(self.colours, self.shapes, strict=True))
         return max(pairs.count(p) for p in set(pairs)) / len(pairs)
 
@@ -62,11 +62,11 @@ def read_clip(judge: Judge, frames: Tensor) -> ClipReading:  # frames: (f, 3, 64
 
 
 def displacement(centres: Tensor) -> tuple[float, float]:
-    """Last minus first centre among the frames in which there is one. centres: (f, 2), NaN where there is none."""
-    seen = centres[~centres.isnan().any(1)]
-    if len(seen) < 2:
+    """Last minus first centre of the frames that have one. centres: (f, 2), NaN without a sprite."""
+    visible = centres[~centres.isnan().any(1)]
+    if len(visible) < 2:
         return float("nan"), float("nan")
-    x, y = (seen[-1] - seen[0]).tolist()
+    x, y = (visible[-1] - visible[0]).tolist()
     return x, y
 
 
@@ -76,8 +76,8 @@ def frame_difference(frames: Tensor) -> float:
 
 
 def flicker(frames: Tensor) -> float:
-    """Mean absolute second difference over time: 0 for even change, large where a change is taken back at once.
+    """Mean absolute second difference over time: 0 for uniform change, large if a change is reversed at once.
 
-    frames: (f, ...); NaN below three frames, which have no second difference.
+    frames: (f, ...); NaN for fewer than three frames, which have no second difference.
     """
     return frames.diff(n=2, dim=0).abs().mean().item() if len(frames) > 2 else float("nan")

@@ -1,4 +1,4 @@
-"""Figures as people file them: a markdown table, and the line that says how they came about."""
+"""Reports of results: a Markdown table, and a line on how the results were obtained."""
 
 import os
 import platform
@@ -26,21 +26,21 @@ COLUMNS = {
 
 
 def markdown(rows: Mapping[str, Mapping[str, Interval]], columns: Mapping[str, str] = COLUMNS) -> str:
-    """A table with a line per row and a column per score: value [low, high]; what was not measured stays empty."""
+    """A table with a line per row and a column per score: value [low, high]; missing scores are empty."""
     lines = [["", *columns.values()], ["---"] * (len(columns) + 1)]
     lines += [[name, *(str(row[c]) if c in row else "" for c in columns)] for name, row in rows.items()]
     return "\n".join("|".join(["", *(f" {cell} " if cell else " " for cell in line), ""]) for line in lines)
 
 
-def figures(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+def figures(scores: Mapping[str, Interval]) -> dict[str, list[float]]:
     """Value, low and high of each score, for a JSON file."""
-    return {name: [round(v, 5) for v in (i.value, i.low, i.high)] for name, i in found.items()}
+    return {name: [round(v, 5) for v in (i.value, i.low, i.high)] for name, i in scores.items()}
 
 
 def origin(command: Sequence[str], **settings: object) -> str:
-    """Date, machine, command, commit and settings, one sentence."""
-    told = "".join(f"; {name} {value}" for name, value in settings.items())
-    return f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `{' '.join(command)}`; commit {commit()}{told}."
+    """Date, machine, command, commit and settings in one sentence."""
+    text = "".join(f"; {name} {value}" for name, value in settings.items())
+    return f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: `{' '.join(command)}`; commit {commit()}{text}."
 
 
 def machine() -> str:
@@ -50,7 +50,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's own name; Python knows the architecture only."""
+    """The name of the processor; Python only knows its architecture."""
     try:
         name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -59,10 +59,10 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured; "+" when the working tree had changes."""
+    """The current commit, with "+" if the working tree has changes."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         return "unknown"
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
-    return head.stdout.strip() + ("+" if changed.strip() else "")
+    status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
+    return head.stdout.strip() + ("+" if status.strip() else "")

@@ -1,6 +1,6 @@
-"""Statistics that say how far a figure can be trusted: Frechet distance, bootstrap intervals, a test of normality.
+"""Statistics: Frechet distance, bootstrap intervals, and a test of normality.
 
-All of it is closed form or seeded, in float64, and needs torch alone.
+All of it is closed-form or seeded, in float64, and only needs torch.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and where it may as well have come out."""
+    """A value and its confidence interval."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ class Interval:
 
 
 def bootstrap(
-    statistic: Callable[[Tensor], float],  # of the indices of the samples that are drawn
+    statistic: Callable[[Tensor], float],  # of the indices of the drawn samples
     count: int,
     *,
     draws: int = 1000,
@@ -33,21 +33,21 @@ def bootstrap(
     seed: int = 0,
     centred: bool = False,
 ) -> Interval:
-    """Percentile bootstrap: the statistic of `count` samples, and its quantiles over draws of as many with replacement.
+    """Percentile bootstrap: the statistic of `count` samples, and its quantiles over draws with replacement.
 
-    centred: shift the quantiles so that the mean of the draws falls on the figure. For distances between distributions,
-    which every repeated sample makes larger: the interval then tells the spread, and not the bias, which figures of the
-    same number of clips share. Draws on which the statistic is NaN (nothing to count) are left out.
+    centred: shift the quantiles so that the mean of the draws equals the value. This is for distances between
+    distributions, which repeated samples increase: the interval then shows the spread without this bias, which is the
+    same for all sets of this size. Draws for which the statistic is NaN are ignored.
 
     >>> bootstrap(lambda drawn: float(len(drawn)), 3, draws=5)
     Interval(value=3.0, low=3.0, high=3.0)
     """
     if count < 1:
-        raise ValueError("bootstrap: there are no samples to draw from")
+        raise ValueError("bootstrap: there are no samples; give at least one")
     g = torch.Generator().manual_seed(seed)
     value = statistic(torch.arange(count))
-    drawn = [statistic(torch.randint(count, (count,), generator=g)) for _ in range(draws)]
-    values = torch.tensor([v for v in drawn if not math.isnan(v)], dtype=torch.float64)
+    results = [statistic(torch.randint(count, (count,), generator=g)) for _ in range(draws)]
+    values = torch.tensor([v for v in results if not math.isnan(v)], dtype=torch.float64)
     if math.isnan(value) or not len(values):
         return Interval(value, math.nan, math.nan)
     shift = value - values.mean().item() if centred else 0.0
@@ -58,7 +58,7 @@ def bootstrap(
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and covariance (d, d), unbiased, of features (n, d)."""
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"moments: features of the shape {tuple(features.shape)}; give (n, d) with n of 2 or more")
+        raise ValueError(f"moments: the features are {tuple(features.shape)}; give (n, d) with n of 2 or more")
     x = features.double()
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
@@ -80,16 +80,16 @@ def frechet_distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> floa
 def jarque_bera(samples: Tensor) -> tuple[Tensor, Tensor]:
     """JB = n/6 (S^2 + (K - 3)^2 / 4) of each row of samples (k, n), S skewness, K kurtosis; and its p-value.
 
-    Under normality JB goes to chi-squared of two degrees, whose survival is exp(-JB / 2). Jarque and Bera, 1980.
-    Raises ValueError when a row holds fewer than 8 numbers or no spread.
+    For normal samples, JB approaches a chi-squared distribution with two degrees of freedom, whose survival function is
+    exp(-JB / 2). Jarque and Bera, 1980. Raises ValueError when a row has fewer than 8 numbers or no variance.
     """
     if samples.ndim != 2 or samples.shape[1] < 8:
-        raise ValueError(f"Jarque-Bera: samples of the shape {tuple(samples.shape)}; give (k, n) with n of 8 or more")
+        raise ValueError(f"Jarque-Bera: the samples are {tuple(samples.shape)}; give (k, n) with n of 8 or more")
     x = samples.double()
     x = x - x.mean(1, keepdim=True)
     variance = x.square().mean(1)
     if not (variance > 0).all():
-        raise ValueError("Jarque-Bera: a sample holds one number only; there is no distribution to test")
+        raise ValueError("Jarque-Bera: all numbers of a sample are equal; give samples with a variance above 0")
     skewness = x.pow(3).mean(1) / variance**1.5
     kurtosis = x.pow(4).mean(1) / variance**2
     statistic = x.shape[1] / 6 * (skewness**2 + (kurtosis - 3) ** 2 / 4)
@@ -98,25 +98,26 @@ def jarque_bera(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Normality:
-    """How normal samples of noise are; `passed` is the share with a Jarque-Bera p above .05 (HARIVO's figure)."""
+    """Normality of noise; `pass_rate` is the share of samples with a Jarque-Bera p above .05, as in HARIVO."""
 
     samples: int
     elements: int  # of one sample
     mean: float
     deviation: float
-    passed: Interval
+    pass_rate: Interval
     correlation: float  # of adjacent frames
 
 
 def normality(noise: Tensor, *, seed: int = 0) -> Normality:
-    """Noise (k, f, ...) as k samples, each all frames of one clip: correlation between frames is what the test finds.
+    """Normality of noise (k, f, ...): each clip is one sample, so that the test detects correlation between frames.
 
-    For independent normal noise 95 % pass. Frames that share noise are fewer independent numbers, so fewer pass: for
-    PYoCo's mixed noise (alpha 1, adjacent correlation 0.5) and 24 frames the limit is 62 %, HARIVO prints 63.01 % and
-    94.42 %. Hence the reading that a sample is a whole clip; frame by frame, that noise would pass in 95 %.
+    For independent normal noise, 95 % of the clips pass. If frames share noise, there are fewer independent numbers, so
+    fewer clips pass: for PYoCo's mixed noise (alpha 1, adjacent correlation 0.5) and 24 frames the limit is 62 %;
+    HARIVO prints 63.01 % and 94.42 %. This is why a sample is taken to be a whole clip: tested frame by frame, 95 % of
+    that noise would pass.
     """
     if noise.ndim < 3:
-        raise ValueError(f"normality: noise of the shape {tuple(noise.shape)}; give (clips, frames, ...)")
+        raise ValueError(f"normality: the noise is {tuple(noise.shape)}; give (clips, frames, ...)")
     rows = noise.flatten(1)
     hits = (jarque_bera(rows)[1] > 0.05).double()
     return Normality(
@@ -124,13 +125,13 @@ def normality(noise: Tensor, *, seed: int = 0) -> Normality:
         elements=rows.shape[1],
         mean=rows.double().mean().item(),
         deviation=rows.double().std().item(),
-        passed=bootstrap(lambda drawn: hits[drawn].mean().item(), len(rows), seed=seed),
+        pass_rate=bootstrap(lambda indices: hits[indices].mean().item(), len(rows), seed=seed),
         correlation=_adjacent_correlation(noise),
     )
 
 
 def _adjacent_correlation(noise: Tensor) -> float:
-    """Correlation of the numbers of a frame with those at the same places of the next; NaN for one frame."""
+    """Correlation of each frame with the next one, position by position; NaN for one frame."""
     if noise.shape[1] < 2:
         return math.nan
     pairs = torch.stack([noise[:, :-1].flatten(), noise[:, 1:].flatten()]).double()

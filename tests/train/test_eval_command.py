@@ -252,9 +252,9 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
         ([films, *out, "--metrics", "fvd", *i3d], "fvd: real videos to compare with are missing; give --reference"),
         (
             [films, *out, "--metrics", "fvd", "--reference", films, *i3d],
-            "401 of each are needed .*allow a biased figure",
+            "give 401 of each .*allow a biased value",
         ),
-        ([films, *out, "--metrics", "fvd", "--reference", films], "--i3d is not given"),
+        ([films, *out, "--metrics", "fvd", "--reference", films], "--i3d is missing"),
         ([films, *out, "--metrics", "is", *c3d], "IS: 5 videos in 10 splits; give 20 videos or more"),
         ([films, *out, "--metrics", "is", *c3d, "--frames", 8], "takes clips of exactly 16 frames; give --frames 16"),
         (
@@ -265,9 +265,12 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
             [plain, *out, "--metrics", "clipsim"],
             "clipsim: 1 of 1 videos have no caption, the first is a; give --captions",
         ),
-        ([films, *out, "--metrics", "clipsim"], "--clip is not given; give a folder of transformers' CLIP"),
+        ([films, *out, "--metrics", "clipsim"], "--clip is missing; give a folder with a transformers CLIP"),
         ([films, *out, "--metrics", "clipsim", "--clip", empty], "config.json is missing"),
-        ([films, *out, "--metrics", "pocket_fvd"], "pocket FVD: 5 videos and 1000 of the reference; 65 of each"),
+        (
+            [films, *out, "--metrics", "pocket_fvd"],
+            "pocket FVD: there are 5 videos and 1000 reference videos; give 65 of each",
+        ),
         ([films, *out, "--frames", 0], "--frames 0: give 1 or more"),
         ([films, *out, "--captions", tmp_path / "no.jsonl"], "there is no such file; give a file"),
         ([films, *out, "--images", tmp_path / "no"], "--images .* is not a folder"),

@@ -20,7 +20,7 @@ from ...evaluation.drawing.plots import contact_sheet
 from ...evaluation.drawing.views import through_sprite
 from ...evaluation.judges.video_judge import FRAMES
 from ...evaluation.scores import report
-from ...evaluation.scores.score import Sample, compare, joined, score
+from ...evaluation.scores.score import Sample, compare, concatenate, score
 from ...evaluation.scores.statistics import Interval
 from ...model_patches.harivo import mitigating
 from ..metrics import judging
@@ -173,7 +173,7 @@ def row_sample(options: Options, row: Row) -> Sample:
         row_jobs = jobs(options, row, seed)
         prompts = [prompt for job in row_jobs for prompt in job.prompts()]
         parts.append(judging.sample(read_clips(row_jobs), prompts, judge, video_judge))
-    return joined(parts)
+    return concatenate(parts)
 
 
 def write(options: Options, samples: dict[str, Sample], real: tuple[Tensor, Tensor]) -> dict:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...evaluation.metrics import video_metrics
-from ...evaluation.metrics.video_metrics import CAPTION, DRAWS, GIVEN, REFERENCE, Film, Metric
+from ...evaluation.metrics.video_metrics import CAPTION, DRAWS, IMAGE, REFERENCE, Metric, VideoSample
 from ...evaluation.networks.c3d import VideoClasses
 from ...evaluation.networks.clip_similarity import Clip
 from ...evaluation.networks.i3d import VideoFeatures
@@ -31,7 +31,7 @@ from ...model_patches.files import write_text
 from ..data import footage
 from ..data.footage import Video
 from . import pocket
-from .watching import Watched, opened, watched
+from .watching import VideoPass, opened, watched
 
 log = logging.getLogger(__name__)
 FORMAT = "stillmotion/evaluation/1"
@@ -78,17 +78,17 @@ def evaluate(request: Request) -> dict[str, Any]:
     names, optional = chosen(request.metrics)
     if request.out.exists() and not request.out.is_dir():
         raise MetricError(f"--out {request.out} is a file; give a folder for evaluation.json and evaluation.md")
-    material = Material(request)
-    names, without = material.usable(names, optional)
+    inputs = Inputs(request)
+    names, without = inputs.usable(names, optional)
     metrics = built(request, names)
-    references = material.references
+    references = inputs.references
     for metric in metrics.values():
         if request.frames not in metric.frames:
             raise MetricError(_frames_error(metric, request.frames))
-        metric.check(len(material.videos), len(references) or pocket.RENDERED)
-    seen = watch(material, request, metrics)
+        metric.check(len(inputs.videos), len(references) or pocket.RENDERED)
+    video_pass = watch(inputs, request, metrics)
     compared = {name: metric for name, metric in metrics.items() if REFERENCE in metric.needs}
-    real, rendered = Watched(), Watched()
+    real, rendered = VideoPass(), VideoPass()
     if compared and references:
         real = watch_reference(references, request, compared)
     elif compared:
@@ -96,11 +96,11 @@ def evaluate(request: Request) -> dict[str, Any]:
     against = real if references else rendered
     found = {}
     for name, metric in metrics.items():
-        metric.check(len(seen.names), len(against.names) if name in compared else len(seen.names))
+        metric.check(len(video_pass.names), len(against.names) if name in compared else len(video_pass.names))
         log.info("%s: intervals", metric.title)
-        found[name] = metric.figure(seen.of(name), against.of(name) if name in compared else None, request.draws)
+        found[name] = metric.compute(video_pass.of(name), against.of(name) if name in compared else None, request.draws)
         log.info("%s: %s", metric.title, found[name])
-    told = _report(request, metrics, found, without, seen, against if compared else None)
+    told = _report(request, metrics, found, without, video_pass, against if compared else None)
     write(told, request.out)
     return told
 
@@ -118,7 +118,7 @@ def chosen(metrics: Sequence[str]) -> tuple[list[str], frozenset[str]]:
     return list(dict.fromkeys(names + optional)), frozenset(optional)
 
 
-class Material:
+class Inputs:
     """The folders: videos, reference, captions, images; looked through, nothing decoded."""
 
     def __init__(self, request: Request) -> None:
@@ -148,23 +148,23 @@ class Material:
     def _missing(self, name: str, need: str) -> str:
         if need == REFERENCE and not self.references and name not in pocket.NAMES:
             return "real videos to compare with are missing; give --reference FOLDER"
-        there = {CAPTION: self.captions, GIVEN: self.images}.get(need)
+        there = {CAPTION: self.captions, IMAGE: self.images}.get(need)
         lacking = [] if there is None else [video.name for video in self.videos if video.name not in there]
         if not lacking:
             return ""
         first = f"{len(lacking)} of {len(self.videos)} videos have no {need}, the first is {lacking[0]}; give "
         return first + {
             CAPTION: '--captions FILE.jsonl with lines of {"video": NAME, "caption": TEXT}, or NAME.txt beside each',
-            GIVEN: "--images FOLDER with NAME.png for each, or a --reference with a video of the same name",
+            IMAGE: "--images FOLDER with NAME.png for each, or a --reference with a video of the same name",
         }.get(need, "")
 
-    def film(self, video: Video, given: bool) -> Film:
+    def sample(self, video: Video, given: bool) -> VideoSample:
         frames = footage.opening(video, self.request.frames, self.request.stride)
         image = self.images.get(video.name) if given else None
         first = None
         if image is not None:
             first = footage.picture(image.path) if image.path.is_file() and self.request.images else _first(image)
-        return Film(video.name, frames, self.captions.get(video.name, ""), first)
+        return VideoSample(video.name, frames, self.captions.get(video.name, ""), first)
 
 
 def built(request: Request, names: Sequence[str]) -> dict[str, Metric]:
@@ -182,17 +182,17 @@ def built(request: Request, names: Sequence[str]) -> dict[str, Metric]:
     return {name: make[name]() for name in names}
 
 
-def watch(material: Material, request: Request, metrics: dict[str, Metric]) -> Watched:
-    given = any(GIVEN in metric.needs for metric in metrics.values())
-    films = opened(material.videos, lambda video: material.film(video, given), request.skip_damaged, "videos")
-    return watched(films, metrics, request.batch)
+def watch(inputs: Inputs, request: Request, metrics: dict[str, Metric]) -> VideoPass:
+    given = any(IMAGE in metric.needs for metric in metrics.values())
+    samples = opened(inputs.videos, lambda video: inputs.sample(video, given), request.skip_damaged, "videos")
+    return watched(samples, metrics, request.batch)
 
 
-def watch_reference(references: Sequence[Video], request: Request, metrics: dict[str, Metric]) -> Watched:
-    def film(video: Video) -> Film:
-        return Film(video.name, footage.opening(video, request.frames, request.reference_stride))
+def watch_reference(references: Sequence[Video], request: Request, metrics: dict[str, Metric]) -> VideoPass:
+    def sample(video: Video) -> VideoSample:
+        return VideoSample(video.name, footage.opening(video, request.frames, request.reference_stride))
 
-    return watched(opened(references, film, request.skip_damaged, "reference"), metrics, request.batch)
+    return watched(opened(references, sample, request.skip_damaged, "reference"), metrics, request.batch)
 
 
 def _report(
@@ -200,8 +200,8 @@ def _report(
     metrics: dict[str, Metric],
     found: dict[str, Interval],
     without: dict[str, str],
-    seen: Watched,
-    against: Watched | None,
+    video_pass: VideoPass,
+    against: VideoPass | None,
 ) -> dict[str, Any]:
     reference = None
     if against is not None and request.reference:
@@ -212,13 +212,13 @@ def _report(
         "format": FORMAT,
         "origin": report.origin(request.command),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "videos": seen.told(request.videos, request.frames, request.stride),
+        "videos": video_pass.told(request.videos, request.frames, request.stride),
         "reference": reference,
         "images": str(request.images or ("first frames of the reference" if request.reference else "")),
         "metrics": {
             name: {
                 **{"title": metrics[name].title, "value": i.value, "low": i.low, "high": i.high},
-                **{"videos": len(seen.names), "draws": request.draws, "layout": metrics[name].layout},
+                **{"videos": len(video_pass.names), "draws": request.draws, "layout": metrics[name].layout},
             }
             for name, i in found.items()
         },

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...evaluation.judges.judge import LABELS, Judge, load_judge
 from ...evaluation.judges.video_judge import FRAMES, VideoJudge, clip_features, load_video_judge
 from ...evaluation.scores.clips import read_clip
-from ...evaluation.scores.score import Sample, Wanted
+from ...evaluation.scores.score import PromptLabels, Sample
 from ...evaluation.scores.statistics import moments
 from ..data.sprites import frame_times
 from ..data.worlds import SPRITES, World, named
@@ -26,10 +26,10 @@ def bundled_video_judge() -> VideoJudge:
     return load_video_judge(POCKET / "video_judge.safetensors")[0]
 
 
-def wanted(clip: Any, world: World = SPRITES) -> Wanted:
+def wanted(clip: Any, world: World = SPRITES) -> PromptLabels:
     values = world.attributes(clip)
     numbers = {name: world.CLASSES[name].index(values[name]) for name in LABELS}
-    return Wanted(**numbers, motion=clip.motion)
+    return PromptLabels(**numbers, motion=clip.motion)
 
 
 def sample(

@@ -7,10 +7,10 @@ from functools import cache
 
 from ...evaluation.judges.video_judge import FRAMES
 from ...evaluation.metrics import pocket_metrics
-from ...evaluation.metrics.video_metrics import Film, Metric
+from ...evaluation.metrics.video_metrics import Metric, VideoSample
 from ..data.worlds import named
 from . import judging
-from .watching import Watched
+from .watching import VideoPass
 
 log = logging.getLogger(__name__)
 TOLD_EVERY = 100
@@ -50,23 +50,23 @@ def labels_of(caption: str) -> dict[str, int]:
     return {name: i for name, (_, i) in first.items()}
 
 
-def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> Watched:
+def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> VideoPass:
     """The rows of rendered held-out clips: the reference where no folder is given."""
-    seen, begun = Watched({name: [] for name in metrics}), time.monotonic()
-    for i, film in enumerate(_films(count), 1):
-        seen.names.append(film.name)
+    video_pass, begun = VideoPass({name: [] for name in metrics}), time.monotonic()
+    for i, sample in enumerate(_samples(count), 1):
+        video_pass.names.append(sample.name)
         if i % TOLD_EVERY == 0:
             log.info("rendered reference %d/%d  ETA %.0f s", i, count, (time.monotonic() - begun) / i * (count - i))
         for name, metric in metrics.items():
-            seen.rows[name].append(metric.rows([film]))
-    return seen
+            video_pass.rows[name].append(metric.rows([sample]))
+    return video_pass
 
 
-def _films(count: int) -> Iterator[Film]:
+def _samples(count: int) -> Iterator[VideoSample]:
     world = named(_video_judge().world)
     prompts = world.held_out(count)
     for prompt, clip in zip(prompts, judging.rendered(prompts, FRAMES, world), strict=True):
-        yield Film(world.caption(prompt), (clip * 255).round().byte())
+        yield VideoSample(world.caption(prompt), (clip * 255).round().byte())
 
 
 def _hit(hits: list[tuple[int, int]]) -> bool:

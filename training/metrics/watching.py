@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...evaluation.metrics.video_metrics import Film, Metric
+from ...evaluation.metrics.video_metrics import Metric, VideoSample
 from ...evaluation.networks.loading import MetricError
 from ..data import footage
 from ..data.footage import Damaged, Video
@@ -23,7 +23,7 @@ TOLD_EVERY = 10.0  # seconds
 
 
 @dataclass
-class Watched:
+class VideoPass:
     """One pass over a folder: what was read, in its order."""
 
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -41,36 +41,37 @@ class Watched:
         return facts | cut | {"left_out": self.left_out}
 
 
-def watched(films: Iterable[tuple[Video, Film | str]], metrics: dict[str, Metric], batch: int) -> Watched:
-    """The rows of all metrics; `batch` films are held at a time. A film that is a reason was left out."""
-    seen = Watched({name: [] for name in metrics})
-    kept = _kept(films, seen)
+def watched(samples: Iterable[tuple[Video, VideoSample | str]], metrics: dict[str, Metric], batch: int) -> VideoPass:
+    """The rows of all metrics; `batch` videos are in memory at a time. An item that is a string is the reason why that
+    video was skipped."""
+    video_pass = VideoPass({name: [] for name in metrics})
+    kept = _kept(samples, video_pass)
     while part := list(islice(kept, batch)):
         for name, metric in metrics.items():
-            seen.rows[name].append(metric.rows(part).cpu())
-    if not seen.names:
-        raise MetricError(f"none of the videos can be used; the first: {seen.left_out[0]}")
-    return seen
+            video_pass.rows[name].append(metric.rows(part).cpu())
+    if not video_pass.names:
+        raise MetricError(f"none of the videos can be used; the first: {video_pass.left_out[0]}")
+    return video_pass
 
 
-def _kept(films: Iterable[tuple[Video, Film | str]], seen: Watched) -> Iterator[Film]:
-    for video, film in films:
-        if isinstance(film, str):
-            seen.left_out.append(film)
+def _kept(samples: Iterable[tuple[Video, VideoSample | str]], video_pass: VideoPass) -> Iterator[VideoSample]:
+    for video, sample in samples:
+        if isinstance(sample, str):
+            video_pass.left_out.append(sample)
             continue
-        footage.add_to_digest(seen.digest, video)
-        seen.names.append(film.name)
-        seen.sizes[f"{film.frames.shape[-1]}x{film.frames.shape[-2]}"] += 1
-        yield film
+        footage.add_to_digest(video_pass.digest, video)
+        video_pass.names.append(sample.name)
+        video_pass.sizes[f"{sample.frames.shape[-1]}x{sample.frames.shape[-2]}"] += 1
+        yield sample
 
 
 def opened(
-    found: Sequence[Video], film: Callable[[Video], Film], skip: bool, what: str
-) -> Iterator[tuple[Video, Film | str]]:
+    found: Sequence[Video], sample: Callable[[Video], VideoSample], skip: bool, what: str
+) -> Iterator[tuple[Video, VideoSample | str]]:
     begun = told = time.monotonic()
     for i, video in enumerate(found, 1):
         try:
-            yield video, film(video)
+            yield video, sample(video)
         except Damaged as error:
             if not skip:
                 raise MetricError(f"{error} (--skip-damaged leaves out all such videos)") from error

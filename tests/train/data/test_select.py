@@ -117,7 +117,7 @@ def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
 
 def test_a_missing_file_of_clip_is_one_sentence(tmp_path, clip_folder):
     with pytest.raises(
-        ConfigError, match=r"--clip .*: config\.json is missing; give a folder of transformers' CLIP"
+        ConfigError, match=r"--clip .*: config\.json is missing; give a folder with a transformers CLIP"
     ) as told:
         ClipScore(tmp_path)
     assert "\n" not in str(told.value)

@@ -83,7 +83,7 @@ def test_it_learns_and_its_file_is_its_weights(tmp_path):
 
 
 def test_another_file_and_another_length_are_refused(root):
-    with pytest.raises(ValueError, match="no video judge but 'judge'"):
+    with pytest.raises(ValueError, match="not a video judge but 'judge'"):
         load_video_judge(root / "pocket" / "judge.safetensors")
     with pytest.raises(ValueError, match=r"\(16, 3, 64, 64\)"):
         clip_features(VideoJudge(), [torch.rand(8, 3, 64, 64)])

@@ -123,11 +123,11 @@ def test_files_that_do_not_do_are_named(tmp_path):
     small = tmp_path / "small.pt"
     torch.save(waves(I3D(10).state_dict()), small)
     cases = {
-        None: "--i3d is not given; give an I3D of Kinetics-400: i3d_torchscript.pt",
+        None: "--i3d is missing; give an I3D of Kinetics-400: i3d_torchscript.pt",
         tmp_path / "none.pt": "there is no such file; give an I3D of Kinetics-400",
-        other: "is no I3D of Kinetics-400: it has no Conv3d_1a_7x7.conv3d.weight",
+        other: "is not the right I3D of Kinetics-400: Conv3d_1a_7x7.conv3d.weight is missing",
         broken: "cannot be read",
-        small: r"is no I3D of Kinetics-400 of this size: logits.conv3d.weight is \(10, 1024",
+        small: r"is not the right I3D of Kinetics-400: logits.conv3d.weight is \(10, 1024",
         scripted(torch.nn.Linear(2, 2), tmp_path / "linear.pt"): "cannot be used as an I3D",
     }
     for path, told in cases.items():

@@ -8,10 +8,10 @@ import torch
 
 from stillmotion.evaluation.scores.clips import ClipReading, flicker, frame_difference
 from stillmotion.evaluation.scores.report import COLUMNS, markdown, origin
-from stillmotion.evaluation.scores.score import Sample, Wanted, compare, joined, score
+from stillmotion.evaluation.scores.score import PromptLabels, Sample, compare, concatenate, score
 from stillmotion.evaluation.scores.statistics import Interval, moments
 
-RIGHT = Wanted(colour=1, shape=2, background=3, motion="right")
+RIGHT = PromptLabels(colour=1, shape=2, background=3, motion="right")
 STILL = replace(RIGHT, motion="still")
 GOOD = ClipReading([1] * 4, [2] * 4, [3] * 4, (0.4, 0.1), 0.02, 0.01)
 REST = replace(GOOD, displacement=(0.02, 0.0), difference=0.001)
@@ -60,7 +60,7 @@ def test_pairs_show_a_difference_that_the_two_intervals_hide():
     assert one.high > other.low
     assert gain.value == pytest.approx(10 / 120)
     assert gain.low > 0
-    with pytest.raises(ValueError, match="other prompts"):
+    with pytest.raises(ValueError, match="different prompts"):
         compare(Sample(better, wanted), Sample(base[:2], [STILL, RIGHT]))
 
 
@@ -80,12 +80,12 @@ def test_the_distance_is_small_for_features_of_the_same_kind_and_grows_with_a_sh
 def test_sets_that_were_scored_apart_are_one_set():
     features = torch.arange(6.0).view(3, 2)
     whole = Sample([GOOD, WRONG, REST], [RIGHT, RIGHT, STILL], features)
-    parts = [Sample(whole.readings[a:b], whole.wanted[a:b], features[a:b]) for a, b in ((0, 1), (1, 3))]
-    again = joined(parts)
-    assert (again.readings, again.wanted) == (whole.readings, whole.wanted)
+    parts = [Sample(whole.readings[a:b], whole.prompts[a:b], features[a:b]) for a, b in ((0, 1), (1, 3))]
+    again = concatenate(parts)
+    assert (again.readings, again.prompts) == (whole.readings, whole.prompts)
     assert again.features is not None
     assert torch.equal(again.features, features)
-    with pytest.raises(ValueError, match="one of each"):
+    with pytest.raises(ValueError, match="readings, prompts and features differ"):
         Sample([GOOD], [RIGHT, STILL])
 
 

@@ -16,7 +16,13 @@ from stillmotion.evaluation.metrics.pocket_metrics import (
     PocketFvd,
     PocketInceptionScore,
 )
-from stillmotion.evaluation.metrics.video_metrics import Film, FirstFrameSsim, distance, enough, fitted
+from stillmotion.evaluation.metrics.video_metrics import (
+    FirstFrameSsim,
+    VideoSample,
+    check_counts,
+    distance,
+    resize_and_crop,
+)
 from stillmotion.evaluation.networks import c3d
 from stillmotion.evaluation.networks.c3d import C3D, VideoClasses
 from stillmotion.evaluation.networks.inception import inception_score
@@ -36,11 +42,13 @@ def test_the_distance_of_gaussians_is_the_closed_form():
 
 
 def test_too_few_videos_say_how_many_are_needed():
-    with pytest.raises(MetricError, match=r"FVD: 12 videos and 500 of the reference; 401 of each are needed .*--few"):
-        enough("FVD", 400, 12, 500, few=False)
-    enough("FVD", 400, 12, 500, few=True)
-    with pytest.raises(MetricError, match="2 of each are needed"):
-        enough("FVD", 400, 1, 500, few=True)
+    with pytest.raises(
+        MetricError, match=r"FVD: there are 12 videos and 500 reference videos; give 401 of each .*--few"
+    ):
+        check_counts("FVD", 400, 12, 500, few=False)
+    check_counts("FVD", 400, 12, 500, few=True)
+    with pytest.raises(MetricError, match="give 2 of each"):
+        check_counts("FVD", 400, 1, 500, few=True)
 
 
 def test_the_inception_score_of_known_distributions():
@@ -102,8 +110,8 @@ def test_c3d_takes_the_names_of_its_ports_and_refuses_other_files(tmp_path, monk
     assert torch.equal(found, VideoClasses(port)(clip))
     torch.save({"fc8.bias": torch.zeros(5)}, own)
     for path, told in (
-        (own, "is no C3D: it has no conv1a.weight"),
-        (None, "--c3d is not given; give a C3D fine-tuned"),
+        (own, "is not the right C3D: conv1a.weight is missing"),
+        (None, "--c3d is missing; give a C3D fine-tuned"),
     ):
         with pytest.raises(MetricError, match=told):
             VideoClasses(path)
@@ -129,10 +137,10 @@ def test_the_given_image_comes_to_the_size_of_the_video_by_its_middle():
     image = torch.zeros(3, 40, 80, dtype=torch.uint8)
     image[:, :, 14:66] = 255  # the middle, 20 to 60, and the surroundings within the filter
     frames = torch.full((2, 3, 20, 20), 255, dtype=torch.uint8)
-    torch.testing.assert_close(fitted(image, 20, 20), torch.ones(3, 20, 20), atol=1e-3, rtol=0)
-    assert FirstFrameSsim().rows([Film("a", frames, given=image)]).item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(resize_and_crop(image, 20, 20), torch.ones(3, 20, 20), atol=1e-3, rtol=0)
+    assert FirstFrameSsim().rows([VideoSample("a", frames, image=image)]).item() == pytest.approx(1, abs=1e-3)
     with pytest.raises(MetricError, match="a has no image"):
-        FirstFrameSsim().rows([Film("a", frames)])
+        FirstFrameSsim().rows([VideoSample("a", frames)])
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +153,16 @@ def judges(root):
 def truth():
     prompts = sprites.held_out(12)
     clips = [(clip * 255).round().byte() for clip in judging.rendered(prompts)]
-    return [Film(str(i), c, sprites.caption(p), c[0]) for i, (p, c) in enumerate(zip(prompts, clips, strict=True))]
+    return [
+        VideoSample(str(i), c, sprites.caption(p), c[0]) for i, (p, c) in enumerate(zip(prompts, clips, strict=True))
+    ]
 
 
 def swapped(films):
     """Each clip with the caption and image of the next clip."""
-    return [Film(f.name, f.frames, g.caption, g.given) for f, g in zip(films, films[1:] + films[:1], strict=True)]
+    return [
+        VideoSample(f.name, f.frames, g.caption, g.image) for f, g in zip(films, films[1:] + films[:1], strict=True)
+    ]
 
 
 def test_the_pockets_metrics_know_true_clips_from_wrong_ones(judges, truth):
@@ -163,14 +175,14 @@ def test_the_pockets_metrics_know_true_clips_from_wrong_ones(judges, truth):
     rows = score.rows(truth)
     assert rows.shape == (12, 6 * 8 * 8)
     torch.testing.assert_close(rows.sum(1), torch.ones(12))
-    varied = score.figure(rows, None, 20).value
+    varied = score.compute(rows, None, 20).value
     assert 6 < varied <= 12
-    assert score.figure(rows[:1].expand(12, -1), None, 20).value == pytest.approx(1)
+    assert score.compute(rows[:1].expand(12, -1), None, 20).value == pytest.approx(1)
     features = PocketFvd(video_judge, few=True)
     real = features.rows(truth)
-    assert features.figure(real, real, 5).value == pytest.approx(0, abs=1e-4)
-    backwards = features.rows([Film(f.name, f.frames.flip(0)) for f in truth])
-    assert features.figure(backwards, real, 5).value > 1
+    assert features.compute(real, real, 5).value == pytest.approx(0, abs=1e-4)
+    backwards = features.rows([VideoSample(f.name, f.frames.flip(0)) for f in truth])
+    assert features.compute(backwards, real, 5).value > 1
 
 
 def test_captions_are_read_in_the_pockets_words():
@@ -181,6 +193,6 @@ def test_captions_are_read_in_the_pockets_words():
 
 def test_a_caption_of_another_world_has_no_figure(judges, truth):
     metric = PocketClipSim(judges[0], labels_of)
-    rows = metric.rows([truth[0], Film("x", truth[0].frames, "a dog in a garden")])
+    rows = metric.rows([truth[0], VideoSample("x", truth[0].frames, "a dog in a garden")])
     assert rows.isnan().tolist() == [False, True]
-    assert metric.figure(rows, None, 10).value == pytest.approx(rows[0].item())
+    assert metric.compute(rows, None, 10).value == pytest.approx(rows[0].item())

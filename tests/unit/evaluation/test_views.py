@@ -184,7 +184,7 @@ def test_the_table_of_noise_says_what_was_measured():
     rows = normality_rows(found)
     assert rows[0][:3] == ["independent", "50", "512"]
     assert rows[1][5] == "-"
-    assert float(rows[0][6].split()[0]) == pytest.approx(100 * found["independent"].passed.value)
+    assert float(rows[0][6].split()[0]) == pytest.approx(100 * found["independent"].pass_rate.value)
     assert draw_normality(found).width > 600
     text = normality_text(found).splitlines()
     assert len({len(line) for line in text[:3]}) == 1
@@ -196,8 +196,8 @@ def test_small_print_is_broken_between_words():
     short, long = plots.caption("one"), plots.caption(words)
     assert long.height > short.height
     assert long.width == short.width == 960
-    assert " ".join(plots._broken(words, 400)).split() == words.split()
-    assert all(plots.length(line) <= 400 for line in plots._broken(words, 400))
+    assert " ".join(plots._wrap(words, 400)).split() == words.split()
+    assert all(plots.length(line) <= 400 for line in plots._wrap(words, 400))
 
 
 def test_the_shift_of_a_known_mapping_is_found():
