@@ -139,8 +139,8 @@ def from_diffusers(weights: Weights) -> dict[str, Tensor]:
             renamed[key] = tensor
             continue
         tail = key[head.end() :]
-        for ours, theirs in _TO_DIFFUSERS[1:]:
-            tail = re.sub(rf"^(transformer_blocks\.\d+\.){re.escape(theirs)}", rf"\g<1>{ours}", tail)
+        for name, diffusers_name in _TO_DIFFUSERS[1:]:
+            tail = re.sub(rf"^(transformer_blocks\.\d+\.){re.escape(diffusers_name)}", rf"\g<1>{name}", tail)
         key = f"{head[0]}temporal_transformer.{tail}"
         renamed[key] = tensor
         if key.endswith(".attention_blocks.0.pos_encoder.pe"):
@@ -154,8 +154,8 @@ def to_diffusers(weights: Weights) -> dict[str, Tensor]:
     for key, tensor in weights.items():
         if key.endswith(".attention_blocks.1.pos_encoder.pe"):
             continue
-        for ours, theirs in _TO_DIFFUSERS:
-            key = key.replace(f".{ours}", f".{theirs}" if theirs else ".")
+        for name, diffusers_name in _TO_DIFFUSERS:
+            key = key.replace(f".{name}", f".{diffusers_name}" if diffusers_name else ".")
         renamed[key] = tensor
     return renamed
 

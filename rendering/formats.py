@@ -62,6 +62,6 @@ def check_format(name: str, width: int, height: int) -> Format:
     return kind
 
 
-def enlarge(frames: np.ndarray, times: int) -> np.ndarray:
+def repeat_pixels(frames: np.ndarray, times: int) -> np.ndarray:
     """Repeat every pixel `times` x `times`: (k, h, w, 3) -> (k, times h, times w, 3)."""
     return frames if times == 1 else frames.repeat(times, axis=1).repeat(times, axis=2)

@@ -149,8 +149,8 @@ def main() -> None:
         motion_model = hold(motion_file(group_norm, weights))
         return TimedModel(base, lambda model: apply_motion(model, motion_model, frames=frames))
 
-    plain, ours, same_rule = TimedModel(base), moving("per_frame"), moving("per_clip")
-    theirs = diffusers_unet(base.model.diffusion_model.state_dict(), weights)
+    plain, stillmotion, same_rule = TimedModel(base), moving("per_frame"), moving("per_clip")
+    diffusers_model = diffusers_unet(base.model.diffusion_model.state_dict(), weights)
     seconds: list[float] = []
     output = torch.empty(0)
     with torch.inference_mode():
@@ -159,13 +159,15 @@ def main() -> None:
         clip = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
         for _ in range(options.rounds):
             plain.run(noise, conditioning)
-            ours.run(noise, conditioning)
+            stillmotion.run(noise, conditioning)
             start_time = time.process_time()
-            output = theirs(clip, timesteps[0], context, return_dict=False)[0]
+            output = diffusers_model(clip, timesteps[0], context, return_dict=False)[0]
             seconds.append(time.process_time() - start_time)
-            print(f"plain {plain.seconds[-1]:.2f} s, ours {ours.seconds[-1]:.2f} s, diffusers {seconds[-1]:.2f} s")
+            print(
+                f"plain {plain.seconds[-1]:.2f} s, ours {stillmotion.seconds[-1]:.2f} s, diffusers {seconds[-1]:.2f} s"
+            )
     error = (same_rule.output - output.transpose(1, 2).flatten(0, 1)).abs().max().item()
-    fastest = {"plain": min(plain.seconds), "ours": min(ours.seconds), "diffusers": min(seconds)}
+    fastest = {"plain": min(plain.seconds), "ours": min(stillmotion.seconds), "diffusers": min(seconds)}
     print(f"{'network':<12}{'seconds':>9}{'over plain':>12}")
     for name, value in fastest.items():
         print(f"{name:<12}{value:>9.2f}{value / fastest['plain']:>12.3f}")

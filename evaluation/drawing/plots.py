@@ -306,8 +306,8 @@ def below(images: Sequence[Image.Image]) -> Image.Image:
 def beside(images: Sequence[Image.Image]) -> Image.Image:
     """Images next to each other, on white."""
     sheet = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), WHITE)
-    left = 0
+    x = 0
     for image in images:
-        sheet.paste(image, (left, 0))
-        left += image.width
+        sheet.paste(image, (x, 0))
+        x += image.width
     return sheet

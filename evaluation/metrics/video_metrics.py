@@ -208,4 +208,4 @@ def score_of(rows: Tensor, splits: int, draws: int) -> Interval:
 
 def _not_negative(statistic: Callable[[Tensor], float]) -> Callable[[Tensor], float]:
     """Clamp a distance at 0, because rounding can make it negative for equal sets."""
-    return lambda drawn: max(0.0, statistic(drawn))
+    return lambda indices: max(0.0, statistic(indices))

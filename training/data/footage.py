@@ -57,9 +57,9 @@ def listed(folder: Path, option: str) -> list[Video]:
 
 def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
     """The first `frames` frames at a stride: (frames, 3, h, w) bytes. Raises Damaged when they cannot be read."""
-    needed, clip, count = (frames - 1) * stride + 1, [], 0
+    length, clip, count = (frames - 1) * stride + 1, [], 0
     try:
-        for i, frame in zip(range(needed), _decode(video), strict=False):
+        for i, frame in zip(range(length), _decode(video), strict=False):
             if i % stride == 0:
                 clip.append(frame)
             count = i + 1
@@ -67,7 +67,7 @@ def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
         raise Damaged(f"{video.path} cannot be read ({error}); replace or remove it") from error
     if len(clip) < frames:
         raise Damaged(
-            f"{video.path} has {count} frames; {needed} are needed for {frames} at a stride of {stride}: give longer "
+            f"{video.path} has {count} frames; {length} are needed for {frames} at a stride of {stride}: give longer "
             "videos, or a smaller --frames"
         )
     if len({frame.shape for frame in clip}) > 1:

@@ -36,10 +36,10 @@ def set_betas(model: ModelPatcher, schedule: str, start: float, end: float) -> b
     levels = sigmas(schedule, start, end)
     if getattr(sampling, "zsnr", False):  # the last level has no signal
         levels = comfy.model_sampling.rescale_zero_terminal_snr_sigmas(levels)
-    changed: Any = type(sampling)(model.model.model_config)
-    changed.zsnr = getattr(sampling, "zsnr", False)
-    changed.set_sigmas(levels)
-    model.add_object_patch("model_sampling", changed)
+    new_sampling: Any = type(sampling)(model.model.model_config)
+    new_sampling.zsnr = getattr(sampling, "zsnr", False)
+    new_sampling.set_sigmas(levels)
+    model.add_object_patch("model_sampling", new_sampling)
     return True
 
 

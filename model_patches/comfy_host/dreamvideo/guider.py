@@ -114,5 +114,5 @@ def _controlled(negative: Conditioning, positive: Conditioning) -> Conditioning:
     """Copy the ControlNets of positive to a negative without an image, since the null text needs the branch, too."""
     if dreamvideo.retention_of(negative) is not None:
         return negative
-    control = next(options["control"] for _words, options in positive if "control" in options)
+    control = next(options["control"] for _tokens, options in positive if "control" in options)
     return [[tokens, options | {"control": control}] for tokens, options in negative]
