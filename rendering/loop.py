@@ -273,8 +273,8 @@ def parse_takes(text: str) -> dict[int, int]:
         clip, _, take = (part.strip() for part in entry.partition(":"))
         if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
             raise RenderError(
-                f'render again: clips contains {entry!r}; write clips, counted from 1, as "7" or "7, 9", "7:2" for take '
-                '2 of clip 7, or "7:0" for its first take'
+                f'render again: clips contains {entry!r}; write clips, counted from 1, as "7" or "7, 9", "7:2" for '
+                'take 2 of clip 7, or "7:0" for its first take'
             )
         takes[int(clip) - 1] = int(take) if take else 1
     return takes

@@ -61,7 +61,9 @@ class Config:
         if not 0 <= self.recycle < math.inf:
             raise ValueError(f"reuse: recycle is {self.recycle}; it must be at least 0 and finite")
         if not 0 <= self.staged_guidance <= 1:
-            raise ValueError(f"reuse: staged_guidance is {self.staged_guidance}; it must be a share of the steps, from 0 to 1")
+            raise ValueError(
+                f"reuse: staged_guidance is {self.staged_guidance}; it must be a share of the steps, from 0 to 1"
+            )
 
 
 def reused_share(recycle: float) -> float:

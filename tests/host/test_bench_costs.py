@@ -25,7 +25,7 @@ def test_conditions_go_in_one_batch_or_one_by_one(subject):
         assert min(bench_artv.run_seconds(subject, 2)) > 0
         single = replace(subject, model=one_by_one(subject.model))
         assert len(bench_artv.run_seconds(single, 2, batch=1)) == 2
-        with pytest.raises(SystemExit, match="in batches of"):
+        with pytest.raises(SystemExit, match="with batches of"):
             bench_artv.run_seconds(single, 1)
         figures = bench_artv.ratios(subject, 1, 2, "_tiny")
     assert set(figures) == {"batched_over_separate_tiny", "cached_over_uncached_tiny"}

@@ -103,7 +103,7 @@ def test_a_long_video_is_a_file_that_goes_on(client: Client, tmp_path: Path):
         stored = json.loads(video.metadata["prompt"])
     assert node_of(stored, "StillMotion_LongVideo")["inputs"]["clips"] == 3
     node_of(prompt, "StillMotion_ReuseOptions")["inputs"]["overlap"] = 9
-    assert "overlap is 9, a clip has 4 frames" in (client.run(prompt).error or {})["exception_message"]
+    assert "overlap is 9, but a clip has only 4 frames" in (client.run(prompt).error or {})["exception_message"]
 
 
 @pytest.mark.parametrize(

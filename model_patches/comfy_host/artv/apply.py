@@ -64,10 +64,7 @@ class Use:
                 "one entry for each of the guider's conditions"
             )
         out = self.left_out[condition]
-        return (
-            REFERENCE in out or self.inputs.references is None,
-            ANCHOR in out or self.inputs.anchor is None,
-        )
+        return REFERENCE in out or self.inputs.references is None, ANCHOR in out or self.inputs.anchor is None
 
 
 @dataclass

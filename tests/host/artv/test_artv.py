@@ -335,7 +335,7 @@ def test_other_bases_are_refused_by_what_differs(tiny_wan, drawn):
         ({"references": noise(1, 4, 8, 8)}, r"the references is \(1, 4, 8, 8\), but must be \(2, 4, 8, 8\)"),
         ({"references": noise(2, 4, 8, 6)}, r"but must be \(2, 4, 8, 8\); resize it"),
         ({"anchor": noise(4, 6, 8)}, r"the anchor is \(4, 6, 8\), but must be \(4, 8, 8\)"),
-        ({"anchor": torch.full((4, 8, 8), float("nan"))}, "the anchor holds NaN"),
+        ({"anchor": torch.full((4, 8, 8), float("nan"))}, "the anchor contains NaN"),
         ({"level": 1000}, "the augmentation level is 1000; it must be a time step from 0 to 999"),
         ({"noise": noise(2, 4, 8, 8)}, r"noise is \(2, 4, 8, 8\); it must be \(3, 4, height, width\)"),
     ],
@@ -348,7 +348,9 @@ def test_what_is_no_frame_is_refused_before_anything_runs(drawn, given, changes,
 def test_the_latent_and_the_conditions_must_be_of_the_whole_frame(comfy, drawn, frame):
     from comfy import sample
 
-    with pytest.raises(ValueError, match=r"the latent to sample is \(1, 4, 8, 10\), references and anchor are \(4, 8"):
+    with pytest.raises(
+        ValueError, match=r"the latent to sample is \(1, 4, 8, 10\), but references and anchor are \(4, 8"
+    ):
         frame(drawn(), latent=torch.zeros(1, 4, 8, 10))
     words = noise(1, 77, 32)
     latent = torch.zeros(1, 4, 8, 8)
@@ -387,7 +389,7 @@ def test_who_is_in_the_way_is_named(tiny_sd, drawn, weight_file, frame):
 
 
 def test_left_out_names_are_checked(drawn):
-    with pytest.raises(ValueError, match="left_out names text; a condition can go without reference and anchor"):
+    with pytest.raises(ValueError, match="left_out names text; only reference and anchor can be left out"):
         drawn(left_out=(WHOLE, frozenset({"text"})))
 
 

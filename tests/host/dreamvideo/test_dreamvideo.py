@@ -244,7 +244,7 @@ def test_another_aspect_is_told_with_the_rule_that_was_used(tiny_sd, conditions,
         with caplog.at_level(logging.WARNING):
             run(tiny_sd, *conditions(wide, options={"rule": rule}))
         (line,) = [record.message for record in caplog.records if "image retention" in record.message]
-        assert "the image is 64 x 32, the video 32 x 32" in line
+        assert "the image has 64 x 32 pixels, the video 32 x 32" in line
         assert words_ in line
 
 

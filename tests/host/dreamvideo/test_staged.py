@@ -321,7 +321,7 @@ def test_a_branch_for_another_base_is_told_before_anything_is_sampled(rendered, 
 
     other = load_branch(branch_file(tmp_path / "o.safetensors", block_channels=(64, 64)))
     model, _ = counted(lambda calls: pytest.fail("sampled"))
-    with pytest.raises(ValueError, match=r"made for a U-Net with block channels \(64, 64\), but this MODEL is"):
+    with pytest.raises(ValueError, match=r"built for a U-Net with block channels \(64, 64\), but this MODEL is"):
         rendered(model=model, retention_branch=other)
     assert not list(tmp_path.glob("staged_video/*"))
 

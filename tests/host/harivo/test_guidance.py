@@ -215,8 +215,8 @@ def test_one_frame_passes_through_with_a_warning(tiny_sd, run_sampler, apply, ca
     [
         ({"frames": 0}, "frames is 0"),
         ({"frames": -3}, "frames is -3"),
-        ({"frames": 8, "start_percent": 0.6, "end_percent": 0.5}, "from 0.6 to 0.5"),
-        ({"frames": 8, "end_percent": 1.5}, "to 1.5"),
+        ({"frames": 8, "start_percent": 0.6, "end_percent": 0.5}, "start_percent is 0.6 and end_percent is 0.5"),
+        ({"frames": 8, "end_percent": 1.5}, "end_percent is 1.5"),
     ],
 )
 def test_settings_which_make_no_sense_are_refused_at_once(tiny_sd, apply, options, message):

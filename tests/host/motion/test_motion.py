@@ -433,7 +433,7 @@ def test_other_bases_are_refused_by_name(comfy, tiny_wan, patched, motion_file):
         match=r"built for a U-Net with channels 32, 96 and 1 layers.*this MODEL is SD15 with channels 32, 64",
     ):
         patched(file=wide)
-    with pytest.raises(ValueError, match=r"channels 32, 64 and 2 layers in its down blocks, this MODEL"):
+    with pytest.raises(ValueError, match=r"channels 32, 64 and 2 layers in its down blocks, but this MODEL"):
         patched(file=motion_file(layers_per_block=2))
 
 

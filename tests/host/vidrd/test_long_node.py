@@ -126,7 +126,7 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
         ({"clips_again": "0"}, "render again: clips contains '0'"),
         ({"clips_again": "3"}, "clip 3 cannot be rendered again, because the video has clips 1 to 2"),
         ({"name": "../n"}, "the name is '../n'"),
-        ({"overlap": 5}, "overlap is 5, a clip has 4 frames"),
+        ({"overlap": 5}, "overlap is 5, but a clip has only 4 frames"),
         ({"positive": None}, "there is nothing to draw; connect positive, prompts or guider"),
         ({"negative": None}, "cfg is 3 without a negative condition"),
         ({"model": None}, "neither a model nor a guider is connected; connect one of the two"),

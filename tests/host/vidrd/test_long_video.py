@@ -261,7 +261,7 @@ def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_
 def test_what_cannot_be_is_told_before_sampling(tiny_sd, long_video):
     from stillmotion.model_patches.comfy_host.video.long import make_guider
 
-    with pytest.raises(ValueError, match="overlap is 9, a clip has 4 frames"):
+    with pytest.raises(ValueError, match="overlap is 9, but a clip has only 4 frames"):
         long_video(config=Config(overlap=9))
     with pytest.raises(ValueError, match=r"36 x 32 pixels are no multiple of 8.*use 32 x 32"):
         long_video(size=(32, 36))

@@ -260,7 +260,7 @@ def test_a_run_leaves_nothing_for_the_next(ran):
 
 def test_conditions_of_single_frames_are_refused_and_not_given_to_the_wrong_clip(ran):
     each = [[torch.cat([words(i)[0][0] for i in range(2 * FRAMES)]), {}]]
-    with pytest.raises(ValueError, match="holds 8 rows for 8 frames, but clips of 4"):
+    with pytest.raises(ValueError, match="has 8 rows for 8 frames, but clips of 4"):
         ran(reusing("euler"), draw(2), sigmas=levels(), positive=each)
     shared = [[torch.cat([words(i)[0][0] for i in range(FRAMES)]), {}]]
     assert ran(reusing("euler"), draw(2), sigmas=levels(), positive=shared).isfinite().all()

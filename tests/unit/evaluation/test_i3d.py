@@ -134,5 +134,5 @@ def test_files_that_do_not_do_are_named(tmp_path):
         with pytest.raises(MetricError, match=told) as error:
             VideoFeatures(path)([film()])
         assert "\n" not in str(error.value)
-    with pytest.raises(MetricError, match="--fvd-protocol mine: there is none"):
+    with pytest.raises(MetricError, match="--fvd-protocol mine is unknown"):
         VideoFeatures(small, "mine")

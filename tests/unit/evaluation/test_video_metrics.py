@@ -60,7 +60,7 @@ def test_the_inception_score_of_known_distributions():
     assert inception_score(p, 1) == pytest.approx(2 / math.exp(entropy))
     halves = torch.cat([torch.eye(3).repeat(2, 1), torch.eye(3)[:1].repeat(6, 1)])
     assert inception_score(halves, 2) == pytest.approx((3 + 1) / 2)
-    with pytest.raises(ValueError, match="in 3 parts"):
+    with pytest.raises(ValueError, match="for 3 parts"):
         inception_score(p, 3)
 
 
@@ -139,7 +139,7 @@ def test_the_given_image_comes_to_the_size_of_the_video_by_its_middle():
     frames = torch.full((2, 3, 20, 20), 255, dtype=torch.uint8)
     torch.testing.assert_close(resize_and_crop(image, 20, 20), torch.ones(3, 20, 20), atol=1e-3, rtol=0)
     assert FirstFrameSsim().rows([VideoSample("a", frames, image=image)]).item() == pytest.approx(1, abs=1e-3)
-    with pytest.raises(MetricError, match="a has no image"):
+    with pytest.raises(MetricError, match="a has no source image"):
         FirstFrameSsim().rows([VideoSample("a", frames)])
 
 

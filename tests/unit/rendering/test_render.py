@@ -320,7 +320,7 @@ def test_a_folder_of_another_version_is_named(tmp_path):
     folder, _, _ = run(tmp_path, 1)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 9}))
-    with pytest.raises(OtherVersionError, match="is a job of version 9, this StillMotion reads version 1"):
+    with pytest.raises(OtherVersionError, match="is a job of version 9, but this StillMotion reads version 1"):
         run(tmp_path, 1)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(RenderError, match=r"manifest\.json is damaged; delete that folder"):
@@ -342,7 +342,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_sampled(tmp_
 
 
 def test_odd_sizes_are_told_with_what_would_do():
-    with pytest.raises(SizeError, match="would be 63 x 48 pixels; use 64 x 48, or the format ffv1-mkv"):
+    with pytest.raises(SizeError, match="would have 63 x 48 pixels; use 64 x 48, or the format ffv1-mkv"):
         check_format("h264-mp4", 63, 48)
     assert check_format("ffv1-mkv", 63, 47).codec == "ffv1"
 

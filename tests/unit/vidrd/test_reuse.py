@@ -160,7 +160,7 @@ def test_another_schedule_size_or_setting_is_an_error():
         next_noise(z, z[:, :4], Config())
     with pytest.raises(ValueError, match="has nothing for step 4"):
         Recorder(Config(staged_guidance=0.8), SIGMAS, history).step(4, z)
-    with pytest.raises(ValueError, match="holds latents of the shape"):
+    with pytest.raises(ValueError, match="has latents of the shape"):
         Recorder(Config(), SIGMAS, history).step(0, z[..., :2])
     with pytest.raises(ValueError, match="needs its last 6 frames"):
         Recorder(Config(overlap=6), SIGMAS, history).step(0, z)
