@@ -1,9 +1,9 @@
 """The only reader and writer of weight files.
 
-Our own files are safetensors whose metadata has `format` = "stillmotion/1", `system` (what the weights are: "motion",
-"harivo", "vidrd", "artv", "dreamvideo", "pocket", ...), `config` (JSON) and whatever the writer adds (`base`, `step`,
-...), all strings. Other people's files are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are opened with
-torch's weights-only reader alone.
+Our files are safetensors whose metadata has `format` = "stillmotion/1", `system` (the kind of the weights: "motion",
+"harivo", "vidrd", "artv", "dreamvideo", "pocket", ...), `config` (JSON) and further entries of the writer (`base`,
+`step`, ...), all as strings. Files of other projects are read through `layouts`. Pickles (.ckpt, .pt, .bin, .pth) are
+only loaded with torch's weights-only reader.
 """
 
 import json
@@ -24,7 +24,7 @@ from .layouts import CheckpointError
 from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
 FORMAT = "stillmotion/1"
-FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems of which other people's files are read
+FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems with files of other projects
 PICKLES = (".ckpt", ".pt", ".bin", ".pth")
 SUFFIXES = (".safetensors", *PICKLES)
 
@@ -50,7 +50,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content. Motion weights are in AnimateDiff's keys whatever layout the file had, VidRD's in its own."""
+    """The content of a file. Motion weights always have AnimateDiff's keys, VidRD's those of its authors."""
 
     system: str
     config: dict[str, Any]
@@ -62,22 +62,22 @@ class Checkpoint:
 def load(path: Path | str, *, expect: str | Sequence[str] = MOTION) -> Checkpoint:
     """Read a weight file that is an `expect` ("motion", "harivo", "vidrd", "pocket", ...), or one of several.
 
-    CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, lacks weights that
-    its config tells of, or holds NaN or infinite weights.
+    CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, lacks weights of
+    its config, or contains NaN or infinite weights.
     """
     path = Path(path)
     expect = (expect,) if isinstance(expect, str) else tuple(expect)
     header, tensors = _read(path)
     if header.get("format", "").startswith("stillmotion/"):
-        found = _own(path, header, tensors, expect)
+        checkpoint = _stillmotion_file(path, header, tensors, expect)
     elif set(expect) & set(FOREIGN):
-        found = _foreign(path, header, tensors, expect)
+        checkpoint = _foreign(path, header, tensors, expect)
     else:
         raise CheckpointError(
             f"{path.name} has no StillMotion header: a StillMotion {_either(expect)} file is needed here"
         )
-    _check_finite(found.weights, path.name)
-    return found
+    _check_finite(checkpoint.weights, path.name)
+    return checkpoint
 
 
 def save(
@@ -88,10 +88,10 @@ def save(
     weights: Mapping[str, Tensor],
     header: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write our format, whole or not at all: the final name never holds half a file, whatever interrupts the writing.
+    """Write a file in our format atomically: after any interruption, the final name never has half a file.
 
-    `header` entries that are no strings are written as JSON (see `header_json`). CheckpointError when the disk is full
-    or not writable; a file that had the name before is then untouched.
+    Values in `header` that are not strings are written as JSON (see `header_json`). CheckpointError when the disk is
+    full or not writable; an existing file is then not changed.
     """
     path = Path(path)
     metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (header or {}).items()}
@@ -106,9 +106,9 @@ def save(
 
 
 def load_controlnet(path: Path | str) -> Checkpoint:
-    """A ControlNet of Stable Diffusion as a DreamVideo file without temporal layers, for a training to start from.
+    """A ControlNet of Stable Diffusion as a DreamVideo file without temporal layers, to start training from.
 
-    CheckpointError when it is none, of another build, or holds NaN.
+    CheckpointError when the file is not such a ControlNet, or contains NaN.
     """
     path = Path(path)
     header, tensors = _read(path)
@@ -119,9 +119,9 @@ def load_controlnet(path: Path | str) -> Checkpoint:
 
 
 def motion_of(checkpoint: Checkpoint) -> Checkpoint:
-    """The temporal layers of a file that has more than these, as a file of their own; any other checkpoint as it is.
+    """The temporal layers of a file as a separate checkpoint; a checkpoint without other parts is returned unchanged.
 
-    CheckpointError when a DreamVideo file holds the branch alone.
+    CheckpointError when a DreamVideo file contains only the branch.
     """
     system = systems.get(checkpoint.system)
     if system is None or system.temporal is None:
@@ -142,7 +142,7 @@ def header_json(header: Mapping[str, str], name: str) -> Any:
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """One line for the user on what a weight file was taken for."""
+    """One line for the user that describes a weight file."""
     dtypes = {str(weight.dtype).removeprefix("torch.") for weight in checkpoint.weights.values()}
     system = systems.get(checkpoint.system)
     summary = system.summary(checkpoint.config, checkpoint.weights) if system else f" {checkpoint.system}"
@@ -150,7 +150,7 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Header and content as they are in the file."""
+    """Header and content of the file, unchanged."""
     if not path.is_file():
         where = "" if path.parent.is_dir() else f" (nor does the folder {path.parent})"
         raise CheckpointError(f"{path} does not exist{where}; put the file there or choose another")
@@ -188,7 +188,9 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _own(path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: tuple[str, ...]) -> Checkpoint:
+def _stillmotion_file(
+    path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: tuple[str, ...]
+) -> Checkpoint:
     if header["format"] != FORMAT:
         raise CheckpointError(
             f"{path.name} has the format {header['format']}, this StillMotion reads {FORMAT}: update it"
@@ -199,7 +201,7 @@ def _own(path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect:
     system = systems.get(name)
     try:
         config = json.loads(header["config"])
-        with torch.device("meta"):  # no memory for its weights
+        with torch.device("meta"):  # without memory for the weights
             model = system.model(config) if system else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name} has a header that cannot be used ({error}); get the file again") from error
@@ -215,7 +217,7 @@ def _either(systems: tuple[str, ...]) -> str:
 
 
 def _check_parts(system: WeightSystem, model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """CheckpointError that names, as a whole, a component in the config of which the file has no weight."""
+    """CheckpointError, naming the component, when the file has no weight of a component of its config."""
     present = {key.split(".")[0] for key in weights}
     missing = [part for part, _ in model.named_children() if part not in present]
     if missing:
@@ -274,5 +276,5 @@ def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
 
 
 def _finite(weight: Tensor) -> bool:
-    weight = weight.float() if weight.element_size() == 1 else weight  # torch has no such test for 8-bit floats
+    weight = weight.float() if weight.element_size() == 1 else weight  # torch cannot test 8-bit floats
     return bool(torch.isfinite(weight).all())

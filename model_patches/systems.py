@@ -1,6 +1,6 @@
-"""The systems whose weights a file can hold: one entry each. Whatever depends on the kind of a file asks `get`.
+"""The registry of systems whose weights a file can contain. Code that depends on the kind of a file uses `get`.
 
-A system of yours is added with `register`, once, before its first file is read or written. The entries of this package
+Other packages add a system with `register`, once, before its first file is read or written. The entries of this package
 are at the end of the module.
 """
 
@@ -36,22 +36,22 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSystem:
-    """What a weight file of one system is."""
+    """Description of the weight files of one system."""
 
     name: str
-    """The word in the file's header."""
+    """The value of `system` in the header of a file."""
     label: str
-    """What the system is called in messages: "HARIVO"."""
+    """Name of the system in messages, for example "HARIVO"."""
     model: Callable[[Config], nn.Module]
-    """The module that a file's config describes. A file must have all of its weights, with their sizes."""
+    """The module for the config of a file. A file must contain all of its weights, with the same sizes."""
     summary: Callable[[Config, Weights], str]
-    """One line for the user on what a file holds."""
+    """One line for the user on the content of a file."""
     parts: bool = False
-    """Whether each child of the model is a component, which is named as a whole when the file lacks it."""
+    """Whether each child of the model is a component, which is named as a whole if it is missing in a file."""
     layers: str = ""
-    """The system of the temporal layers in a file, where they are only a part of it."""
+    """The system of the temporal layers in a file, if they are only a part of it."""
     temporal: Callable[[Config, Weights], tuple[dict[str, Any], dict[str, Tensor]] | None] | None = None
-    """Config and weights of these layers; None when this file has none."""
+    """Config and weights of these layers; None if a file has no temporal layers."""
 
     @property
     def title(self) -> str:
@@ -63,24 +63,24 @@ _SYSTEMS: dict[str, WeightSystem] = {}
 
 
 def register(system: WeightSystem) -> WeightSystem:
-    """Make a system known. ValueError when the name is taken by another one."""
+    """Add a system. ValueError when the name is already used by another system."""
     if _SYSTEMS.setdefault(system.name, system) is not system:
         raise ValueError(f"there is already a weight system called {system.name!r}; choose another name")
     return system
 
 
 def unregister(name: str) -> None:
-    """Forget a system that `register` made known."""
+    """Remove a system that was added with `register`."""
     _SYSTEMS.pop(name, None)
 
 
 def get(name: str) -> WeightSystem | None:
-    """The system of that name; None for one that is not known."""
+    """The system with this name, or None."""
     return _SYSTEMS.get(name)
 
 
 def with_layers(*layers: str) -> tuple[str, ...]:
-    """The systems whose files are, or hold, temporal layers of these systems."""
+    """The systems whose files are, or contain, temporal layers of these systems."""
     return tuple(name for name, system in _SYSTEMS.items() if name in layers or system.layers in layers)
 
 

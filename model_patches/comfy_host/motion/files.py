@@ -129,14 +129,14 @@ def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> M
 
 @dataclass(frozen=True)
 class Hosted:
-    """How ComfyUI holds the files of one system."""
+    """How the files of one system are loaded for ComfyUI."""
 
     module: Callable[[Mapping[str, Any]], Typed]
     """The module for a file's config, with ComfyUI's layers and attention."""
     hold: Callable[[checkpoint.Checkpoint, str], LoadedMotion]
-    """The loaded file, given the line that describes it."""
+    """Makes the loaded model from a file and the line that describes it."""
     is_layer: Callable[[str], bool] = lambda _name: True
-    """Whether the module has the weight of that name."""
+    """Whether a weight belongs to the module."""
 
 
 _LAYERS: dict[str, Any] = {"ops": operations, "attention": attention}
