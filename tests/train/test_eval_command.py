@@ -255,7 +255,7 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
             "give 401 of each .*allow a biased value",
         ),
         ([films, *out, "--metrics", "fvd", "--reference", films], "--i3d is missing"),
-        ([films, *out, "--metrics", "is", *c3d], "IS: 5 videos in 10 splits; give 20 videos or more"),
+        ([films, *out, "--metrics", "is", *c3d], "IS: there are 5 videos for 10 splits; give 20 videos or more"),
         ([films, *out, "--metrics", "is", *c3d, "--frames", 8], "takes clips of exactly 16 frames; give --frames 16"),
         (
             [films, *out, "--metrics", "fvd", "--reference", films, *i3d, "--frames", 8, "--few"],

@@ -239,7 +239,7 @@ def test_weights_are_complete_where_comfyui_makes_layers_without_any(comfy, host
 
 def test_another_aspect_is_told_with_the_rule_that_was_used(tiny_sd, conditions, run, caplog):
     wide = torch.rand(1, 32, 64, 3)
-    for rule, words_ in (("crop", "its middle is kept"), ("pad", "white edges are added"), ("stretch", "stretched")):
+    for rule, words_ in (("crop", "it is cropped"), ("pad", "white edges are added"), ("stretch", "stretched")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             run(tiny_sd, *conditions(wide, options={"rule": rule}))
