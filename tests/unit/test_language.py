@@ -25,10 +25,12 @@ MEANT: dict[str, frozenset[str]] = {
 NOT_YET = (
     "model_patches/comfy_host/video/",
     "nodes/",
+    "scripts/bundle/",
     "scripts/dev.py",
     "scripts/devkit/dreamvideo.py",
     "scripts/devkit/metadata.py",
     "scripts/devkit/server.py",
+    "scripts/devkit/workflow.py",
     "training/__main__.py",
     "training/ablations/",
     "training/metrics/",
