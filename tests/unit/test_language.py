@@ -14,10 +14,9 @@ reached said seen shown theirs there told wanted what who why words
 """
 VAGUE = frozenset(WORDS.split())
 GEOMETRY = frozenset({"bottom", "right", "top"})  # beside one of these, `left` is a coordinate
-# Files in which a word of the list means what it says: the words of a caption, and the option `kept` of a command.
+# Files in which a word of the list means what it says: the words of a caption.
 MEANT: dict[str, frozenset[str]] = {
     "training/data/sprites.py": frozenset({"words"}),
-    "training/data/videos.py": frozenset({"kept"}),
     "training/metrics/pocket.py": frozenset({"words"}),
     "training/pocket/text.py": frozenset({"words"}),
 }
@@ -26,17 +25,9 @@ NOT_YET = (
     "model_patches/comfy_host/video/",
     "nodes/",
     "scripts/bundle/",
-    "scripts/dev.py",
     "scripts/devkit/dreamvideo.py",
-    "scripts/devkit/metadata.py",
-    "scripts/devkit/server.py",
-    "scripts/devkit/workflow.py",
-    "training/__main__.py",
-    "training/ablations/",
+    "training/data/world/",
     "training/metrics/",
-    "training/plans/",
-    "training/systems/",
-    "training/tools/",
 )
 
 

@@ -202,5 +202,5 @@ def test_scores_ask_the_judges_world():
     judge = new_judge(SCENES).eval()
     prompts = SCENES.held_out(3)
     sample = judging.sample(judging.rendered(prompts, 2, SCENES), prompts, judge)
-    assert [w.motion for w in sample.wanted] == [c.motion for c in prompts]
-    assert [SCENES.CLASSES["background"][w.background] for w in sample.wanted] == [c.ground for c in prompts]
+    assert [w.motion for w in sample.prompts] == [c.motion for c in prompts]
+    assert [SCENES.CLASSES["background"][w.background] for w in sample.prompts] == [c.ground for c in prompts]
