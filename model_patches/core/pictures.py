@@ -1,4 +1,4 @@
-"""Pictures at another size: the same in every host, in training and in evaluation.
+"""Resizing of images, the same in every host, in training and in evaluation.
 
 Shapes: H height, W width in pixels.
 """
@@ -10,8 +10,8 @@ FITS = ("crop", "pad", "stretch")
 
 
 def fit(image: Tensor, height: int, width: int, rule: str = "crop", *, mode: str = "bilinear") -> Tensor:
-    """(1, 3, H, W) at another size, antialiased. Where the aspect differs: "crop", the middle is kept; "pad", white
-    edges are added; "stretch". mode: of torch's interpolate. ValueError for another rule."""
+    """Resize (1, 3, H, W) with antialiasing. If the aspect ratio differs: "crop" keeps the middle; "pad" adds white
+    edges; "stretch" distorts the image. mode: that of torch's interpolate. ValueError for another rule."""
     if rule not in FITS:
         raise ValueError(f"image: fit is {rule!r}; choose one of {', '.join(FITS)}")
     high, wide = image.shape[-2:]
@@ -29,12 +29,12 @@ def fit(image: Tensor, height: int, width: int, rule: str = "crop", *, mode: str
 
 
 def same_aspect(high: int, wide: int, height: int, width: int) -> bool:
-    """Whether nothing is cut off, added or stretched by more than a pixel."""
+    """Whether resizing crops, pads or stretches by at most one pixel."""
     return _largest(high, wide, height, width) == (high, wide)
 
 
 def _largest(high: int, wide: int, height: int, width: int) -> tuple[int, int]:
-    """The largest rectangle within high x wide with the aspect of height x width, in whole pixels."""
+    """The largest rectangle inside high x wide with the aspect ratio of height x width, in whole pixels."""
     if high * width >= wide * height:
         return max(1, min(high, round(wide * height / width))), wide
     return high, max(1, min(wide, round(high * width / height)))

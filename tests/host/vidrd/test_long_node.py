@@ -195,7 +195,9 @@ def test_a_sampler_and_sigmas_replace_names_and_steps(rendered, tiny_sd, output)
     assert np.array_equal(frames_of(rendered(sampler=connected["sampler"])[0]), by_name)
     assert np.array_equal(frames_of(rendered(sigmas=sigmas, sampler_name="euler")[0]), by_name)
     assert rendered(**connected | {"sigmas": sigmas * 0.5})[0].parent != path.parent
-    with pytest.raises(ValueError, match="the sampler dpm_fast_function chooses its own steps"):
+    with pytest.raises(
+        ValueError, match="the sampler dpm_fast_function is not supported, because it chooses its own steps"
+    ):
         rendered(sampler=comfy.samplers.sampler_object("dpm_fast"))
 
 
