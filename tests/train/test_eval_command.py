@@ -15,7 +15,7 @@ from stillmotion.evaluation.networks.clip_similarity import Clip
 from stillmotion.evaluation.networks.loading import MetricError, sha256
 from stillmotion.training.__main__ import main
 from stillmotion.training.data import footage, sprites
-from stillmotion.training.data.footage import Damaged, Video, prompt_of
+from stillmotion.training.data.footage import UnreadableVideo, Video, prompt_of
 from stillmotion.training.metrics import pocket
 from stillmotion.training.metrics.command import Request, evaluate
 
@@ -141,8 +141,8 @@ def test_the_pockets_metrics_need_no_file(films, tmp_path, monkeypatch, caplog):
     told = read(tmp_path / "report")
     assert list(told["metrics"]) == ["pocket_fvd", "pocket_is", "pocket_clipsim"]
     assert told["metrics"]["pocket_clipsim"]["value"] > 0.97
-    assert set(told["left_out"]) == {"pocket_fff_clip", "pocket_fff_ssim"}
-    assert "give --images FOLDER" in told["left_out"]["pocket_fff_ssim"]
+    assert set(told["skipped"]) == {"pocket_fff_clip", "pocket_fff_ssim"}
+    assert "give --images FOLDER" in told["skipped"]["pocket_fff_ssim"]
     assert told["reference"]["count"] == 12
     assert "videos 5/5  ETA 0h00:00" in caplog.text
 
@@ -183,7 +183,7 @@ def test_captions_come_from_lines_from_beside_and_from_metadata(tmp_path):
     write_film(tmp_path / "none.mkv", clip)
     write_film(tmp_path / "beside.mkv", clip, {"comment": "not this"})
     (tmp_path / "beside.txt").write_text("a cross\n")
-    found = footage.listed(tmp_path, "VIDEOS")
+    found = footage.list_videos(tmp_path, "VIDEOS")
     own = footage.captions(found, None)
     assert own == {"graph": "a red star", "tag": "a blue ring", "beside": "a cross"}
     lines = tmp_path / "captions.jsonl"
@@ -200,12 +200,12 @@ def test_captions_come_from_lines_from_beside_and_from_metadata(tmp_path):
 def test_frames_are_taken_at_a_stride_and_nothing_else_is_read(tmp_path):
     clip = torch.arange(12, dtype=torch.uint8).view(-1, 1, 1, 1).expand(12, 3, 16, 16) * 8
     write_film(tmp_path / "a.mkv", clip)
-    taken = footage.opening(Video("a", tmp_path / "a.mkv"), 3, 4)
+    taken = footage.first_frames(Video("a", tmp_path / "a.mkv"), 3, 4)
     assert (taken[:, 0, 0, 0] // 8).tolist() == [0, 4, 8]
     with pytest.raises(
-        Damaged, match=r"a\.mkv has 12 frames; 13 are needed for 4 at a stride of 4: give longer videos"
+        UnreadableVideo, match=r"a\.mkv has 12 frames; 13 are needed for 4 at a stride of 4: give longer videos"
     ):
-        footage.opening(Video("a", tmp_path / "a.mkv"), 4, 4)
+        footage.first_frames(Video("a", tmp_path / "a.mkv"), 4, 4)
 
 
 def test_broken_and_short_videos_end_the_run_or_are_left_out_and_listed(drawn, tmp_path):
@@ -221,9 +221,7 @@ def test_broken_and_short_videos_end_the_run_or_are_left_out_and_listed(drawn, t
     assert run(*words, "--skip-damaged") == 0
     videos = read(tmp_path / "report")["videos"]
     assert videos["count"] == 1
-    assert ["b.mkv has 5 frames" in videos["left_out"][0], "c.mp4 cannot be read" in videos["left_out"][1]] == [
-        True
-    ] * 2
+    assert ["b.mkv has 5 frames" in videos["skipped"][0], "c.mp4 cannot be read" in videos["skipped"][1]] == [True] * 2
     (folder / "a.mkv").unlink()
     with pytest.raises(SystemExit, match=r"none of the videos can be used; the first: .*b"):
         run(*words, "--skip-damaged")
@@ -233,7 +231,7 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
     def opened(*_):
         raise AssertionError("a video was read")
 
-    monkeypatch.setattr(footage, "opening", opened)
+    monkeypatch.setattr(footage, "first_frames", opened)
     empty, loose = tmp_path / "empty", tmp_path / "loose"
     empty.mkdir()
     loose.mkdir()
@@ -247,19 +245,19 @@ def test_what_is_missing_is_one_sentence_before_anything_is_read(films, networks
         ([empty, *out], "VIDEOS .*empty has no video"),
         ([loose, *out], "put the images of each video into a folder of its own"),
         ([tmp_path / "none", *out], "is not a folder"),
-        ([films, *out, "--metrics", "fid"], "--metrics fid: there is none; known: fvd, is,"),
+        ([films, *out, "--metrics", "fid"], "--metrics fid: there is no such metric; use fvd, is,"),
         ([films, *out, "--metrics", ","], "--metrics is empty"),
-        ([films, *out, "--metrics", "fvd", *i3d], "fvd: real videos to compare with are missing; give --reference"),
+        ([films, *out, "--metrics", "fvd", *i3d], "fvd: real videos for comparison are missing; give --reference"),
         (
             [films, *out, "--metrics", "fvd", "--reference", films, *i3d],
             "give 401 of each .*allow a biased value",
         ),
         ([films, *out, "--metrics", "fvd", "--reference", films], "--i3d is missing"),
         ([films, *out, "--metrics", "is", *c3d], "IS: there are 5 videos for 10 splits; give 20 videos or more"),
-        ([films, *out, "--metrics", "is", *c3d, "--frames", 8], "takes clips of exactly 16 frames; give --frames 16"),
+        ([films, *out, "--metrics", "is", *c3d, "--frames", 8], "needs clips of exactly 16 frames; give --frames 16"),
         (
             [films, *out, "--metrics", "fvd", "--reference", films, *i3d, "--frames", 8, "--few"],
-            "takes clips of 10 or more frames",
+            "needs clips of 10 or more frames",
         ),
         (
             [plain, *out, "--metrics", "clipsim"],

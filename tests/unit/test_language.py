@@ -17,7 +17,6 @@ GEOMETRY = frozenset({"bottom", "right", "top"})  # beside one of these, `left` 
 # Files in which a word of the list means what it says: the words of a caption.
 MEANT: dict[str, frozenset[str]] = {
     "training/data/sprites.py": frozenset({"words"}),
-    "training/metrics/pocket.py": frozenset({"words"}),
     "training/pocket/text.py": frozenset({"words"}),
 }
 # Folders and files that are not done yet. This table only shrinks, and ends empty.
@@ -27,7 +26,6 @@ NOT_YET = (
     "scripts/bundle/",
     "scripts/devkit/dreamvideo.py",
     "training/data/world/",
-    "training/metrics/",
 )
 
 

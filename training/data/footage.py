@@ -21,7 +21,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 TAGS = ("caption", "description", "comment")
 
 
-class Damaged(MetricError):
+class UnreadableVideo(MetricError):
     """A video that cannot be read or is too short; an evaluation may skip it."""
 
 
@@ -36,7 +36,7 @@ class Video:
         return _pictures(self.path) if self.path.is_dir() else [self.path]
 
 
-def listed(folder: Path, option: str) -> list[Video]:
+def list_videos(folder: Path, option: str) -> list[Video]:
     """The videos of a folder, sorted by name. Raises MetricError when there is none, or two have the same name."""
     if not folder.is_dir():
         raise MetricError(f"{option} {folder} is not a folder; give a folder of videos, or of folders of images")
@@ -55,8 +55,8 @@ def listed(folder: Path, option: str) -> list[Video]:
     return sorted(video_list, key=lambda video: video.name)
 
 
-def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
-    """The first `frames` frames at a stride: (frames, 3, h, w) bytes. Raises Damaged when they cannot be read."""
+def first_frames(video: Video, frames: int, stride: int = 1) -> Tensor:
+    """The first `frames` frames at a stride: (frames, 3, h, w) bytes. Raises UnreadableVideo otherwise."""
     length, clip, count = (frames - 1) * stride + 1, [], 0
     try:
         for i, frame in zip(range(length), _decode(video), strict=False):
@@ -64,14 +64,14 @@ def opening(video: Video, frames: int, stride: int = 1) -> Tensor:
                 clip.append(frame)
             count = i + 1
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Damaged(f"{video.path} cannot be read ({error}); replace or remove it") from error
+        raise UnreadableVideo(f"{video.path} cannot be read ({error}); replace or remove it") from error
     if len(clip) < frames:
-        raise Damaged(
+        raise UnreadableVideo(
             f"{video.path} has {count} frames; {length} are needed for {frames} at a stride of {stride}: give longer "
             "videos, or a smaller --frames"
         )
     if len({frame.shape for frame in clip}) > 1:
-        raise Damaged(f"{video.path} has frames of different sizes; replace or remove it")
+        raise UnreadableVideo(f"{video.path} has frames of different sizes; replace or remove it")
     return torch.stack(clip)
 
 

@@ -1,8 +1,8 @@
 """python -m stillmotion.training eval VIDEOS --metrics ... --out FOLDER: the papers' metrics of a folder of videos.
 
-One pass over the videos, a few at a time; of each only what a metric needs is kept, some hundred numbers. Then the
-reference, for those metrics that need one. What is missing is told before the first video is read. The report is
-evaluation.json and evaluation.md.
+The videos are processed in one pass, a few at a time; for each, only the features that a metric needs are stored, a few
+hundred numbers. Then the reference is processed, for the metrics that need one. Missing inputs are reported before the
+first video is read. The report is written to evaluation.json and evaluation.md.
 """
 
 import json
@@ -31,7 +31,7 @@ from ...model_patches.files import write_text
 from ..data import footage
 from ..data.footage import Video
 from . import pocket
-from .watching import VideoPass, opened, watched
+from .watching import VideoPass, compute_rows, read_videos
 
 log = logging.getLogger(__name__)
 FORMAT = "stillmotion/evaluation/1"
@@ -49,7 +49,7 @@ PACKAGES = ("torch", "transformers", "av")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for; the options of the verb by their names."""
+    """The options of the verb, by their names."""
 
     videos: Path
     out: Path
@@ -63,7 +63,7 @@ class Request:
     frames: int = 16
     stride: int = 1
     reference_stride: int = 1
-    limit: int = 0  # videos of each folder; 0: all
+    limit: int = 0  # number of videos of each folder; 0: all
     fvd_protocol: str = ""
     splits: int = SPLITS
     few: bool = False
@@ -74,43 +74,44 @@ class Request:
 
 
 def evaluate(request: Request) -> dict[str, Any]:
-    """The report, which is also written. MetricError, before anything heavy, when something is missing."""
-    names, optional = chosen(request.metrics)
+    """Compute the metrics, and write and return the report.
+
+    Raises MetricError when an input is missing, before anything expensive is computed.
+    """
+    names, optional = select_metrics(request.metrics)
     if request.out.exists() and not request.out.is_dir():
         raise MetricError(f"--out {request.out} is a file; give a folder for evaluation.json and evaluation.md")
     inputs = Inputs(request)
-    names, without = inputs.usable(names, optional)
-    metrics = built(request, names)
+    names, skipped = inputs.usable(names, optional)
+    metrics = build_metrics(request, names)
     references = inputs.references
     for metric in metrics.values():
         if request.frames not in metric.frames:
             raise MetricError(_frames_error(metric, request.frames))
         metric.check(len(inputs.videos), len(references) or pocket.RENDERED)
     video_pass = watch(inputs, request, metrics)
-    compared = {name: metric for name, metric in metrics.items() if REFERENCE in metric.needs}
-    real, rendered = VideoPass(), VideoPass()
-    if compared and references:
-        real = watch_reference(references, request, compared)
-    elif compared:
-        rendered = pocket.rendered(compared)
-    against = real if references else rendered
-    found = {}
+    comparing = {name: metric for name, metric in metrics.items() if REFERENCE in metric.needs}
+    reference = VideoPass()
+    if comparing:
+        reference = watch_reference(references, request, comparing) if references else pocket.rendered(comparing)
+    values = {}
     for name, metric in metrics.items():
-        metric.check(len(video_pass.names), len(against.names) if name in compared else len(video_pass.names))
-        log.info("%s: intervals", metric.title)
-        found[name] = metric.compute(video_pass.of(name), against.of(name) if name in compared else None, request.draws)
-        log.info("%s: %s", metric.title, found[name])
-    told = _report(request, metrics, found, without, video_pass, against if compared else None)
-    write(told, request.out)
-    return told
+        metric.check(len(video_pass.names), len(reference.names) if name in comparing else len(video_pass.names))
+        log.info("%s: computing the interval", metric.title)
+        rows = reference.of(name) if name in comparing else None
+        values[name] = metric.compute(video_pass.of(name), rows, request.draws)
+        log.info("%s: %s", metric.title, values[name])
+    data = _report(request, metrics, values, skipped, video_pass, reference if comparing else None)
+    write(data, request.out)
+    return data
 
 
-def chosen(metrics: Sequence[str]) -> tuple[list[str], frozenset[str]]:
-    """The names, and which of them may be left out: those that only the word `pocket` asked for."""
+def select_metrics(metrics: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+    """The names of the metrics, and those that are optional because they are only included in `pocket`."""
     names, optional = [name for name in metrics if name != "pocket"], []
     for name in names:
         if name not in NAMES:
-            raise MetricError(f"--metrics {name}: there is none; known: {', '.join((*NAMES, 'pocket'))}")
+            raise MetricError(f"--metrics {name}: there is no such metric; use {', '.join((*NAMES, 'pocket'))}")
     if "pocket" in metrics:
         optional = [name for name in pocket.NAMES if name not in names]
     if not names + optional:
@@ -119,63 +120,66 @@ def chosen(metrics: Sequence[str]) -> tuple[list[str], frozenset[str]]:
 
 
 class Inputs:
-    """The folders: videos, reference, captions, images; looked through, nothing decoded."""
+    """The inputs of an evaluation: lists of videos, references, captions and images. Nothing is decoded yet."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.videos = _limited(footage.listed(request.videos, "VIDEOS"), request.limit)
-        listed = footage.listed(request.reference, "--reference") if request.reference else []
-        self.references = _limited(listed, request.limit)
+        self.videos = _limited(footage.list_videos(request.videos, "VIDEOS"), request.limit)
+        references = footage.list_videos(request.reference, "--reference") if request.reference else []
+        self.references = _limited(references, request.limit)
         self.captions = footage.captions(self.videos, request.captions)
-        own = {video.name: video for video in listed}
-        self.images: dict[str, Video] = {v.name: own[v.name] for v in self.videos if v.name in own}
+        by_name = {video.name: video for video in references}
+        self.images: dict[str, Video] = {v.name: by_name[v.name] for v in self.videos if v.name in by_name}
         if request.images:
-            found = footage.images(self.videos, request.images)
-            self.images = {name: Video(name, path) for name, path in found.items()}
+            paths = footage.images(self.videos, request.images)
+            self.images = {name: Video(name, path) for name, path in paths.items()}
 
     def usable(self, names: Sequence[str], optional: frozenset[str]) -> tuple[list[str], dict[str, str]]:
-        """The metrics whose needs are met; of the optional others, why not. MetricError for one that was asked for."""
-        without: dict[str, str] = {}
+        """The metrics whose inputs exist, and name -> reason for optional metrics that are skipped.
+
+        Raises MetricError when an input of a metric that is not optional is missing.
+        """
+        skipped: dict[str, str] = {}
         for name in names:
             reason = next(filter(None, (self._missing(name, need) for need in KINDS[name].needs)), "")
             if reason and name not in optional:
                 raise MetricError(f"{name}: {reason}")
             if reason:
-                log.info("%s is left out: %s", name, reason)
-                without[name] = reason
-        return [name for name in names if name not in without], without
+                log.info("%s is skipped: %s", name, reason)
+                skipped[name] = reason
+        return [name for name in names if name not in skipped], skipped
 
     def _missing(self, name: str, need: str) -> str:
         if need == REFERENCE and not self.references and name not in pocket.NAMES:
-            return "real videos to compare with are missing; give --reference FOLDER"
-        there = {CAPTION: self.captions, IMAGE: self.images}.get(need)
-        lacking = [] if there is None else [video.name for video in self.videos if video.name not in there]
-        if not lacking:
+            return "real videos for comparison are missing; give --reference FOLDER"
+        available = {CAPTION: self.captions, IMAGE: self.images}.get(need)
+        missing = [] if available is None else [video.name for video in self.videos if video.name not in available]
+        if not missing:
             return ""
-        first = f"{len(lacking)} of {len(self.videos)} videos have no {need}, the first is {lacking[0]}; give "
-        return first + {
+        fault = f"{len(missing)} of {len(self.videos)} videos have no {need}, the first is {missing[0]}; give "
+        return fault + {
             CAPTION: '--captions FILE.jsonl with lines of {"video": NAME, "caption": TEXT}, or NAME.txt beside each',
             IMAGE: "--images FOLDER with NAME.png for each, or a --reference with a video of the same name",
         }.get(need, "")
 
-    def sample(self, video: Video, given: bool) -> VideoSample:
-        frames = footage.opening(video, self.request.frames, self.request.stride)
-        image = self.images.get(video.name) if given else None
+    def sample(self, video: Video, with_image: bool) -> VideoSample:
+        frames = footage.first_frames(video, self.request.frames, self.request.stride)
+        image = self.images.get(video.name) if with_image else None
         first = None
         if image is not None:
             first = footage.picture(image.path) if image.path.is_file() and self.request.images else _first(image)
         return VideoSample(video.name, frames, self.captions.get(video.name, ""), first)
 
 
-def built(request: Request, names: Sequence[str]) -> dict[str, Metric]:
-    """The metrics with their networks. MetricError when a file is missing or of something else."""
+def build_metrics(request: Request, names: Sequence[str]) -> dict[str, Metric]:
+    """The metrics with their networks. Raises MetricError when a file is missing or has another content."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clip = Clip(request.clip, device) if {"clipsim", "fff_clip"} & set(names) else None
     make: dict[str, Callable[[], Metric]] = {
         "fvd": lambda: video_metrics.Fvd(VideoFeatures(request.i3d, request.fvd_protocol, device), few=request.few),
         "is": lambda: video_metrics.VideoInceptionScore(VideoClasses(request.c3d, device), request.splits),
-        "clipsim": lambda: video_metrics.ClipSim(_there(clip)),
-        "fff_clip": lambda: video_metrics.FirstFrameClip(_there(clip)),
+        "clipsim": lambda: video_metrics.ClipSim(_require(clip)),
+        "fff_clip": lambda: video_metrics.FirstFrameClip(_require(clip)),
         "fff_ssim": video_metrics.FirstFrameSsim,
         **pocket.makers(few=request.few),
     }
@@ -183,36 +187,36 @@ def built(request: Request, names: Sequence[str]) -> dict[str, Metric]:
 
 
 def watch(inputs: Inputs, request: Request, metrics: dict[str, Metric]) -> VideoPass:
-    given = any(IMAGE in metric.needs for metric in metrics.values())
-    samples = opened(inputs.videos, lambda video: inputs.sample(video, given), request.skip_damaged, "videos")
-    return watched(samples, metrics, request.batch)
+    with_image = any(IMAGE in metric.needs for metric in metrics.values())
+    samples = read_videos(inputs.videos, lambda video: inputs.sample(video, with_image), request.skip_damaged, "videos")
+    return compute_rows(samples, metrics, request.batch)
 
 
 def watch_reference(references: Sequence[Video], request: Request, metrics: dict[str, Metric]) -> VideoPass:
     def sample(video: Video) -> VideoSample:
-        return VideoSample(video.name, footage.opening(video, request.frames, request.reference_stride))
+        return VideoSample(video.name, footage.first_frames(video, request.frames, request.reference_stride))
 
-    return watched(opened(references, sample, request.skip_damaged, "reference"), metrics, request.batch)
+    return compute_rows(read_videos(references, sample, request.skip_damaged, "reference"), metrics, request.batch)
 
 
 def _report(
     request: Request,
     metrics: dict[str, Metric],
-    found: dict[str, Interval],
-    without: dict[str, str],
+    values: dict[str, Interval],
+    skipped: dict[str, str],
     video_pass: VideoPass,
-    against: VideoPass | None,
+    reference_pass: VideoPass | None,
 ) -> dict[str, Any]:
     reference = None
-    if against is not None and request.reference:
-        reference = against.told(request.reference, request.frames, request.reference_stride)
-    elif against is not None:
-        reference = {"folder": "clips of the pocket's world, rendered", "count": len(against.names)}
+    if reference_pass is not None and request.reference:
+        reference = reference_pass.summary(request.reference, request.frames, request.reference_stride)
+    elif reference_pass is not None:
+        reference = {"folder": "rendered clips of the pocket's world", "count": len(reference_pass.names)}
     return {
         "format": FORMAT,
         "origin": report.origin(request.command),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "videos": video_pass.told(request.videos, request.frames, request.stride),
+        "videos": video_pass.summary(request.videos, request.frames, request.stride),
         "reference": reference,
         "images": str(request.images or ("first frames of the reference" if request.reference else "")),
         "metrics": {
@@ -220,30 +224,30 @@ def _report(
                 **{"title": metrics[name].title, "value": i.value, "low": i.low, "high": i.high},
                 **{"videos": len(video_pass.names), "draws": request.draws, "layout": metrics[name].layout},
             }
-            for name, i in found.items()
+            for name, i in values.items()
         },
-        "left_out": without,
+        "skipped": skipped,
     }
 
 
-def write(told: dict[str, Any], out: Path) -> None:
-    """evaluation.json and evaluation.md, each whole or not at all."""
+def write(data: dict[str, Any], out: Path) -> None:
+    """Write evaluation.json and evaluation.md; an interrupted write leaves no partial file behind."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", out / "evaluation.json")
-    write_text(markdown(told), out / "evaluation.md")
-    log.info("%s", out / "evaluation.md")
+    write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", out / "evaluation.json")
+    write_text(markdown(data), out / "evaluation.md")
+    log.info("wrote %s", out / "evaluation.md")
 
 
-def markdown(told: dict[str, Any]) -> str:
-    lines = ["| metric | value | 95 % interval | clips | how |", "| --- | --- | --- | --- | --- |"]
-    for entry in told["metrics"].values():
+def markdown(data: dict[str, Any]) -> str:
+    lines = ["| metric | value | 95 % interval | clips | settings |", "| --- | --- | --- | --- | --- |"]
+    for entry in data["metrics"].values():
         value, low, high = (f"{entry[k]:.4g}" for k in ("value", "low", "high"))
-        how = ", ".join(f"{k} {v}" for k, v in entry["layout"].items())
-        lines.append(f"| {entry['title']} | {value} | {low} to {high} | {entry['videos']} | {how} |")
-    lines += ["", f"- videos: {_line(told['videos'])}"]
-    lines += [f"- reference: {_line(told['reference'])}"] if told["reference"] else []
-    lines += [f"- {name} was left out: {why}" for name, why in told["left_out"].items()]
-    lines += [f"- {_line(told['versions'])}", f"- {told['origin']}"]
+        settings = ", ".join(f"{k} {v}" for k, v in entry["layout"].items())
+        lines.append(f"| {entry['title']} | {value} | {low} to {high} | {entry['videos']} | {settings} |")
+    lines += ["", f"- videos: {_line(data['videos'])}"]
+    lines += [f"- reference: {_line(data['reference'])}"] if data["reference"] else []
+    lines += [f"- {name} was skipped: {reason}" for name, reason in data["skipped"].items()]
+    lines += [f"- {_line(data['versions'])}", f"- {data['origin']}"]
     return "\n".join(["# Evaluation", "", *lines, ""])
 
 
@@ -253,18 +257,18 @@ def _line(facts: dict[str, Any]) -> str:
 
 def _frames_error(metric: Metric, frames: int) -> str:
     first, last = metric.frames[0], metric.frames[-1]
-    wanted = f"exactly {first}" if first == last else f"{first} or more"
-    return f"{metric.title}: --frames {frames}, its network takes clips of {wanted} frames; give --frames {first}"
+    length = f"exactly {first}" if first == last else f"{first} or more"
+    return f"{metric.title}: --frames {frames}, its network needs clips of {length} frames; give --frames {first}"
 
 
-def _limited(found: list[Video], limit: int) -> list[Video]:
-    return list(islice(found, limit)) if limit else found
+def _limited(videos: list[Video], limit: int) -> list[Video]:
+    return list(islice(videos, limit)) if limit else videos
 
 
 def _first(video: Video) -> Tensor:
-    return footage.opening(video, 1)[0]
+    return footage.first_frames(video, 1)[0]
 
 
-def _there(clip: Clip | None) -> Clip:
+def _require(clip: Clip | None) -> Clip:
     assert clip is not None
     return clip

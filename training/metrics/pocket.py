@@ -1,4 +1,4 @@
-"""The pocket's metrics for the verb `eval`: the bundled judges, captions, rendered clips as reference."""
+"""The pocket metrics of the verb `eval`: bundled judges, labels from captions, and rendered clips as reference."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from . import judging
 from .watching import VideoPass
 
 log = logging.getLogger(__name__)
-TOLD_EVERY = 100
+LOG_EVERY = 100  # clips
 KINDS = {
     "pocket_fvd": pocket_metrics.PocketFvd,
     "pocket_is": pocket_metrics.PocketInceptionScore,
@@ -22,7 +22,7 @@ KINDS = {
     "pocket_fff_ssim": pocket_metrics.PocketFirstFrameSsim,
 }
 NAMES = tuple(KINDS)
-RENDERED = judging.REFERENCE  # clips, where no --reference is given
+RENDERED = judging.REFERENCE  # number of rendered clips if no --reference is given
 
 
 def makers(*, few: bool) -> dict[str, Callable[[], Metric]]:
@@ -36,27 +36,27 @@ def makers(*, few: bool) -> dict[str, Callable[[], Metric]]:
 
 
 def labels_of(caption: str) -> dict[str, int]:
-    """Colour, shape and background that a caption names first, as the judge counts them, if it does.
+    """The first colour, shape and background that a caption names, as indices of the judge's labels.
 
     >>> labels_of("a small red star at night next to a blue ring") == {"colour": 0, "shape": 3, "background": 3}
     True
     """
     text = f" {' '.join(caption.lower().replace(',', ' ').split())} "
-    places = {
-        name: [(text.find(f" {phrase} "), i) for phrase, i in words]
-        for name, words in named(_judge().world).phrases().items()
-    }
-    first = {name: min((at, i) for at, i in hits if at >= 0) for name, hits in places.items() if _hit(hits)}
-    return {name: i for name, (_, i) in first.items()}
+    labels = named(_judge().world).phrases()
+    places = {name: [(text.find(f" {phrase} "), i) for phrase, i in phrases] for name, phrases in labels.items()}
+    matches = {name: [(place, i) for place, i in pairs if place >= 0] for name, pairs in places.items()}
+    return {name: min(pairs)[1] for name, pairs in matches.items() if pairs}
 
 
 def rendered(metrics: dict[str, Metric], count: int = RENDERED) -> VideoPass:
-    """The rows of rendered held-out clips: the reference where no folder is given."""
-    video_pass, begun = VideoPass({name: [] for name in metrics}), time.monotonic()
+    """The rows of rendered held-out clips, which are the reference if no folder is given."""
+    video_pass, start_time = VideoPass({name: [] for name in metrics}), time.monotonic()
     for i, sample in enumerate(_samples(count), 1):
         video_pass.names.append(sample.name)
-        if i % TOLD_EVERY == 0:
-            log.info("rendered reference %d/%d  ETA %.0f s", i, count, (time.monotonic() - begun) / i * (count - i))
+        if i % LOG_EVERY == 0:
+            log.info(
+                "rendered reference %d/%d  ETA %.0f s", i, count, (time.monotonic() - start_time) / i * (count - i)
+            )
         for name, metric in metrics.items():
             video_pass.rows[name].append(metric.rows([sample]))
     return video_pass
@@ -67,10 +67,6 @@ def _samples(count: int) -> Iterator[VideoSample]:
     prompts = world.held_out(count)
     for prompt, clip in zip(prompts, judging.rendered(prompts, FRAMES, world), strict=True):
         yield VideoSample(world.caption(prompt), (clip * 255).round().byte())
-
-
-def _hit(hits: list[tuple[int, int]]) -> bool:
-    return any(at >= 0 for at, _ in hits)
 
 
 _judge, _video_judge = cache(judging.bundled_judge), cache(judging.bundled_video_judge)

@@ -16,48 +16,51 @@ from torch import Tensor
 from ...evaluation.metrics.video_metrics import Metric, VideoSample
 from ...evaluation.networks.loading import MetricError
 from ..data import footage
-from ..data.footage import Damaged, Video
+from ..data.footage import UnreadableVideo, Video
 
 log = logging.getLogger(__name__)
-TOLD_EVERY = 10.0  # seconds
+LOG_EVERY = 10.0  # seconds
 
 
 @dataclass
 class VideoPass:
-    """One pass over a folder: what was read, in its order."""
+    """The results of one pass over a folder, in the order of its videos. rows: metric -> its rows of the videos."""
 
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     sizes: Counter[str] = field(default_factory=Counter)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # reasons
     digest: Any = field(default_factory=hashlib.sha256)
 
     def of(self, name: str) -> Tensor:
         return torch.cat(self.rows[name])
 
-    def told(self, folder: Path, frames: int, stride: int) -> dict[str, Any]:
-        facts = {"folder": str(folder), "count": len(self.names), "sha256": self.digest.hexdigest()}
-        cut = {"frames": frames, "stride": stride, "sizes": dict(self.sizes)}
-        return facts | cut | {"left_out": self.left_out}
+    def summary(self, folder: Path, frames: int, stride: int) -> dict[str, Any]:
+        """The entry of this folder in the report."""
+        content = {"folder": str(folder), "count": len(self.names), "sha256": self.digest.hexdigest()}
+        settings = {"frames": frames, "stride": stride, "sizes": dict(self.sizes)}
+        return content | settings | {"skipped": self.skipped}
 
 
-def watched(samples: Iterable[tuple[Video, VideoSample | str]], metrics: dict[str, Metric], batch: int) -> VideoPass:
+def compute_rows(
+    samples: Iterable[tuple[Video, VideoSample | str]], metrics: dict[str, Metric], batch: int
+) -> VideoPass:
     """The rows of all metrics; `batch` videos are in memory at a time. An item that is a string is the reason why that
     video was skipped."""
     video_pass = VideoPass({name: [] for name in metrics})
-    kept = _kept(samples, video_pass)
-    while part := list(islice(kept, batch)):
+    readable = _readable(samples, video_pass)
+    while part := list(islice(readable, batch)):
         for name, metric in metrics.items():
             video_pass.rows[name].append(metric.rows(part).cpu())
     if not video_pass.names:
-        raise MetricError(f"none of the videos can be used; the first: {video_pass.left_out[0]}")
+        raise MetricError(f"none of the videos can be used; the first: {video_pass.skipped[0]}")
     return video_pass
 
 
-def _kept(samples: Iterable[tuple[Video, VideoSample | str]], video_pass: VideoPass) -> Iterator[VideoSample]:
+def _readable(samples: Iterable[tuple[Video, VideoSample | str]], video_pass: VideoPass) -> Iterator[VideoSample]:
     for video, sample in samples:
         if isinstance(sample, str):
-            video_pass.left_out.append(sample)
+            video_pass.skipped.append(sample)
             continue
         footage.add_to_digest(video_pass.digest, video)
         video_pass.names.append(sample.name)
@@ -65,19 +68,23 @@ def _kept(samples: Iterable[tuple[Video, VideoSample | str]], video_pass: VideoP
         yield sample
 
 
-def opened(
-    found: Sequence[Video], sample: Callable[[Video], VideoSample], skip: bool, what: str
+def read_videos(
+    video_list: Sequence[Video], sample: Callable[[Video], VideoSample], skip: bool, label: str
 ) -> Iterator[tuple[Video, VideoSample | str]]:
-    begun = told = time.monotonic()
-    for i, video in enumerate(found, 1):
+    """Yield each video with its sample, or with the reason why it is skipped; logs the progress.
+
+    Raises MetricError for an unreadable video unless `skip` is set.
+    """
+    start_time = last_log = time.monotonic()
+    for i, video in enumerate(video_list, 1):
         try:
             yield video, sample(video)
-        except Damaged as error:
+        except UnreadableVideo as error:
             if not skip:
-                raise MetricError(f"{error} (--skip-damaged leaves out all such videos)") from error
-            log.warning("left out: %s", error)
+                raise MetricError(f"{error} (--skip-damaged skips all such videos)") from error
+            log.warning("skipped: %s", error)
             yield video, str(error)
         now = time.monotonic()
-        if now - told > TOLD_EVERY or i == len(found):
-            told, left = now, int((now - begun) / i * (len(found) - i))
-            log.info("%s %d/%d  ETA %dh%02d:%02d", what, i, len(found), left // 3600, left // 60 % 60, left % 60)
+        if now - last_log > LOG_EVERY or i == len(video_list):
+            last_log, eta = now, int((now - start_time) / i * (len(video_list) - i))
+            log.info("%s %d/%d  ETA %dh%02d:%02d", label, i, len(video_list), eta // 3600, eta // 60 % 60, eta % 60)
