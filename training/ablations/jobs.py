@@ -118,13 +118,21 @@ def fingerprint(path: Path) -> str:
 
 
 def draw_all(jobs: Iterable[Job], processes: int) -> None:
-    """Run all jobs whose files do not exist yet."""
+    """Run all jobs whose files do not exist yet. A single process is this one: a new one would import everything again."""
     pending, start_time = [job for job in jobs if not job.done()], monotonic()
+    for number, _ in enumerate(_finished(pending, processes), 1):
+        eta = (monotonic() - start_time) / number * (len(pending) - number)
+        log.info("clips: %d of %d files  ETA %.0f min", number, len(pending), eta / 60)
+
+
+def _finished(jobs: list[Job], processes: int) -> Iterator[None]:
+    """Run the jobs; yields after each of them."""
+    if processes == 1:
+        yield from map(draw, jobs)
+        return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_set_up_worker) as pool:
-        for number, future in enumerate(as_completed([pool.submit(draw, job) for job in pending]), 1):
-            future.result()
-            eta = (monotonic() - start_time) / number * (len(pending) - number)
-            log.info("clips: %d of %d files  ETA %.0f min", number, len(pending), eta / 60)
+        for future in as_completed([pool.submit(draw, job) for job in jobs]):
+            yield future.result()
 
 
 def _set_up_worker() -> None:
@@ -149,9 +157,13 @@ def read_clips(jobs: Iterable[Job]) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def draw(job: Job) -> None:
-    """Sample the clips of a job and write its file."""
+    """Sample the clips of a job and write its file, on one thread, so that the number of processes changes no bit."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    write_tensors(job.tensors(), job.file, {"digest": job.digest()})
+    try:
+        write_tensors(job.tensors(), job.file, {"digest": job.digest()})
+    finally:
+        torch.set_num_threads(threads)
 
 
 def guide(alpha: float) -> Guide:

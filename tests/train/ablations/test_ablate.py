@@ -113,14 +113,14 @@ def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeyp
     weights = tmp_path / "weights"
     write_tensors({"w": torch.zeros(3)}, weights)
     job = ClipJob(model=weights, file=tmp_path / "c", alpha=0.0, seed=0, steps=2, first=0, count=1, tokenizer=tmp_path)
-    draw_all([job], 1)
-    draw_all([job], 1)
+    draw_all([job], 2)
+    draw_all([job], 2)
     assert calls == [0.0]
     assert [clip.shape for clip in read_clips([job])] == [(16, 3, 64, 64)]
     torch.testing.assert_close(next(read_clips([job])), torch.full((16, 3, 64, 64), 0.2))
-    draw_all([replace(job, alpha=40.0)], 1)
+    draw_all([replace(job, alpha=40.0)], 2)
     write_tensors({"w": torch.ones(3)}, weights)
-    draw_all([replace(job, alpha=40.0)], 1)
+    draw_all([replace(job, alpha=40.0)], 2)
     assert calls == [0.0, 40.0, 40.0]
 
 
@@ -154,7 +154,7 @@ if __name__ == "__main__":
 
     here = Path(sys.argv[1])
     settings = {"seed": 0, "steps": 2, "first": 0, "count": 1, "tokenizer": here}
-    draw_all([Endless(model=here / "weights", file=here / "pid", **settings)], 1)
+    draw_all([Endless(model=here / "weights", file=here / "pid", **settings)], 2)
 """
 
 
@@ -165,7 +165,7 @@ def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
     weights = tmp_path / "weights"
     write_tensors({"w": torch.zeros(3)}, weights)
     settings = {"seed": 0, "steps": 2, "first": 0, "count": 7, "tokenizer": tmp_path}
-    draw_all([import_module("telling").Telling(model=weights, file=tmp_path / "c", **settings)], 1)
+    draw_all([import_module("telling").Telling(model=weights, file=tmp_path / "c", **settings)], 2)
     assert "row 1 of 7 is drawn" in capfd.readouterr().err
 
 

@@ -35,11 +35,18 @@ def test_captions_of_images_tell_no_motion():
     assert any(any(phrase in caption for phrase in phrases) for _, caption in clips(replace(SMALL, clips=10)))
 
 
+def trained_here(config, out, latents, changes, processes):
+    words = ["train", config, "--latents", latents, "--out", out, "--processes", processes]
+    assert main([*map(str, words), *(word for change in changes for word in ("--set", change))]) == 0
+
+
 @pytest.mark.slow
 def test_a_whole_ablation_of_pseudo_videos_small(tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     for name, function in (("score", score), ("compare", compare)):
         monkeypatch.setattr(ablate_data, name, partial(function, draws=20))  # each draw needs a Frechet distance
+    # test_ablate runs it as a command of its own, where each training imports everything again
+    monkeypatch.setattr(ablate_data, "run_training", trained_here)
     out = tmp_path / "out"
     words = ["ablate", "pseudo", "--quick", "--steps", "1", "--images", "2", "--prompts", "3", "--sampling", "1"]
     words += ["--out", str(out), "--set", "train.batch=1", "--set", "train.warmup=0"]
