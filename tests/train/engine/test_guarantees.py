@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devkit.server import free_port
 
 from stillmotion.training.data.order import row
 from stillmotion.training.engine import state
@@ -33,10 +34,10 @@ worker = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(worker)
 
 
-def launch(processes: int, root: Path, *runs: str) -> None:
-    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def launch(root: Path, *runs: str, launcher: tuple[str, ...] = ()) -> None:
+    """Runs of worker.py in processes of their own."""
     ended = subprocess.run(
-        [*command, str(WORKER), str(root), *runs],
+        [sys.executable, "-P", *launcher, str(WORKER), str(root), *runs],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -54,13 +55,11 @@ def results(folder: Path) -> list[dict]:
 def root(tmp_path_factory):
     """The runs: an uninterrupted and a stopped one with 2 processes, and the stopped one resumed by 1, 2 and 4."""
     root = tmp_path_factory.mktemp("runs")
-    launch(2, root, "whole", "cut")
+    launch(root, "whole", "cut", launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
     for count in (1, 2, 4):
         shutil.copytree(root / "cut" / "state", root / f"resumed-{count}" / "state")
-        if count == 1:
-            worker.go(root / "resumed-1")
-        else:
-            launch(count, root, f"resumed-{count}")
+    worker.go(root / "resumed-1")
+    launch(root, *(f"resumed-{count}:{count}:{free_port()}" for count in (2, 4)))
     return root
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -91,13 +92,38 @@ def endless(out: Path) -> TrainTable:
     return TrainTable(out=out, steps=100_000, batch=1, save_every=1)
 
 
+def fork(count: int, out: Path, port: int) -> None:
+    """The run `out` with `count` processes: forks of this one, so that only this one imports torch."""
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = []
+    for rank in range(count):
+        children.append(os.fork())
+        if not children[-1]:
+            os.environ.update(common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            code = 1
+            try:
+                go(out)
+                code = 0
+            except Exception:  # noqa: BLE001  a fork must not return to what the caller does next
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+    if any(os.waitpid(child, 0)[1] for child in children):
+        sys.exit(f"one of the {count} processes of {out.name} failed")
+
+
 def main(root: Path, runs: list[str]) -> None:
-    """Each name is a folder of `root`: "cut" is stopped, "endless" saves until it is killed, others run to the end."""
+    """Each name is a folder of `root`: "cut" is stopped, "endless" saves until it is killed, others run to the end.
+    NAME:COUNT:PORT is run by so many forks."""
     torch.set_num_threads(1)
-    if runs == ["endless"]:
-        fit(Heavy(), endless(root / "endless"))
     for name in runs:
-        go(root / name, CUT if name == "cut" else None)
+        if name == "endless":
+            fit(Heavy(), endless(root / "endless"))
+        elif ":" in name:
+            folder, count, port = name.split(":")
+            fork(int(count), root / folder, int(port))
+        else:
+            go(root / name, CUT if name == "cut" else None)
 
 
 if __name__ == "__main__":
