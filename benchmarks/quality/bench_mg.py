@@ -40,7 +40,7 @@ def clock() -> float:
     return time.process_time()
 
 
-def overhead(host: PocketHost, model, config: Config, *, repeats: int, steps: int = 25) -> dict[str, float]:
+def overhead(host: PocketHost, model, config: Config, *, repeats: int, steps: int) -> dict[str, float]:
     """Median seconds of one guidance call and of one whole step (both predictions of CFG, guidance included)."""
     from ...model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
@@ -81,7 +81,9 @@ def legible(reading: ClipReading, clip: sprites.Clip) -> float:
     return mean(pair == target for pair in zip(reading.colours, reading.shapes, strict=True))
 
 
-def effect(host: PocketHost, model, judge, config: Config, clips: list[sprites.Clip], seeds: int) -> dict[str, float]:
+def effect(
+    host: PocketHost, model, judge, config: Config, clips: list[sprites.Clip], *, seeds: int, steps: int
+) -> dict[str, float]:
     """The figures of one alpha, as means over prompts and seeds."""
     from ...model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 
@@ -89,8 +91,8 @@ def effect(host: PocketHost, model, judge, config: Config, clips: list[sprites.C
     rows = []
     for number, clip in enumerate(clips):
         for seed in range(seeds):
-            latent = host.sample(guided_model, [sprites.caption(clip)], frames=FRAMES, seed=1000 * seed + number)
-            frames = host.decode(latent)
+            settings = {"frames": FRAMES, "seed": 1000 * seed + number, "steps": steps}
+            frames = host.decode(host.sample(guided_model, [sprites.caption(clip)], **settings))
             reading = read_clip(judge, frames)
             rows.append(
                 {
@@ -108,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=4, help="held-out prompts with a direction")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=4, help="number of timed runs of 25 steps")
+    parser.add_argument("--repeats", type=int, default=4, help="number of timed runs")
+    parser.add_argument("--steps", type=int, default=25, help="of every run")
     parser.add_argument("--alphas", type=float, nargs="+", default=list(ALPHAS))
     parser.add_argument("--kernel", default=Config().kernel)
     for name, path in (("pocket", POCKET), ("motion", MOTION), ("judge", JUDGE)):
@@ -116,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     host, judge = PocketHost(args.pocket), load_judge(args.judge)
     model = host.motion(args.motion, frames=FRAMES)
-    times = overhead(host, model, Config(kernel=args.kernel), repeats=args.repeats)
+    times = overhead(host, model, Config(kernel=args.kernel), repeats=args.repeats, steps=args.steps)
     print(
         "guidance {guidance_seconds:.6f} s of a step of {step_seconds:.4f} s: {overhead:.4%}".format(**times),
         flush=True,
@@ -125,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     figures: dict[str, dict[str, float]] = {}
     for alpha, (prefix, options) in product(args.alphas, (("", {}), ("bare_", BARE))):
         config = Config(alpha=alpha, kernel=args.kernel, **options)
-        row = effect(host, model, judge, config, clips, args.seeds)
+        row = effect(host, model, judge, config, clips, seeds=args.seeds, steps=args.steps)
         print(f"{prefix}alpha {alpha:5g}: " + ", ".join(f"{key} {value:.4f}" for key, value in row.items()), flush=True)
         for key, value in row.items():
             figures.setdefault(prefix + key, {})[f"{alpha:g}"] = round(value, 5)

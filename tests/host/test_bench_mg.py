@@ -36,11 +36,12 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_with_its_figures_for_every_alpha(comfy, files, capsys):
     from stillmotion.benchmarks.quality import bench_mg
 
     options = [f"--{name}={files / name}.safetensors" for name in ("pocket", "motion", "judge")]
-    bench_mg.main(["--prompts=2", "--seeds=1", "--repeats=1", "--alphas", "0", "40", *options])
+    bench_mg.main(["--prompts=2", "--seeds=1", "--repeats=1", "--steps=5", "--alphas", "0", "40", *options])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bench"] == "mg"
     assert 0 < figures["overhead"] < 1
