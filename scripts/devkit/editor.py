@@ -47,6 +47,18 @@ SHOW_ALL = """() => {
   canvas.ds.offset = [bar / canvas.ds.scale - left, bar / canvas.ds.scale - top];
   canvas.setDirty(true, true);
 }"""
+# animations draw the whole page sixty times a second, which without a GPU costs as much as the model that runs
+STILL = "*, *::before, *::after { animation: none !important; transition: none !important; }"
+# the page has had nothing to do a few times in a row
+SETTLED = """() => new Promise(resolve => {
+  let left = 5;
+  const next = () => left-- ? requestIdleCallback(() => setTimeout(next, 50), {timeout: 2000}) : resolve(true);
+  next();
+})"""
+LIMIT = """([name, value]) => {
+  for (const node of window.app.rootGraph._nodes)
+    for (const widget of node.widgets ?? []) if (widget.name === name) widget.value = Math.min(widget.value, value);
+}"""
 
 
 class Editor:
@@ -74,6 +86,7 @@ class Editor:
         """Open the editor, or open it again, as on a reload of the page."""
         self.page.goto(self.url, wait_until="domcontentloaded", timeout=120_000)
         self.page.wait_for_function(READY, timeout=120_000)
+        self.page.add_style_tag(content=STILL)
         self.page.evaluate(LISTEN)
         self.page.wait_for_timeout(1000)
 
@@ -92,7 +105,7 @@ class Editor:
         # a second drop of the same file opens "name (2)"
         opened = f"([before, name]) => ({ACTIVE})() !== before && ({ACTIVE})().includes(name)"
         self.page.wait_for_function(opened, arg=[before, path.stem], timeout=20_000)
-        self.page.wait_for_timeout(1000)
+        self.evaluate(SETTLED)
 
     def setting(self, name: str, value: Any) -> None:
         """Change a setting of the editor, as its settings dialog does: it is applied at once and kept by the server."""
@@ -113,9 +126,15 @@ class Editor:
     def missing_nodes(self) -> list[str]:
         return self.evaluate(MISSING)
 
-    def messages(self) -> list[str]:
-        """What the editor tells its user: overlays, dialogs, toasts."""
+    def messages(self, at_least: int = 0) -> list[str]:
+        """What the editor tells its user in overlays, dialogs and toasts; waits until there are `at_least` so many."""
+        if at_least:
+            self.page.wait_for_function(f"({MESSAGES})().length >= {at_least}", polling=100, timeout=20_000)
         return self.evaluate(MESSAGES)
+
+    def limit(self, name: str, value: float) -> None:
+        """Lower every widget of this name to `value`, if it is higher."""
+        self.evaluate(LIMIT, [name, value])
 
     def run(self, timeout: float = 300) -> dict:
         """Press Run and wait: {"kind": "execution_success", ..._error, ..._interrupted or "refused", "detail"}."""
@@ -126,14 +145,15 @@ class Editor:
         if answer.value.status != 200:
             self.page.wait_for_timeout(500)
             return {"kind": "refused", "detail": answer.value.json()}
-        self.page.wait_for_function("window.stillmotionEnd !== null", timeout=timeout * 1000)
-        self.page.wait_for_timeout(1000)
+        # asked now and then: by default the question alone makes the page draw itself all the time
+        self.page.wait_for_function("window.stillmotionEnd !== null", polling=100, timeout=timeout * 1000)
+        self.evaluate(SETTLED)
         return self.evaluate("() => window.stillmotionEnd")
 
     def show_all(self) -> None:
         """Bring the whole graph into view, with its texts."""
         self.evaluate(SHOW_ALL)
-        self.page.wait_for_timeout(1000)
+        self.evaluate(SETTLED)
 
     def shot(self, path: Path) -> None:
         self.page.screenshot(path=str(path))

@@ -10,9 +10,18 @@ from devkit import chromium, workflow
 from devkit.editor import Editor
 from devkit.server import Server
 
+OPEN = pytest.StashKey[Editor]()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After the last test of this folder the page is empty: the editor draws itself even when nobody uses it."""
+    last = nextitem is None or nextitem.path.parent != item.path.parent
+    if last and (editor := item.config.stash.get(OPEN, None)):
+        editor.page.goto("about:blank")
+
 
 @pytest.fixture(scope="session")
-def editor(server: Server) -> Iterator[Editor]:
+def editor(server: Server, request: pytest.FixtureRequest) -> Iterator[Editor]:
     """One page for the whole session; each test loads its own workflow."""
     program = chromium.find()
     if program is None:
@@ -20,6 +29,7 @@ def editor(server: Server) -> Iterator[Editor]:
             os.environ.get("STILLMOTION_NO_CHROMIUM") or "no Chromium; `python3 scripts/dev.py test` installs it"
         )
     with Editor(server.url, program) as opened:
+        request.config.stash[OPEN] = opened
         yield opened
 
 

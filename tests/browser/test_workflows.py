@@ -29,7 +29,8 @@ def test_a_dropped_file_comes_up_whole(editor: Editor, dropped: str, editor_file
     editor.shot(shots / f"{dropped}.png")
     assert editor.missing_nodes() == []
     # the test server has neither of the two files of the SD1.5 graphs
-    assert [text[:14] for text in editor.messages()] == ([] if dropped in POCKET else ["2 errors found"])
+    expected = [] if dropped in POCKET else ["2 errors found"]
+    assert [text[:14] for text in editor.messages(at_least=len(expected))] == expected
     before = {node["id"]: typed(node.get("widgets_values", [])) for node in editor_file(dropped)["nodes"]}
     after = {node["id"]: typed(node.get("widgets_values", [])) for node in editor.serialized()["nodes"]}
     assert after == before
@@ -43,6 +44,10 @@ def test_editor_form_and_api_form_are_the_same_graph(editor: Editor, dropped: st
 
 
 def test_run_ends_with_success_or_names_the_missing_files(editor: Editor, dropped: str, shots: Path):
+    """One graph as it is, the others with fewer steps and clips: what they make is not looked at here."""
+    if dropped != "text_to_video_pocket":
+        editor.limit("steps", 3)
+        editor.limit("clips", 3)
     ended = editor.run()
     editor.show_all()
     editor.shot(shots / f"{dropped}.run.png")
