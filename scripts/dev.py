@@ -70,7 +70,7 @@ def run_test(options: argparse.Namespace, rest: list[str]) -> int:
     workers = _workers(rest)
     environment |= spare_threads() | ({"OMP_NUM_THREADS": "1"} if workers else {})
     environment["STILLMOTION_COMFY_CLI"] = str(script_of(environment_python("cli").parents[1], "comfy"))
-    if reason := chromium.install():
+    if "--fast" not in rest and (reason := chromium.install()):
         print(f"the browser tests will be skipped: {reason}", flush=True)
         environment["STILLMOTION_NO_CHROMIUM"] = reason
     # -P: the checkout itself is not importable, its folder `nodes` would hide ComfyUI's module
@@ -80,10 +80,10 @@ def run_test(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _workers(rest: list[str]) -> list[str]:
-    """The whole suite runs on every core, up to 4 (each process takes 2 to 5 GB), files whole, as their tests share
-    fixtures; what one looks for runs in one process, where -s and --pdb work."""
+    """The whole suite, and the fast one, run on every core, up to 4 (each process takes 2 to 5 GB), files whole, as
+    their tests share fixtures; what one looks for runs in one process, where -s and --pdb work."""
     count = min(4, os.cpu_count() or 1)
-    return [] if rest or count < 2 else ["--numprocesses", str(count), "--dist", "loadfile"]
+    return [] if set(rest) - {"--fast"} or count < 2 else ["--numprocesses", str(count), "--dist", "loadfile"]
 
 
 def run_lint(options: argparse.Namespace, _rest: list[str]) -> int:
@@ -187,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, default=ROOT / "output", metavar="DIR")
     command = add("serve", run_serve, "start ComfyUI with this pack and open the editor", serving)
     command.add_argument("--no-browser", action="store_true")
-    add("test", run_test, "run the tests; further arguments go to pytest")
+    add("test", run_test, "run the tests (--fast: those of the inner loop); further arguments go to pytest")
     add("lint", run_lint, "ruff and pyright")
     add("bench", run_bench, "run a benchmark; its last line is JSON").add_argument("name")
     add("train", run_train, "python -m stillmotion.training in the environment", add_help=False)

@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from devkit.client import Client  # noqa: E402  after the path that leads there
 from devkit.server import Server, spare_threads  # noqa: E402
 
+pytest_plugins = ["devkit.suite"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what is true now")

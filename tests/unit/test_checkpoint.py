@@ -295,6 +295,7 @@ except checkpoint.CheckpointError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 @pytest.mark.parametrize("existing", [None, b"the file of yesterday"])
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_file_and_keeps_the_old_one(tmp_path, existing):
     path = tmp_path / "motion.safetensors"
     if existing:

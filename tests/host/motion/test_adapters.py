@@ -124,6 +124,7 @@ def test_a_bundled_file_that_is_gone_is_named_with_what_to_do(comfy, host, monke
             load()
 
 
+@pytest.mark.slow
 def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
     """The LoRA reduces the distance (benchmarks/results.md); that of a still sprite is 0.02."""
     models = host.motion(frames=FRAMES), host.lora(model=host.motion(frames=FRAMES))
@@ -137,6 +138,7 @@ def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge)
     assert ways[1].distance > 0.1
 
 
+@pytest.mark.slow
 def test_half_a_lora_glows_less(clip, host):
     half = host.lora(model=host.motion(frames=FRAMES), strength=0.5)
     frames = host.decode(host.sample(half, [sprites.caption(CLIP)], frames=FRAMES, steps=STEPS, seed=SEED))
@@ -145,12 +147,14 @@ def test_half_a_lora_glows_less(clip, host):
     assert none < some < whole
 
 
+@pytest.mark.slow
 def test_a_controlnet_on_all_frames_puts_the_sprite_where_its_edges_are(clip, judge, hints):
     without, controlled = (overlap(judge, frames, hints["line"]) for frames in (clip(), clip(path="line")))
     assert controlled.min() > 0.4
     assert controlled.mean() > without.mean() + 0.3
 
 
+@pytest.mark.slow
 def test_a_controlnet_on_the_first_and_last_frame_binds_these_and_not_the_others(clip, judge, hints):
     """The other frames follow the motion model's path between the hints, not the dip."""
     without, some = (overlap(judge, f, hints["dip"]) for f in (clip(), clip(path="dip", frames="0, -1")))
@@ -158,6 +162,7 @@ def test_a_controlnet_on_the_first_and_last_frame_binds_these_and_not_the_others
     assert some[[0, -1]].mean() > some[1:-1].mean() + 0.3
 
 
+@pytest.mark.slow
 def test_lora_motion_and_controlnet_together(clip, judge, hints):
     both = clip(lora=True, path="dip", frames="0, -1")
     assert glows(both).all()

@@ -114,6 +114,7 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
     assert fewer.sampled == []
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     """Real kills; each repeats at most the clip that was being sampled."""
     clips, kills = 12, 12
@@ -348,6 +349,7 @@ def test_odd_sizes_are_told_with_what_would_do():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit for the size of files there")
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path):
     """The system refuses a file that grows too large, like on a full disk."""
     script = f"""
