@@ -15,7 +15,7 @@ from .files import ROOT, WINDOWS, Failed, cache_folder, digest, lock, need_space
 
 UV = "uv==0.13.8"
 COMPLETE = "COMPLETE"
-SPACE_GB = {"env": 8.0, "cli": 1.0}  # torch for Linux includes CUDA
+SPACE_GB = {"env": 8.0, "cli": 1.0, "mutants": 0.2}  # torch for Linux includes CUDA
 UV_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL")
 PIP_TO_UV = {
     "index-url": "UV_DEFAULT_INDEX",
