@@ -7,9 +7,9 @@ import json
 import re
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from playwright.sync_api import ConsoleMessage, Response, sync_playwright
+from playwright.sync_api import ConsoleMessage, Playwright, Response, sync_playwright
 
 # answers that a fresh user profile gets, one line that the frontend always writes, and its question for the size of a
 # model file that is missing here, which the server's policy forbids: no faults
@@ -64,6 +64,9 @@ LIMIT = """([name, value]) => {
 class Editor:
     """`with Editor(url, chromium) as editor:`; `problems` collects console errors, page errors and refused requests."""
 
+    playwright: ClassVar[Playwright]
+    running: ClassVar[int] = 0  # number of open editors
+
     def __init__(self, url: str, program: Path, size: tuple[int, int] = (1600, 900)):
         self.url, self.program, self.size = url, program, size
         self.problems: list[str] = []
@@ -71,9 +74,8 @@ class Editor:
     def __enter__(self) -> "Editor":
         # else a template browser and a map cover the canvas
         self._settings({"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
-        self.playwright = sync_playwright().start()
         options = ["--no-sandbox"]  # root, as in containers, has no sandbox
-        self.browser = self.playwright.chromium.launch(executable_path=str(self.program), args=options)
+        self.browser = self._playwright().chromium.launch(executable_path=str(self.program), args=options)
         context = self.browser.new_context(viewport={"width": self.size[0], "height": self.size[1]})
         self.page = context.new_page()
         self.page.on("console", self._console)
@@ -90,9 +92,18 @@ class Editor:
         self.page.evaluate(LISTEN)
         self.page.wait_for_timeout(1000)
 
+    def _playwright(self) -> Playwright:
+        """The one of this process: Playwright refuses to be started a second time beside itself."""
+        if not Editor.running:
+            Editor.playwright = sync_playwright().start()
+        Editor.running += 1
+        return Editor.playwright
+
     def __exit__(self, *error: object) -> None:
         self.browser.close()
-        self.playwright.stop()
+        Editor.running -= 1
+        if not Editor.running:
+            Editor.playwright.stop()
 
     def drop(self, path: Path) -> None:
         """Drop a file on the canvas and wait until the editor shows it."""
