@@ -91,8 +91,9 @@ def effect(
     rows = []
     for number, clip in enumerate(clips):
         for seed in range(seeds):
-            settings = {"frames": FRAMES, "seed": 1000 * seed + number, "steps": steps}
-            frames = host.decode(host.sample(guided_model, [sprites.caption(clip)], **settings))
+            prompt, number_seed = [sprites.caption(clip)], 1000 * seed + number
+            latent = host.sample(guided_model, prompt, frames=FRAMES, seed=number_seed, steps=steps)
+            frames = host.decode(latent)
             reading = read_clip(judge, frames)
             rows.append(
                 {

@@ -93,7 +93,7 @@ class Times:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties:
-            if name == "processor_time" and report.when == "teardown":
+            if name == "processor_time" and isinstance(value, float) and report.when == "teardown":
                 self.times[report.nodeid] = value
 
     def unmarked(self) -> dict[str, float]:

@@ -118,7 +118,7 @@ def fingerprint(path: Path) -> str:
 
 
 def draw_all(jobs: Iterable[Job], processes: int) -> None:
-    """Run all jobs whose files do not exist yet. A single process is this one: a new one would import everything again."""
+    """Run all jobs whose files do not exist yet; with `processes` = 1 in this process, as a new one imports much."""
     pending, start_time = [job for job in jobs if not job.done()], monotonic()
     for number, _ in enumerate(_finished(pending, processes), 1):
         eta = (monotonic() - start_time) / number * (len(pending) - number)
