@@ -15,12 +15,12 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from devkit.client import Client  # noqa: E402  after the path that leads there
 from devkit.server import Server, spare_threads  # noqa: E402
 
-pytest_plugins = ["devkit.suite"]
+pytest_plugins = ["suite"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

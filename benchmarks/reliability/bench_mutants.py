@@ -161,11 +161,14 @@ def main() -> None:
     files = [file for area in options.areas.split(",") for file in files_of(area)]
     mutants = sample(environment_python("mutants"), files, options.mutants, options.seed)
     done = {key for key, line in tried(path).items() if not (options.again and line["kind"] == "survived")}
-    left = [mutant for mutant in mutants if mutant.key not in done]
-    print(f"{len(mutants)} mutants of {len({mutant.file for mutant in mutants})} files, {len(left)} to try", flush=True)
-    for number, (mutant, outcome) in enumerate(run(left, path) if left else (), start=1):
+    pending = [mutant for mutant in mutants if mutant.key not in done]
+    print(
+        f"{len(mutants)} mutants of {len({mutant.file for mutant in mutants})} files, {len(pending)} to try",
+        flush=True,
+    )
+    for number, (mutant, outcome) in enumerate(run(pending, path) if pending else (), start=1):
         print(
-            f"{number}/{len(left)} {outcome.kind} {mutant.file}:{mutant.line} {outcome.seconds:.1f} s {outcome.by}",
+            f"{number}/{len(pending)} {outcome.kind} {mutant.file}:{mutant.line} {outcome.seconds:.1f} s {outcome.by}",
             flush=True,
         )
     newest = tried(path)

@@ -1,6 +1,6 @@
 """Small faults in the sources, and whether the tests notice them.
 
-Cosmic Ray makes the mutants (scripts/devkit/mutations.py, in an environment of its own). Each is written into a copy of
+Cosmic Ray makes the mutants (scripts/mutations.py, in an environment of its own). Each is written into a copy of
 the checkout, never into the checkout, and the tests that concern its module run on the copy in one process, up to the
 first that fails. This process has imported torch and the like once and forks for every mutant, so that a mutant costs
 its tests and not the imports.
@@ -53,7 +53,7 @@ class Mutant:
 def sample(python: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant]:
     """Mutants of the files (relative to the root), at most one at a place, in proportion to each file's places."""
     asked = {"files": [str(ROOT / file) for file in files], "count": count, "seed": seed}
-    script = ROOT / "scripts" / "devkit" / "mutations.py"
+    script = ROOT / "scripts" / "mutations.py"
     ended = subprocess.run(
         [str(python), str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False
     )

@@ -57,7 +57,8 @@ SETTLED = """() => new Promise(resolve => {
 })"""
 LIMIT = """([name, value]) => {
   for (const node of window.app.rootGraph._nodes)
-    for (const widget of node.widgets ?? []) if (widget.name === name) widget.value = Math.min(widget.value, value);
+    for (const widget of node.widgets ?? [])
+      if (widget.name === name && typeof widget.value === 'number') widget.value = Math.min(widget.value, value);
 }"""
 
 

@@ -13,24 +13,31 @@ from devkit.server import Server
 OPEN = pytest.StashKey[Editor]()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After the last test of this folder the page is empty: the editor draws itself even when nobody uses it."""
-    last = nextitem is None or nextitem.path.parent != item.path.parent
-    if last and (editor := item.config.stash.get(OPEN, None)):
-        editor.page.goto("about:blank")
+    """After the last test of this folder the browser is closed. The editor draws itself even when nobody uses it, and
+    Playwright keeps an event loop in this process, beside which asyncio.run and deep recursion fail in later tests."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        close(item.config)
+
+
+def close(config: pytest.Config) -> None:
+    if editor := config.stash.get(OPEN, None):
+        del config.stash[OPEN]
+        editor.__exit__()
 
 
 @pytest.fixture(scope="session")
 def editor(server: Server, request: pytest.FixtureRequest) -> Iterator[Editor]:
-    """One page for the whole session; each test loads its own workflow."""
+    """One page for all tests of this folder, which follow one another; each test loads its own workflow."""
     program = chromium.find()
     if program is None:
         pytest.skip(
             os.environ.get("STILLMOTION_NO_CHROMIUM") or "no Chromium; `python3 scripts/dev.py test` installs it"
         )
-    with Editor(server.url, program) as opened:
-        request.config.stash[OPEN] = opened
-        yield opened
+    request.config.stash[OPEN] = Editor(server.url, program).__enter__()
+    yield request.config.stash[OPEN]
+    close(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The entry of the pack on versions of Python and ComfyUI that are too old."""
 
 import ast
-import asyncio
 import sys
 import tomllib
 import types
@@ -14,10 +13,17 @@ import stillmotion
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def entered() -> object:
+    """The extension that the entry gives to ComfyUI, which awaits it."""
+    with pytest.raises(StopIteration) as end:
+        stillmotion.comfy_entrypoint().send(None)
+    return end.value.value
+
+
 def said() -> str:
     """The error of the entry, which ComfyUI writes into its log as one line."""
     with pytest.raises(RuntimeError) as error:
-        asyncio.run(stillmotion.comfy_entrypoint())
+        entered()
     return str(error.value)
 
 
@@ -51,7 +57,7 @@ def test_a_newer_comfyui_and_a_version_that_cannot_be_read_are_not_refused(
     nodes = types.ModuleType("stillmotion.nodes")
     nodes.__dict__["StillMotionExtension"] = type("Extension", (), {})
     monkeypatch.setitem(sys.modules, "stillmotion.nodes", nodes)
-    assert type(asyncio.run(stillmotion.comfy_entrypoint())).__name__ == "Extension"
+    assert type(entered()).__name__ == "Extension"
 
 
 def test_the_entry_is_read_by_pythons_that_are_older_than_it_needs():

@@ -117,7 +117,7 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
     """Real kills; each repeats at most the clip that was being sampled."""
-    clips, kills = 12, 12
+    clips, kills = 24, 12
     asked = [sys.executable, "-P", str(VICTIM), str(tmp_path / "killed"), str(clips), str(kills), "7"]
     ended = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
     count = Counter(item.path for item in items if "slow" in marks[item])
-    items.sort(key=lambda item: (not marks[item] & OUTSIDE, -count[item.path]))
+    # the tests of a browser follow one another: it is closed after the last of them
+    items.sort(key=lambda item: (not marks[item] & OUTSIDE, "browser" in item.path.parts, -count[item.path]))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -55,14 +55,14 @@ def places(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     """(line, column) -> the mutants that change something there: operator and occurrence."""
     left_out = annotations(ast.parse(source))
     nodes = list(ast_nodes(get_ast(source)))
-    found: dict[tuple[int, int], list[tuple[str, int]]] = {}
+    occurrences: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name in filter(usable, operator_names()):
         operator = get_operator(name)()
         starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         for occurrence, start in enumerate(starts):
             if not any(first <= start < last for first, last in left_out):
-                found.setdefault(start, []).append((name, occurrence))
-    return found
+                occurrences.setdefault(start, []).append((name, occurrence))
+    return occurrences
 
 
 def sample(source: str, count: int, generator: random.Random) -> list[dict]:
@@ -90,11 +90,11 @@ def differs(code: str, source: str) -> bool:
 
 def shares(sizes: dict[str, int], count: int) -> dict[str, int]:
     """How many mutants of each file: in proportion to its places, and one at least where it has any."""
-    total, given, before = sum(sizes.values()), {}, 0
+    total, shares, before = sum(sizes.values()), {}, 0
     for name, size in sizes.items():
-        given[name] = max(min(size, 1), round(count * (before + size) / total) - round(count * before / total))
+        shares[name] = max(min(size, 1), round(count * (before + size) / total) - round(count * before / total))
         before += size
-    return given
+    return shares
 
 
 def main() -> None:
