@@ -67,17 +67,17 @@ def places(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
 
 def sample(source: str, count: int, generator: random.Random) -> list[dict]:
     """At most one mutant at a place."""
-    drawn = []
+    mutants = []
     candidates = sorted(places(source).items())
     generator.shuffle(candidates)
     for (line, column), operators in candidates:
         name, occurrence = generator.choice(operators)
         code = mutate_code(source, get_operator(name)(), occurrence)
         if code is not None and differs(code, source):
-            drawn.append({"line": line, "column": column, "operator": name, "code": code})
-        if len(drawn) == count:
+            mutants.append({"line": line, "column": column, "operator": name, "code": code})
+        if len(mutants) == count:
             break
-    return sorted(drawn, key=lambda mutant: (mutant["line"], mutant["column"]))
+    return sorted(mutants, key=lambda mutant: (mutant["line"], mutant["column"]))
 
 
 def differs(code: str, source: str) -> bool:
@@ -90,23 +90,23 @@ def differs(code: str, source: str) -> bool:
 
 def shares(sizes: dict[str, int], count: int) -> dict[str, int]:
     """How many mutants of each file: in proportion to its places, and one at least where it has any."""
-    total, shares, before = sum(sizes.values()), {}, 0
+    total, counts, before = sum(sizes.values()), {}, 0
     for name, size in sizes.items():
-        shares[name] = max(min(size, 1), round(count * (before + size) / total) - round(count * before / total))
+        counts[name] = max(min(size, 1), round(count * (before + size) / total) - round(count * before / total))
         before += size
-    return shares
+    return counts
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
-    sources = {name: Path(name).read_text(encoding="utf-8") for name in asked["files"]}
-    counts = shares({name: len(places(source)) for name, source in sources.items()}, asked["count"])
-    drawn = []
+    request = json.load(sys.stdin)
+    sources = {name: Path(name).read_text(encoding="utf-8") for name in request["files"]}
+    counts = shares({name: len(places(source)) for name, source in sources.items()}, request["count"])
+    mutants = []
     for name, source in sources.items():
         # of the file's own: a change of another file does not change its sample
-        generator = random.Random(f"{asked['seed']} {Path(name).name}")
-        drawn += [{"file": name, **mutant} for mutant in sample(source, counts[name], generator) if counts[name]]
-    json.dump(drawn, sys.stdout)
+        generator = random.Random(f"{request['seed']} {Path(name).name}")
+        mutants += [{"file": name, **mutant} for mutant in sample(source, counts[name], generator) if counts[name]]
+    json.dump(mutants, sys.stdout)
 
 
 if __name__ == "__main__":

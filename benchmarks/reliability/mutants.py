@@ -52,25 +52,25 @@ class Mutant:
 
 def sample(python: Path, files: Sequence[str], count: int, seed: int) -> list[Mutant]:
     """Mutants of the files (relative to the root), at most one at a place, in proportion to each file's places."""
-    asked = {"files": [str(ROOT / file) for file in files], "count": count, "seed": seed}
+    request = {"files": [str(ROOT / file) for file in files], "count": count, "seed": seed}
     script = ROOT / "scripts" / "mutations.py"
     ended = subprocess.run(
-        [str(python), str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False
+        [str(python), str(script)], input=json.dumps(request), capture_output=True, text=True, check=False
     )
     if ended.returncode:
         raise SystemExit(f"The mutants could not be made: {ended.stderr.strip()[-1000:]}")
-    return [_mutant(drawn) for drawn in json.loads(ended.stdout)]
+    return [_mutant(entry) for entry in json.loads(ended.stdout)]
 
 
-def _mutant(drawn: dict) -> Mutant:
-    path = Path(drawn["file"])
+def _mutant(entry: dict) -> Mutant:
+    path = Path(entry["file"])
     plain = path.read_text(encoding="utf-8").splitlines()
-    code = drawn["code"].splitlines()
+    code = entry["code"].splitlines()
     same = next(i for i, (a, b) in enumerate(zip([*plain, None], [*code, None], strict=False)) if a != b)
     end = next(i for i, (a, b) in enumerate(zip(plain[::-1], code[::-1], strict=False)) if a != b)
     before, after = ("\n".join(lines[same : max(same + 1, len(lines) - end)]).strip() for lines in (plain, code))
     file = path.relative_to(ROOT).as_posix()
-    return Mutant(file, drawn["line"], drawn["operator"], before, after, drawn["code"])
+    return Mutant(file, entry["line"], entry["operator"], before, after, entry["code"])
 
 
 @contextmanager
@@ -170,8 +170,8 @@ def _run(copy: Path, tests: Sequence[str], log: Path, compile_files: bool) -> No
             del sys.modules[name]
         sys.modules["__main__"] = types.ModuleType("__main__")  # what tests start with multiprocessing imports it
         os.chdir(copy)
-        ours = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        sys.path[:] = [str(copy.parent), *(path for path in sys.path if path not in ours)]
+        pythonpath = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:] = [str(copy.parent), *(path for path in sys.path if path not in pythonpath)]
         os.environ["PYTHONPATH"] = str(copy.parent)
         sys.dont_write_bytecode = not compile_files
         os.environ["PYTHONDONTWRITEBYTECODE"] = "" if compile_files else "1"
