@@ -45,6 +45,7 @@ def test_a_whole_ablation_of_pseudo_videos_small(tmp_path, comfyui_dir, monkeypa
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     for name, function in (("score", score), ("compare", compare)):
         monkeypatch.setattr(ablate_data, name, partial(function, draws=20))  # each draw needs a Frechet distance
+    monkeypatch.setattr(ablate_data, "QUICK", replace(ablate_data.QUICK, clips=2))
     # test_ablate runs it as a command of its own, where each training imports everything again
     monkeypatch.setattr(ablate_data, "run_training", trained_here)
     out = tmp_path / "out"
