@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SLOW = 3.0
+SLOW = 2.0
 OUTSIDE = {"server", "browser"}
 SHARED = pytest.StashKey[list[float]]()  # processor times of the session's fixtures, which belong to no test
 BEGAN = pytest.StashKey[float]()

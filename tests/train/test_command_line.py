@@ -56,6 +56,7 @@ def test_an_unknown_key_is_told_before_anything_is_loaded(tmp_path, comfyui_dir)
         typed("doctor", "harivo_sd15", "--latents", tmp_path)
 
 
+@pytest.mark.slow
 def test_several_processes_get_the_options_of_the_command(tmp_path):
     """torch.distributed.run must not parse our options, because it has its own option --start-method."""
     command = [sys.executable, "-m", "stillmotion.training", "motion", "--pocket", tmp_path / "no.safetensors"]

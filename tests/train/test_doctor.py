@@ -49,6 +49,7 @@ def tiny(monkeypatch, comfyui_dir):
     monkeypatch.setattr(latents, "for_training", lambda *_: cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETS))
 def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, monkeypatch):
     monkeypatch.setattr(doctor, "STEPS", 1)

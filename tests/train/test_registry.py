@@ -175,6 +175,7 @@ def typed(*words):
     return main(list(map(str, words)))
 
 
+@pytest.mark.slow
 def test_a_toy_system_needs_no_line_in_the_package(toy, tmp_path, caplog):
     caplog.set_level("INFO")
     (tmp_path / "toy.toml").write_text(CONFIG)

@@ -75,6 +75,7 @@ def test_frames_of_a_movie_are_those_of_its_container(tmp_path):
     assert [round(v * 255 / 40) for v in frames.mean((1, 2, 3)).tolist()] == [1, 3, 5]
 
 
+@pytest.mark.slow
 def test_the_mapping_and_the_noise_behind_it(run, root):
     assert run("mapping", model=harivo(root)).size == (960, 960)
     plain = run("noise", "--frames", "4").height
@@ -85,6 +86,7 @@ def test_the_mapping_and_the_noise_behind_it(run, root):
         run("mapping")
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_clip(run, root, comfyui_dir):
     assert run("tokens", "--prompt", "a red circle moving right", model=harivo(root)).width > 1000
     with pytest.raises(SystemExit, match="trained without tokens"):

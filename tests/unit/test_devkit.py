@@ -99,6 +99,7 @@ def test_pip_settings_reach_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert environment.uv_settings() == {}, "uv was told itself"
 
 
+@pytest.mark.slow
 def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made(root: Path, tmp_path: Path):
     nowhere = "http://127.0.0.1:9/simple"
     offline = {

@@ -127,6 +127,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_comfy_node_validate_has_nothing_to_say(comfy_cli, checkout: Path):
     ended = comfy_cli(checkout, "node", "validate")
     said = ended.stdout + ended.stderr
@@ -135,6 +136,7 @@ def test_comfy_node_validate_has_nothing_to_say(comfy_cli, checkout: Path):
     assert "arning" not in said
 
 
+@pytest.mark.slow
 def test_comfy_node_pack_makes_the_archive_that_these_tests_describe(comfy_cli, checkout: Path, archive: set[str]):
     ended = comfy_cli(checkout, "node", "pack")
     assert ended.returncode == 0, ended.stdout + ended.stderr

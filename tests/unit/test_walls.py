@@ -223,6 +223,7 @@ def circles(arrows: dict[str, set[str]]) -> list[str]:
     return sorted(rest)
 
 
+@pytest.mark.slow
 def test_no_module_and_no_folder_imports_in_a_circle():
     assert circles(arrows(lambda module: module)) == []
     folders = arrows(lambda module: module if (ROOT / module).is_dir() else module.rpartition("/")[0])

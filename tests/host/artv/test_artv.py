@@ -91,6 +91,7 @@ def close(a, b, share=1e-4):
     return bool((a - b).abs().max() <= share * b.abs().max())
 
 
+@pytest.mark.slow
 def test_a_fresh_model_with_blank_references_changes_no_bit(tiny_sd, drawn, given, frame):
     still = frame(tiny_sd)
     blank = given(references=False, anchor=False)
@@ -106,6 +107,7 @@ def test_fresh_adapters_and_anchors_change_no_bit_at_level_0(tiny_sd, drawn, giv
     assert not close(frame(drawn(given(level=200), scale=0.0, mask=False)), still, 1e-3)  # the level is an input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
 def test_references_anchor_and_mask_each_count(drawn, artv_file, given, frame, sampler):
     path = artv_file()
@@ -140,6 +142,7 @@ def test_nothing_is_left_behind(tiny_sd, drawn, artv_file, given, frame):
     assert not [key for key in one.model_options["transformer_options"] if "stillmotion" in str(key)]
 
 
+@pytest.mark.slow
 def test_the_next_frame_replaces_the_one_before(drawn, artv_file, given, frame):
     """A second ART-V model replaces the first one on a MODEL; it is not a second pass."""
     path, other = artv_file(), given(seed=20)
@@ -195,6 +198,7 @@ def _text(words):
     return {"c_crossattn": comfy.conds.CONDCrossAttn(words)}
 
 
+@pytest.mark.slow
 def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, drawn, artv_file, given):
     """Each prediction lacks the conditions in left_out, whatever else is in the batch."""
     path, x = artv_file(), 2.0 * noise(2, 4, 8, 8, seed=9)
@@ -276,6 +280,7 @@ def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, 
     assert close(v, eps, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["paper", "reversed"])
 def test_other_static_parts_are_other_frames(drawn, artv_file, frame, form):
     result = frame(drawn(static=form))
@@ -294,6 +299,7 @@ def test_clip_tokens_may_be_the_anchor(drawn, given, frame):
         drawn(anchor="clip", anchor_width=24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_files_are_close_to_full_ones(drawn, frame, dtype):
     assert close(frame(drawn(dtype=dtype), steps=1), frame(drawn(), steps=1), 0.1)
@@ -433,6 +439,7 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR])
 @pytest.mark.parametrize("changes", [{}, {"static": "paper", "level_embedding": "inside"}])
 def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, given, kind, changes):

@@ -23,6 +23,7 @@ def frames(count=4):
     return torch.cat([picture(seed) for seed in range(count)])
 
 
+@pytest.mark.slow
 def test_a_mask_for_every_level_of_every_frame_but_the_first(masks):
     found = masks(frames())
     assert found.shape == (3, 2, SIZE // 8, SIZE // 8)

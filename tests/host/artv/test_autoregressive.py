@@ -200,6 +200,7 @@ def test_post_cfg_functions_get_the_guided_prediction(predicted, tiny_sd):
     assert told[0]["uncond_denoised"].shape == told[0]["cond_denoised"].shape
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Should have t")  # torchsde rounds the ends of its interval
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "uni_pc"])
 def test_a_roll_goes_on_from_every_frame_to_the_same_frames(roll, tiny_vae, sampler):
@@ -213,6 +214,7 @@ def test_a_roll_goes_on_from_every_frame_to_the_same_frames(roll, tiny_vae, samp
     assert (whole[1] - whole[2]).abs().mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_first_frame_is_the_picture_and_then_both_references(roll, tiny_vae):
     image = picture()
     (first, _), (state, after) = rolled(roll(start=begun(tiny_vae, image=image)), 2)
@@ -304,6 +306,7 @@ def test_more_story_changes_nothing_that_was_told(roll, told):
     assert torch.equal(rolled(long, 3, before=states[-1], first=2)[0][0], rolled(long, 3)[0][2])
 
 
+@pytest.mark.slow
 def test_rows_of_single_frames_go_to_their_frame(roll):
     rows = words(1, 2)
     long = roll(positive=rows)

@@ -68,6 +68,7 @@ def frames_of(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
+@pytest.mark.slow
 def test_a_video_its_last_frame_and_its_folder(rendered, output):
     path, last = rendered(image=picture())
     assert path.parent.parent == output / "autoregressive_video"
@@ -78,6 +79,7 @@ def test_a_video_its_last_frame_and_its_folder(rendered, output):
     assert "frame 3 is sampled" in (path.parent / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 5, 8])
 def test_an_interrupt_within_a_model_call_loses_one_frame_at_most(rendered, output, counted, stop):
     """Like the Cancel button, in any frame. The default sampler calls the MODEL three times in two steps."""
@@ -98,6 +100,7 @@ def test_an_interrupt_within_a_model_call_loses_one_frame_at_most(rendered, outp
     assert np.array_equal(frames_of(rendered(model=model, name="at once")[0]), found)
 
 
+@pytest.mark.slow
 def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
     first, _ = rendered()
     before = frames_of(first)
@@ -121,6 +124,7 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
         assert rendered(**changed, frames=1)[0].parent != first.parent
 
 
+@pytest.mark.slow
 def test_an_edited_story_is_made_anew_from_the_edit(rendered, counted, told):
     given = {"positive": None, "negative": None, "frames": 1}
     first, _ = rendered(story=told("2: a\n1: bb"), **given)
@@ -152,6 +156,7 @@ def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
     assert len(frames_of(growing)) == 1
 
 
+@pytest.mark.slow
 def test_any_video_is_continued(rendered, output):
     from comfy_api.latest import InputImpl
 

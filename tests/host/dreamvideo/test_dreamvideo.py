@@ -287,6 +287,7 @@ def test_a_dreamvideo_file_is_a_motion_model_too(comfy, tiny_sd, branch_file, ru
         load_motion(branch_file(motion=False))
 
 
+@pytest.mark.slow
 def test_frozen_layers_take_the_clips_of_the_motion_model(comfy, tiny_sd, conditions, branch_file, run):
     """Two clips in one batch are two runs; without a motion model the whole batch is one clip."""
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion

@@ -54,6 +54,7 @@ def image():
     return torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.slow
 def test_a_fresh_branch_is_the_unet_bit_for_bit(pocket, image):
     g = torch.Generator().manual_seed(1)
     x, context = torch.randn(2, FRAMES, 4, 16, 16, generator=g), torch.randn(2, 77, 128, generator=g)

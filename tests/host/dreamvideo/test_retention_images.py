@@ -111,6 +111,7 @@ def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, shown, fo
     shown(image[1:])
 
 
+@pytest.mark.slow
 def test_a_huge_picture_is_made_small_without_losing_its_colours(loaded, shown, folder):
     """All pixels contribute: a fine pattern becomes its mean, not one of its pixels."""
     fine = np.zeros((3000, 4000, 3), dtype=np.uint8)

@@ -201,6 +201,7 @@ def test_an_interrupt_within_a_model_call_loses_one_stage_at_most(rendered, outp
     }
 
 
+@pytest.mark.slow
 def test_a_stage_is_the_same_whatever_follows(rendered, counted):
     one, _ = rendered(prompts="a", name="one")
     model, calls = counted()
@@ -238,6 +239,7 @@ def test_another_take_takes_along_what_begins_with_it(rendered, counted):
     assert np.array_equal(frames_of(rendered(clips_again="2:0", **given)[0]), before)
 
 
+@pytest.mark.slow
 def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
     """Interrupted when the second stage was new and the third still belonged to the old one."""
     import comfy.model_management
@@ -349,6 +351,7 @@ def test_an_image_of_another_aspect_is_fitted_and_told(rendered):
     )
 
 
+@pytest.mark.slow
 def test_other_inputs_are_another_job(rendered, branch):
     first, _ = rendered(prompts="a")
     assert rendered(prompts="a", image=picture().clone())[0] == first

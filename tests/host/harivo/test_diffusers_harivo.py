@@ -253,6 +253,7 @@ def test_errors_come_before_work_and_name_the_numbers(unet):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_it_runs_in_the_pocket(root):
     from stillmotion.model_patches.diffusers_host.pocket import load_pocket
 

@@ -101,6 +101,7 @@ def counted(model):
     return calls
 
 
+@pytest.mark.slow
 def test_switched_off_it_is_the_plain_model_bit_for_bit_and_the_base_is_never_changed(tiny_sd, patched, run_sampler):
     weights = {k: v.clone() for k, v in tiny_sd.model.state_dict().items()}
     still = run_sampler(tiny_sd, frames=FRAMES)
@@ -118,6 +119,7 @@ def test_switched_off_it_is_the_plain_model_bit_for_bit_and_the_base_is_never_ch
     assert tiny_sd.model_options == {"transformer_options": {}}
 
 
+@pytest.mark.slow
 def test_all_combinations_of_the_parts_are_different(patched, harivo_file, run_sampler):
     file = harivo_file()
     results = []
@@ -146,6 +148,7 @@ def test_strengths_in_between_lie_in_between(tiny_sd, patched, run_sampler):
     assert not close(run(tokens=0.5), run(tokens=1.0), 0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_start_and_end_bound_every_part(tiny_sd, patched, run_sampler, part):
     def run(model, **options):
@@ -206,6 +209,7 @@ def test_a_long_prompt_and_a_short_one(patched, sample):
         sample(model, words(1, tokens=40), words(2))
 
 
+@pytest.mark.slow
 def test_a_prompt_per_frame_gives_each_frame_the_tokens_of_its_own(patched, sample):
     model = patched(options={"strength": 0.0, "mapping": 0.0})
     each, none = words(1, rows=FRAMES), words(2)
@@ -222,6 +226,7 @@ def test_several_videos_in_one_batch_equal_separate_runs(patched, sample):
         assert close(together[clip], sample(model, words(1), words(2), noise[clip]))
 
 
+@pytest.mark.slow
 def test_context_windows_are_the_clips(tiny_sd, patched, run_sampler, windowed):
     one = run_sampler(patched(), frames=FRAMES)
     assert torch.equal(run_sampler(windowed(patched(), 4), frames=FRAMES), one)
@@ -232,6 +237,7 @@ def test_context_windows_are_the_clips(tiny_sd, patched, run_sampler, windowed):
     assert run_sampler(windowed(patched(frames=10), 4, causal_window_fix=True), frames=10).isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too(comfy, tiny_sd, patched, sample):
     from comfy import sd
 
@@ -330,6 +336,7 @@ def test_two_harivo_models_add_up(patched, harivo_file, sample):
     assert not any(close(a, b, 0.001) for i, a in enumerate(results) for b in results[:i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float16, 0.02), (torch.bfloat16, 0.2)])
 def test_half_precision_files(patched, harivo_file, run_sampler, dtype, share):
     model = trained()
@@ -394,6 +401,7 @@ def test_a_clip_beyond_the_table_is_refused_before_anything_is_loaded(patched, r
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"mapping": 0.3, "tokens": 0.6, "strength": 0.8}])
 def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, options):
     """One file in ComfyUI's U-Net and in diffusers', with the pocket's own weights and sizes."""
@@ -431,6 +439,7 @@ def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, optio
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
     """The trainer's own forward, and its file in ComfyUI (G6 of tests/train/engine/test_guarantees.py)."""
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion

@@ -136,6 +136,7 @@ def test_the_shift_is_that_of_the_mapping_network_at_its_strength(apply, latent)
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_noise_is_tested_before_and_behind_the_mapping_network(views, apply):
     import importlib
 
@@ -164,6 +165,7 @@ def test_what_is_not_there_or_not_on_cannot_be_seen(views, apply, tiny_sd, promp
 
 
 @torch.inference_mode()
+@pytest.mark.slow
 def test_the_pocket_model_shows_its_tokens_and_both_hosts_see_the_same(views, apply, root):
     from stillmotion.model_patches.comfy_host.pocket import load_pocket
     from stillmotion.model_patches.comfy_host.views import token_attention

@@ -162,6 +162,7 @@ def test_context_windows_keep_each_frames_picture_and_strength(tiny_sd, sample, 
     torch.testing.assert_close(sample(conditions, 8), whole, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_works_with_a_motion_model_which_carries_it_to_the_other_frames(comfy, tiny_sd, sample, limited, tmp_path):
     from stillmotion.model_patches import checkpoint
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion

@@ -141,6 +141,7 @@ def test_gradients_reach_every_motion_weight_and_no_spatial_one(parts, checkpoin
     assert all(parameter.grad is None for parameter in unet.parameters())
 
 
+@pytest.mark.slow
 def test_a_fresh_model_learns_through_its_zero_projection(parts):
     unet, config = parts
     unet.requires_grad_(False)

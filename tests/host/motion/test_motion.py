@@ -168,6 +168,7 @@ def test_areas_time_ranges_and_prompts_of_different_lengths(tiny_sd, patched, sa
     assert not close(sample(patched(), positive, negative, noise), still, 0.01)
 
 
+@pytest.mark.slow
 def test_strength_scales_what_is_added(tiny_sd, patched, run_sampler):
     still = run_sampler(tiny_sd, frames=FRAMES, steps=1, cfg=1.0)
     assert torch.equal(run_sampler(patched(options={"strength": 0.0}), frames=FRAMES, steps=1, cfg=1.0), still)
@@ -178,6 +179,7 @@ def test_strength_scales_what_is_added(tiny_sd, patched, run_sampler):
     assert change[0].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_start_and_end_bound_the_steps(tiny_sd, patched, run_sampler):
     """With an end in the middle, the first 2 of 4 steps use the motion model and the last 2 do not."""
 
@@ -195,6 +197,7 @@ def test_start_and_end_bound_the_steps(tiny_sd, patched, run_sampler):
     assert not close(run(still), run(moving), 0.01)
 
 
+@pytest.mark.slow
 def test_two_motion_models_add_up(patched, run_sampler):
     one, other = patched(seed=1), patched(seed=2)
     both = patched(seed=2, model=one)
@@ -296,6 +299,7 @@ def test_an_exception_in_the_middle_leaves_no_trace(tiny_sd, patched, run_sample
     assert torch.equal(run_sampler(model, frames=FRAMES), before[1])
 
 
+@pytest.mark.slow
 def test_a_lora_and_a_controlnet_work_with_it(comfy, tiny_sd, patched, sample):
     from comfy import sd
 
@@ -348,6 +352,7 @@ def random_controlnet():
     return comfy.controlnet.ControlNet(net, load_device=model_management.get_torch_device())
 
 
+@pytest.mark.slow
 def test_context_windows_are_the_clips(comfy, tiny_sd, patched, run_sampler, windowed):
     """With windows of 4 on 4 frames nothing changes; on 10 frames each window is a clip."""
     one = run_sampler(patched(), frames=FRAMES)
@@ -470,6 +475,7 @@ def test_sdxl_and_svd_are_refused_by_name(comfy, motion_file, patched):
 LINEAR_FILE = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
+@pytest.mark.slow
 def test_the_noise_levels_come_from_the_file_or_as_chosen(tiny_sd, patched):
     def largest(model):
         return float(model.get_model_object("model_sampling").sigma_max)

@@ -56,6 +56,7 @@ def test_both_hosts_give_the_same_residuals(comfy, control_file):
         assert b.abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_both_hosts_give_the_same_eps_under_the_bundled_files(comfy, root):
     """ComfyUI's ControlNet object, called like by a sampler: it resizes the hint and passes residuals to the U-Net."""
     from stillmotion.model_patches.comfy_host.pocket import load_pocket, load_pocket_control

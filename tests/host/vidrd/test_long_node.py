@@ -94,6 +94,7 @@ def test_an_interrupt_within_a_model_call_loses_one_clip_at_most(rendered, outpu
     assert np.array_equal(frames_of(rendered(model=model)[0]), found)
 
 
+@pytest.mark.slow
 def test_more_clips_extend_and_other_inputs_are_another_job(rendered, output):
     first, _ = rendered()
     two = frames_of(first)
@@ -182,6 +183,7 @@ def test_a_guider_replaces_what_is_connected_beside_it(rendered, tiny_sd):
     assert "model, positive, negative and cfg are not used" in (path.parent / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_sampler_and_sigmas_replace_names_and_steps(rendered, tiny_sd, output):
     import comfy.samplers
 

@@ -51,6 +51,7 @@ def test_a_fresh_branch_model_changes_no_bit(tiny_sd, patched, run_sampler):
     assert not torch.equal(run_sampler(patched(**fresh(embedding="stream")), frames=FRAMES), still)
 
 
+@pytest.mark.slow
 def test_runs_leave_nothing_behind_and_the_base_is_restored(tiny_sd, patched, run_sampler):
     weights = {k: v.clone() for k, v in tiny_sd.model.state_dict().items()}
     before = run_sampler(tiny_sd, frames=FRAMES)
@@ -106,6 +107,7 @@ def test_a_lora_adds_to_the_fine_tuned_weights_in_either_order(tiny_sd, patched,
     assert not close(results[0], plain, 1e-3)
 
 
+@pytest.mark.slow
 def test_several_videos_in_one_batch_equal_separate_runs(patched, run_sampler):
     model = patched()
     noise = torch.randn(3 * FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -179,6 +181,7 @@ def test_a_layer_that_is_never_called_is_an_error(comfy, tiny_sd, patched, run_s
         run_sampler(patched(model=crowded), frames=FRAMES)
 
 
+@pytest.mark.slow
 def test_other_bases_are_refused_by_what_differs(comfy, tiny_wan, patched):
     with pytest.raises(ValueError, match="this MODEL is WAN21_T2V, whose network is a WanModel"):
         patched(model=tiny_wan)

@@ -63,6 +63,7 @@ def test_the_stages_of_diffusers_decoder_are_its_own_decode(diffusers_vae):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 7])
 def test_a_stream_of_the_pocket_equals_the_clip_at_once(diffusers_vae, size):
     steps, layers, z = vidrd_decoder.stages(diffusers_vae, DecoderConfig(**SIZES)), layers_of().layers(), latents(24)
@@ -108,6 +109,7 @@ def test_statistics_over_the_clip_decode_the_clips_of_the_training(diffusers_vae
     assert (ours - theirs).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_tiles_cover_the_picture(temporal_vae):
     with torch.inference_mode():
         vae = temporal_vae()

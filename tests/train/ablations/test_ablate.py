@@ -158,6 +158,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
     """A file of clips can take half an hour."""
     (tmp_path / "telling.py").write_text(TELLING)
@@ -169,6 +170,7 @@ def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
     assert "row 1 of 7 is drawn" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the process in /proc")
 def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
     """With SIGTERM, which ends the process immediately."""

@@ -52,6 +52,7 @@ def job_of(model, tokenizer, path, **changes):
     return RollJob(model=model, file=path, tokenizer=tokenizer, **settings)
 
 
+@pytest.mark.slow
 def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, tmp_path, monkeypatch):
     rows = [PAPER, replace(PAPER, mask=False)]
     monkeypatch.setattr(ablate_artv, "ROWS", rows)

@@ -70,6 +70,7 @@ def plain_video(model, prompt, noises, config, steps):
     return model.pictures(torch.cat(done, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PAPER, Config(overlap=8, recycle=1.0, staged_guidance=1.0)], ids=["paper", "much"])
 def test_videos_are_those_of_algorithm_1(comfyui_dir, tmp_path, monkeypatch, config):
     monkeypatch.setattr(ablate_reuse, "CONFIGS", [Config(overlap=0, recycle=0.0, staged_guidance=0.0), config])
@@ -102,6 +103,7 @@ def decoder(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_path, monkeypatch, decoder):
     monkeypatch.setattr(ablate_reuse, "CONFIGS", [PARTS["FNR"], PAPER])
     rules: dict[str, Any] = {"file": tmp_path / "v", "seed": 0, "steps": 1, "first": 0, "count": 1, "length": 2}

@@ -70,6 +70,7 @@ def difference(a: dict, b: dict) -> float:
     return max(((x - y).norm() / x.norm()).item() for x, y in tensors)
 
 
+@pytest.mark.slow
 def test_a_stop_that_reaches_one_process_stops_all_of_them_at_one_step(root):
     (saved,) = state.states(root / "cut" / "state")
     step = state.record(saved)["step"]
@@ -77,6 +78,7 @@ def test_a_stop_that_reaches_one_process_stops_all_of_them_at_one_step(root):
     assert [len(r["seen"]) for r in results(root / "cut")] == [step * worker.BATCH // 2] * 2
 
 
+@pytest.mark.slow
 def test_g1_two_processes_resumed_by_two_are_bit_for_bit_the_run_that_was_not_stopped(root):
     whole, resumed = results(root / "whole"), results(root / "resumed-2")
     assert whole[0]["average"]
@@ -84,6 +86,7 @@ def test_g1_two_processes_resumed_by_two_are_bit_for_bit_the_run_that_was_not_st
     assert [r["queue"] for r in whole] == [r["queue"] for r in resumed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_g2_another_number_of_processes_changes_the_order_of_sums_only(root, count):
     whole, resumed = results(root / "whole")[0], results(root / f"resumed-{count}")
@@ -92,6 +95,7 @@ def test_g2_another_number_of_processes_changes_the_order_of_sums_only(root, cou
         assert difference(whole, result) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_g5_no_sample_is_lost_or_repeated(root, count):
     seen = sorted(k for run in ("cut", f"resumed-{count}") for r in results(root / run) for k in r["seen"])
@@ -118,6 +122,7 @@ def killed_in_a_save(out: Path) -> bool:
     return any(folder.glob("partial-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_g3_a_killed_save_leaves_the_state_before_it(tmp_path):
     attempts = (tmp_path / str(i) / "endless" for i in range(5))  # a save may be complete before the signal arrives

@@ -55,6 +55,7 @@ def task_of(kind, base, vocabulary, shards):
     }[kind]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "control"])
 def test_it_begins_as_the_base_and_gradients_reach_it_alone(base, vocabulary, shards, kind):
     plain = copy.deepcopy(base.unet)
@@ -72,6 +73,7 @@ def test_it_begins_as_the_base_and_gradients_reach_it_alone(base, vocabulary, sh
     assert {n for n, p in task.named_parameters() if p.requires_grad} >= reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "control"])
 def test_it_learns_and_the_base_stays(base, vocabulary, shards, tmp_path, kind):
     frozen = {k: v.clone() for k, v in base.unet.state_dict().items()}
@@ -84,6 +86,7 @@ def test_it_learns_and_the_base_stays(base, vocabulary, shards, tmp_path, kind):
     assert all(torch.equal(v, frozen[k]) for k, v in own(task.unet).items())
 
 
+@pytest.mark.slow
 def test_a_base_that_changes_is_noticed(base, vocabulary, shards, tmp_path):
     task = task_of("lora", base, vocabulary, shards)
     next(p for n, p in task.unet.named_parameters() if n.endswith("conv_out.bias")).requires_grad_(True)
@@ -91,6 +94,7 @@ def test_a_base_that_changes_is_noticed(base, vocabulary, shards, tmp_path):
         adapters.fit_beside(task, TrainTable(out=tmp_path / "run", **RUN), lora.base_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "control"])
 def test_stopped_and_resumed_is_never_stopped(train, tmp_path, kind):
     """When the last state is lost, the same command repeats the last steps and writes the same file."""
@@ -108,6 +112,7 @@ def test_a_changed_run_is_refused(train):
         train("lora", {"alpha": 8}, steps=1)
 
 
+@pytest.mark.slow
 def test_the_lora_has_kohyas_keys_and_diffusers_reads_them(train, base):
     path = train("lora", steps=3, lr=0.1)
     weights = load_file(path)
@@ -134,6 +139,7 @@ def test_the_lora_has_kohyas_keys_and_diffusers_reads_them(train, base):
         assert not torch.allclose(expected, base.unet(*inputs).sample, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_controlnet_file_is_read_by_diffusers(train, base):
     path = train("control", steps=3)
     file = checkpoint.load(path, expect="pocket_control")

@@ -32,6 +32,7 @@ def falls(task, tmp_path, steps=12, batch=4):
     return after < before
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns(tmp_path):
     assert falls(VaeTask(), tmp_path, steps=6)
 
@@ -116,6 +117,7 @@ def test_a_missing_shard_is_noticed(small, shards, tmp_path):
         latents.read(tmp_path / "none", small.vae)
 
 
+@pytest.mark.slow
 def test_the_unet_learns(small, vocabulary, shards, tmp_path):
     text = new_text_encoder(PocketConfig(), len(vocabulary.ids) + 1)
     task = UnetTask(text, vocabulary, latents.read(shards, small.vae))
@@ -127,6 +129,7 @@ def test_the_weight_of_a_noise_level_is_min_snr_with_a_boost():
     torch.testing.assert_close(loss_weight(sigma, 0.5), torch.tensor([0.05, 1.0, 2.0]))
 
 
+@pytest.mark.slow
 def test_motion_training_learns_and_leaves_the_base_untouched(small, vocabulary, shards, tmp_path):
     config = MotionConfig(
         block_channels=small.config.unet_channels,
@@ -144,6 +147,7 @@ def test_motion_training_learns_and_leaves_the_base_untouched(small, vocabulary,
     task.handle.remove()
 
 
+@pytest.mark.slow
 def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path, comfyui_dir, monkeypatch):
     """`motion.train` turns a pocket file into a motion file; run again, it resumes and has nothing left to do."""
     base = tmp_path / "pocket.safetensors"
@@ -166,6 +170,7 @@ def test_the_commands_write_files_that_load(small, vocabulary, shards, tmp_path,
     motion.train(tmp_path / "out", recipe, tokenizer, pocket=base, shards=shards, allow=["train.boost"])
 
 
+@pytest.mark.slow
 def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_dir):
     """After export and adopt, every network equals the exported one, rounded to half precision once."""
     tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"

@@ -69,6 +69,7 @@ def test_a_sample_is_a_function_of_its_number():
     assert not torch.equal(ordered, mixed)
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_file_is_its_weights(tmp_path):
     torch.manual_seed(0)
     task = VideoJudgeTask()
@@ -99,6 +100,7 @@ def test_the_bundled_one_is_as_good_as_its_header_says(judges):
     assert told["colour"] > 0.9
 
 
+@pytest.mark.slow
 def test_rendered_truth_has_perfect_scores(judges, truth, real):
     prompts, clips = truth
     found = score(judging.sample(clips, prompts, judges[0], judges[1][0]), real, draws=20)
@@ -107,6 +109,7 @@ def test_rendered_truth_has_perfect_scores(judges, truth, real):
     assert found["still_ratio"].value < 0.02
 
 
+@pytest.mark.slow
 def test_broken_clips_are_farther_from_the_truth_and_flicker_more(judges, truth, real):
     prompts, clips = truth
     g = torch.Generator().manual_seed(0)

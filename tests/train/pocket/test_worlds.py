@@ -90,6 +90,7 @@ def test_an_unknown_world_is_named():
         named("films")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [VaeTask, JudgeTask, VideoJudgeTask])
 def test_the_stages_learn_the_scenes(task, tmp_path):
     torch.manual_seed(0)
@@ -116,6 +117,7 @@ def test_a_run_of_another_world_is_refused(tmp_path):
         fit(VaeTask(world=SCENES), run)
 
 
+@pytest.mark.slow
 def test_a_state_from_before_the_worlds_is_one_of_the_sprites(tmp_path):
     run = TrainTable(out=tmp_path / "run", steps=1, batch=2)
     fit(VaeTask(), run)
@@ -175,6 +177,7 @@ def test_the_video_judge_is_asked_what_can_be_told_of_a_scene():
     assert labels_of(near, order=ORDERED, backwards=True, world=SCENES)["motion"] == IGNORED
 
 
+@pytest.mark.slow
 def test_latents_remember_their_world(small, scene_shards):
     cache = latents.read(scene_shards, small.vae)
     assert cache.world is SCENES

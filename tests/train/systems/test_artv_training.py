@@ -160,6 +160,7 @@ def test_the_loss_is_the_error_of_the_blended_noise(base, plan):
     assert out["mask"].item() == pytest.approx(m[~frames.no_references].mean().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unet", [False, True])
 def test_what_learns_is_reached_by_one_loss(base, plan, unet):
     plan = replace(plan, model=replace(plan.model, unet=unet))
@@ -174,6 +175,7 @@ def test_what_learns_is_reached_by_one_loss(base, plan, unet):
     assert min(lengths.values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unet", [False, True])
 def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, unet):
     changed = replace(plan.model, unet=unet)
@@ -193,6 +195,7 @@ def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, unet):
     assert (weights_hash(base.unet) == base.hash) == (not unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unet", [False, True])
 def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path, unet):
     class Stop(Exception):
@@ -213,6 +216,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path, une
     assert any(n.startswith("unet.") for n in average) == unet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "now"), [("data.max_level", 300), ("data.drop_anchor", 0.2), ("model.static", "reversed")]
 )
@@ -225,6 +229,7 @@ def test_a_changed_setting_is_named_on_resume(base, plan, key, now):
         fit(task_of(fresh(base), changed), changed.train)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_averaged_model(base, plan):
     """The exported file on the untrained base gives the same result as the trainer's own forward."""
     other = fresh(base)
@@ -252,6 +257,7 @@ def replace_host(task, host):
     return task
 
 
+@pytest.mark.slow
 def test_a_u_net_that_learned_is_a_file_of_its_own_that_the_other_one_names(base, plan):
     plan = replace(plan, model=replace(plan.model, unet=True))
     task = task_of(base, plan)
@@ -364,6 +370,7 @@ def test_the_noise_of_a_frame_belongs_to_the_seed_the_video_and_the_frame():
     assert not any(torch.equal(other, same) for other in others)
 
 
+@pytest.mark.slow
 def test_pictures_while_training_are_rolls_of_the_average(base, plan):
     samples = ArtvSamplesTable(every=2, prompts=("a", "b", "c"), steps=2, columns=3, guidance=3.0)
     plan = replace(plan, samples=samples)

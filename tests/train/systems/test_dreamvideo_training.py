@@ -131,6 +131,7 @@ def test_the_image_is_the_first_frame_as_pixels(base, plan):
         assert torch.equal(image, sprites.render(sprites.clip(0, row), [0.0], size=PIXELS)[0])
 
 
+@pytest.mark.slow
 def test_text_and_image_are_left_out_independently(base, plan, monkeypatch):
     task = task_of(base, plan)
     monkeypatch.setattr(task, "context", lambda captions: torch.zeros(len(captions), 77, 32))  # not checked here
@@ -208,6 +209,7 @@ def test_recomputed_activations_give_the_same_gradients(base, plan):
         torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, tmp_path):
     vidrd_file(tmp_path / "v.safetensors", base, plan)
     steps = replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99)
@@ -234,6 +236,7 @@ def test_dropout_belongs_to_the_sample(base, plan):
         assert not torch.allclose(together, task([5, 3])["eps"], rtol=1e-4)  # dropout is off without gradients
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
     class Stop(Exception):
         pass
@@ -264,6 +267,7 @@ def test_a_changed_setting_is_named_on_resume(base, plan, key, now):
         fit(task_of(fresh(base), changed), changed.train)
 
 
+@pytest.mark.slow
 def test_another_start_is_refused_on_resume_where_it_stays_in_the_model(base, plan, tmp_path):
     """The state contains the trained weights, but not the frozen weights of a start file."""
     vidrd_file(tmp_path / "v.safetensors", base, plan)
@@ -292,6 +296,7 @@ def test_it_starts_as_the_vidrd_model(base, plan, tmp_path):
     assert any(k.startswith("mid_block") for k in copies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [True, False])
 def test_the_file_is_the_averaged_model(base, plan, tmp_path, spatial):
     """The exported file on the untrained base gives the same result as the trainer's own forward."""
@@ -453,6 +458,7 @@ def test_the_bundled_configs_are_read_and_have_the_papers_values():
     assert full.train.steps * full.train.batch / 340_000 == pytest.approx(5, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_parameter_counts_at_stable_diffusion_2(comfyui_dir):
     """680.72 M parameters are trained, where the paper prints 680M; 364.23 M of them are the branch."""
     with torch.device("meta"):

@@ -176,6 +176,7 @@ def test_noise_is_added_by_linear_betas(make, plan):
     torch.testing.assert_close(batch.alpha_bar, (1 - betas).cumprod(0)[batch.t].float())
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
     """With all losses. The denoising loss of fixed samples is lower after the training."""
     plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=15, lr_decay_share=0.1))
@@ -193,6 +194,7 @@ def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
     assert int(task.queue.filled) == 8
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_not_stopped(make, plan, tmp_path):
     """Including queue, projection head and average."""
 
@@ -215,6 +217,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(make, plan, tmp_path):
     assert torch.equal(whole.queue.owners, resumed.queue.owners)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["base", "data", "loss.trs"])
 def test_a_changed_base_data_or_setting_is_named_on_resume(make, plan, change):
     fit(make(plan), plan.train)
@@ -230,6 +233,7 @@ def test_a_changed_base_data_or_setting_is_named_on_resume(make, plan, change):
         fit(task, plan.train)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_averaged_model_without_the_projection_head(make, plan, base):
     """G6, in the diffusers host: the exported file gives the same result as the trainer's own forward."""
     task = make(plan)
@@ -272,6 +276,7 @@ def test_a_run_can_start_from_the_temporal_layers_of_a_file(make, plan, tmp_path
         harivo.start_from(longer.harivo, str(path))
 
 
+@pytest.mark.slow
 def test_pictures_while_training_are_those_of_the_average(make, plan, base):
     task = make(plan)
     average = fit(task, plan.train, on_step=Preview(task, base.vae, plan))

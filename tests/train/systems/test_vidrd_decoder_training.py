@@ -102,6 +102,7 @@ def test_a_sample_is_a_pure_function_of_its_number(plan):
         torch.testing.assert_close(together[name].detach(), alone)
 
 
+@pytest.mark.slow
 def test_a_fresh_decoder_is_the_autoencoder_and_training_brings_it_nearer(plan):
     plan = replace(
         plan, loss=replace(plan.loss, disc=0.0), train=replace(plan.train, steps=15, lr=3e-3, lr_decay_share=0.1)
@@ -118,6 +119,7 @@ def test_a_fresh_decoder_is_the_autoencoder_and_training_brings_it_nearer(plan):
     assert after["psnr"] > before["psnr"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_not_stopped(plan, tmp_path):
     class Stop(Exception):
         pass
@@ -134,6 +136,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(plan, tmp_path):
     assert any(n.startswith("judge.") for n in average)
 
 
+@pytest.mark.slow
 def test_the_file_has_the_temporal_layers_alone(plan):
     task = task_of(plan)
     average = fit(task, plan.train)

@@ -75,6 +75,7 @@ def test_the_trained_set_is_the_temporal_layers_and_the_spatial_transformers(bas
     assert all(n.startswith("vidrd.") for n, p in alone.named_parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_the_rest_untouched(base, plan):
     plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=12, lr_decay_share=0.1))
     task = task_of(base, plan)
@@ -106,6 +107,7 @@ def test_dropout_belongs_to_the_sample_and_is_off_without_gradients(base, plan):
     assert not torch.allclose(together, calm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
     class Stop(Exception):
         pass
@@ -124,6 +126,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
     assert any(n.startswith("unet.") for n in average)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_averaged_model(base, plan):
     """The exported file on the untrained base gives the same result as the trainer's own forward."""
     other = fresh(base)

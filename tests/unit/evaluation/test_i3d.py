@@ -52,6 +52,7 @@ def test_names_shapes_and_count_are_those_of_the_published_file(root):
     assert sum(math.prod(s) for n, s in shapes.items() if "running" not in n) == 12_697_264
 
 
+@pytest.mark.slow
 def test_its_logits_are_those_of_a_published_implementation(root, state_file):
     """cd-fvd 0.1.1's class was given the same weights and clip; its first 40 logits are in tests/golden."""
     golden = torch.tensor(json.loads((root / "tests/golden/i3d.json").read_text(encoding="utf-8"))["logits"])

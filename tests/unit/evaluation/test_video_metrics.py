@@ -165,6 +165,7 @@ def swapped(films):
     ]
 
 
+@pytest.mark.slow
 def test_the_pockets_metrics_know_true_clips_from_wrong_ones(judges, truth):
     judge, video_judge = judges
     for metric in (PocketClipSim(judge, labels_of), PocketFirstFrameClip(judge), PocketFirstFrameSsim()):
