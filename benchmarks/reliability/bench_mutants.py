@@ -72,7 +72,12 @@ TESTS: dict[str, Sequence[str]] = {
         "train/systems/test_dreamvideo_training.py",
     ),
     "rendering": ("unit/rendering", "host/vidrd/test_long_video.py"),
-    "training/engine": ("train/engine/test_step.py", "train/engine/test_engine.py", "train/engine/test_guarantees.py"),
+    "training/engine": (
+        "--fast",
+        "train/engine/test_step.py",
+        "train/engine/test_engine.py",
+        "train/engine/test_guarantees.py",
+    ),
 }
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 
