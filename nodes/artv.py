@@ -1,4 +1,4 @@
-"""ART-V: its model, the videos that it makes frame by frame onto the disk, and the stories that they tell."""
+"""ART-V: the loader of its model, videos that are rendered frame by frame into a file, stories and mask views."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -14,7 +14,7 @@ from ..model_patches.artv.guidance import MASKS
 from ..model_patches.artv.story import parse_story
 from ..model_patches.comfy_host.artv.files import load_artv
 from ..model_patches.comfy_host.artv.masks import as_images, image_masks, schedule_parts
-from ..model_patches.comfy_host.conditions.prompts import ToldStory
+from ..model_patches.comfy_host.conditions.prompts import StoryPrompts
 from ..model_patches.comfy_host.video.autoregressive import FITS
 from . import files, sockets
 from .options import render_sockets
@@ -32,7 +32,7 @@ files.add_folder(files.OWN)
 
 
 def artv_path(name: str) -> Path:
-    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists."""
     return files.path_of(name, FOLDERS, BUNDLED, "ART-V model")
 
 
@@ -43,20 +43,19 @@ class LoadArtvModel(io.ComfyNode):
             node_id="StillMotion_LoadArtvModel",
             display_name="Load ART-V Model",
             category=f"{CATEGORY}/loaders",
-            description="Reads an ART-V model: what lets an image model draw the frame after two others, and the mask "
-            "network that copies what does not move.",
+            description="Loads an ART-V model: the layers with which an image model draws the next frame from the two "
+            "frames before it, and the mask network that copies what does not move.",
             search_aliases=["ART-V", "autoregressive", "frame by frame", "image to video"],
             inputs=[
                 io.Combo.Input(
                     "artv_name",
                     options=files.names(FOLDERS, BUNDLED),
-                    tooltip="A StillMotion ART-V file of models/stillmotion, or the bundled one for the pocket Stable "
-                    "Diffusion.",
+                    tooltip="An ART-V file in models/stillmotion, or the bundled one for the pocket Stable Diffusion.",
                 ),
             ],
             outputs=[
-                ArtvModel.Output("artv_model", tooltip="For Autoregressive Video."),
-                io.String.Output("info", tooltip="What the file was taken for, and its sizes."),
+                ArtvModel.Output("artv_model", tooltip="The ART-V model; connect it to Autoregressive Video."),
+                io.String.Output("info", tooltip="Kind of the file and its sizes, as text."),
             ],
         )
 
@@ -77,8 +76,8 @@ class StoryNode(io.ComfyNode):
             node_id="StillMotion_Story",
             display_name="Story",
             category=GROUP,
-            description="Several prompts one after the other, each for so many frames, for Autoregressive Video. "
-            "Each is encoded when its first frame is made.",
+            description="Several prompts in a row for Autoregressive Video, each for a number of frames. A prompt is "
+            "encoded when its first frame is rendered.",
             search_aliases=["ART-V", "multi prompt", "prompt travel", "storyboard"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model."),
@@ -86,16 +85,16 @@ class StoryNode(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="",
-                    tooltip='One prompt per line. "24: a red ball rolls" is for 24 frames; a line without a number is '
-                    "for 16, as in the paper.",
+                    tooltip='One prompt per line. "24: a red ball rolls" lasts 24 frames; a line without a number '
+                    "lasts 16 frames, as in the paper.",
                 ),
             ],
-            outputs=[Story.Output("story", tooltip="For Autoregressive Video.")],
+            outputs=[Story.Output("story", tooltip="The prompts; connect them to Autoregressive Video.")],
         )
 
     @classmethod
     def execute(cls, clip, text: str) -> io.NodeOutput:
-        return io.NodeOutput(ToldStory.of(clip, parse_story(text)))
+        return io.NodeOutput(StoryPrompts.of(clip, parse_story(text)))
 
 
 class AutoregressiveOptions(io.ComfyNode):
@@ -106,20 +105,20 @@ class AutoregressiveOptions(io.ComfyNode):
             node_id="StillMotion_AutoregressiveOptions",
             display_name="Autoregressive Options",
             category=f"{CATEGORY}/options",
-            description="Guidance by earlier frames, noise on them, and masks for Autoregressive Video (ART-V). "
-            "Without this node the values are those of the paper.",
+            description="Settings of Autoregressive Video (ART-V): guidance by earlier frames, noise on them, and "
+            "masks. Without this node the paper's values are used.",
             search_aliases=["ART-V", "reference weight", "anchor", "noise augmentation", "masked diffusion"],
             inputs=[
                 io.Float.Input(
                     "reference_weight",
                     default=ArtvOptions.reference_weight,
-                    tooltip="Guidance by the two frames before, no unit. 0 saves a model call in each step.",
+                    tooltip="Guidance scale of the two previous frames, without unit. 0 saves one model call per step.",
                     **weight,
                 ),
                 io.Float.Input(
                     "anchor_weight",
                     default=ArtvOptions.anchor_weight,
-                    tooltip="Guidance by the anchor, no unit. 0 saves a model call in each step.",
+                    tooltip="Guidance scale of the anchor, without unit. 0 saves one model call per step.",
                     **weight,
                 ),
                 io.Int.Input(
@@ -127,26 +126,26 @@ class AutoregressiveOptions(io.ComfyNode):
                     default=ArtvOptions.t_test,
                     min=0,
                     max=999,
-                    tooltip="Time step whose noise is put on references and anchor, so that errors do not add up. 0 is "
-                    "none, 200 the paper's; it was trained up to 550.",
+                    tooltip="Timestep (of 1000) whose amount of noise is added to the previous frames and the anchor, "
+                    "so that errors do not accumulate. 0 adds none; the paper uses 200; trained up to 550.",
                 ),
                 io.Combo.Input(
                     "masks",
                     options=list(MASKS),
                     default=ArtvOptions.masks,
-                    tooltip="What decides where the frame before is copied. one for all: decided under all conditions, "
-                    "then only what moves is guided. one for each: the four predictions decide by themselves, as in "
-                    "the paper's formula; where they disagree, guidance grows from step to step and pictures burst.",
+                    tooltip="Which mask decides where the previous frame is copied. one for all: the mask of the "
+                    "prediction with all conditions; only what moves is guided. one for each: each of the four "
+                    "predictions has its own, as in the paper's formula; where they differ, pictures can burst.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default=ArtvOptions.fit,
-                    tooltip="A picture or video of another size. crop: scaled until it covers the frame, cut at both "
-                    "sides. stretch: pulled into shape.",
+                    tooltip="What to do when a picture and the video have different aspect ratios. crop: keep the "
+                    "middle of the picture. stretch: stretch the picture.",
                 ),
             ],
-            outputs=[sockets.ArtvOptions.Output("artv_options", tooltip="For Autoregressive Video.")],
+            outputs=[sockets.ArtvOptions.Output("artv_options", tooltip="Connect them to Autoregressive Video.")],
         )
 
     @classmethod
@@ -163,14 +162,15 @@ class AutoregressiveVideo(RenderNode):
             node_id="StillMotion_AutoregressiveVideo",
             display_name="Autoregressive Video",
             category=GROUP,
-            description="Makes a video of any length one frame at a time (ART-V), each from the two before it and an "
-            "anchor, straight into a file. It begins with a picture, with what the model draws, or where a video ends. "
-            "Queue it again after an interrupt or a crash and it resumes; ask for more frames to extend it.",
+            description="Renders a video of any length one frame at a time (ART-V), straight into a file. Each frame "
+            "is drawn from the two frames before it and an anchor. The video begins with a picture, with a frame that "
+            "the model draws, or at the end of another video. Queue it again after an interrupt or a crash and it "
+            "resumes; raise frames to extend it.",
             search_aliases=["ART-V", "image to video", "story", "continue video", "long video", "resume"],
             inputs=cls._sockets() + cls._widgets(),
             outputs=[
                 io.Video.Output("video", tooltip="The finished video, read from its file when it is needed."),
-                io.Image.Output("last_frame", tooltip="The last frame."),
+                io.Image.Output("last_frame", tooltip="The last frame of the video."),
                 io.String.Output("job", tooltip="The path of the job's folder."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -182,22 +182,26 @@ class AutoregressiveVideo(RenderNode):
         return [
             io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
             ArtvModel.Input("artv", tooltip="From Load ART-V Model."),
-            io.Vae.Input("vae", tooltip="Decodes the frames, and encodes what the video begins with."),
+            io.Vae.Input("vae", tooltip="The VAE of the model. It decodes the frames and encodes the first picture."),
             widgets.latent(),
             io.Conditioning.Input(
                 "positive",
                 optional=True,
-                tooltip="For all frames. ControlNet images may be as many as the video has frames.",
+                tooltip="The prompt, for all frames. A ControlNet may have one image for each frame of the video.",
             ),
             io.Conditioning.Input(
                 "negative",
                 optional=True,
-                tooltip="An empty text, as in the training. With a story it may be left out; it is not needed with "
+                tooltip="The conditioning of an empty prompt, as in training. It is optional with a story or with "
                 "text_weight 0.",
             ),
-            Story.Input("story", optional=True, tooltip="From Story: its texts replace the text of positive."),
+            Story.Input(
+                "story", optional=True, tooltip="The output of Story. Its prompts replace the prompt of positive."
+            ),
             io.Image.Input(
-                "image", optional=True, tooltip="The first frame; without it and without a video the model draws one."
+                "image",
+                optional=True,
+                tooltip="The first frame. Without image and video, the model draws the first frame.",
             ),
             io.Video.Input(
                 "video",
@@ -207,13 +211,13 @@ class AutoregressiveVideo(RenderNode):
             io.Image.Input(
                 "anchor",
                 optional=True,
-                tooltip="With video: a picture that keeps the look, in the place of the video's last frame.",
+                tooltip="With video: a picture whose look is kept. Without it, the last frame of the video is used.",
             ),
             sockets.ArtvOptions.Input(
                 "artv_options",
                 optional=True,
-                tooltip="From Autoregressive Options: guidance by earlier frames, noise on them, masks. Without them "
-                "as in the paper.",
+                tooltip="The output of Autoregressive Options: guidance by earlier frames, noise on them, masks. "
+                "Without it the paper's values are used.",
             ),
             *render_sockets(),
         ]
@@ -224,8 +228,8 @@ class AutoregressiveVideo(RenderNode):
             widgets.seed(),
             widgets.frames(
                 RollRequest,
-                "Frames of the video; at least those of a story, whose last prompt goes on. Raise it after a render "
-                "has finished to extend the video.",
+                "Number of frames of the video. A story has at least its own number; its last prompt then "
+                "continues. Raise it after a render has finished to extend the video.",
                 100000,
             ),
             io.Float.Input(
@@ -234,10 +238,10 @@ class AutoregressiveVideo(RenderNode):
                 min=0.0,
                 max=100.0,
                 step=0.1,
-                tooltip="Guidance by the text, no unit; 6.5 is what cfg 7.5 is elsewhere.",
+                tooltip="Guidance scale of the prompt, without unit. 6.5 has the effect of cfg 7.5 elsewhere.",
             ),
             *widgets.sampling(
-                RollRequest, steps="50 in the paper.", sampler="Any sampler; dpmpp_2s_ancestral in the paper."
+                RollRequest, steps="50 in the paper", sampler="Any sampler. The paper uses dpmpp_2s_ancestral."
             ),
         ]
 
@@ -249,8 +253,9 @@ class ArtvMasks(io.ComfyNode):
             node_id="StillMotion_ArtvMasks",
             display_name="ART-V Masks",
             category=f"{CATEGORY}/views",
-            description="Where ART-V would copy the frame before, at each part of the schedule, on frames that are "
-            "there: bright is copied, dark is drawn. Runs the model on the frames with noise added.",
+            description="Shows, for the frames of an existing video, where ART-V would copy the previous frame "
+            "(bright) and where it would draw (dark), at several noise levels. It runs the model on the frames with "
+            "noise added.",
             search_aliases=["ART-V", "masked diffusion", "static and dynamic"],
             inputs=[
                 io.Model.Input("model", tooltip="The image model that the ART-V model was trained on."),
@@ -263,7 +268,7 @@ class ArtvMasks(io.ComfyNode):
                     default=6,
                     min=1,
                     max=50,
-                    tooltip="At how many places of the schedule; the model is run as often for each frame.",
+                    tooltip="Number of noise levels. The model runs once per frame and level.",
                 ),
                 io.Int.Input(
                     "t_test",
@@ -271,14 +276,18 @@ class ArtvMasks(io.ComfyNode):
                     min=0,
                     max=999,
                     advanced=True,
-                    tooltip="Time step whose noise is put on references and anchor, as in Autoregressive Video.",
+                    tooltip="Timestep (of 1000) whose amount of noise is added to the previous frames and the anchor, "
+                    "as in Autoregressive Options.",
                 ),
                 widgets.seed("Seed of the added noise.", advanced=True),
             ],
             outputs=[
-                io.Image.Output("picture", tooltip="A row for each level, a column for each frame, and the curves."),
-                io.Image.Output("masks", tooltip="Each mask as a picture, level after level within a frame."),
-                io.String.Output("measures", tooltip="Mean and contrast at each level, in 0 to 1."),
+                io.Image.Output("picture", tooltip="One row per level and one column per frame, and the curves."),
+                io.Image.Output(
+                    "masks",
+                    tooltip="Each mask as an image: all levels of the first frame, then of the second, and so on.",
+                ),
+                io.String.Output("measures", tooltip="Mean and contrast of the masks at each level, from 0 to 1."),
             ],
             is_output_node=True,
         )
@@ -290,8 +299,8 @@ class ArtvMasks(io.ComfyNode):
         percents = schedule_parts(levels)
         masks = image_masks(model, artv, vae, positive, images, percents=percents, level=t_test, seed=seed)
         picture = as_batch(draw_masks(masks, percents))
-        told = masks_text(masks, percents)
-        return io.NodeOutput(picture, as_images(masks), told, ui=ui.PreviewImage(picture, cls=cls))
+        measures = masks_text(masks, percents)
+        return io.NodeOutput(picture, as_images(masks), measures, ui=ui.PreviewImage(picture, cls=cls))
 
 
 NODES = [LoadArtvModel, StoryNode, AutoregressiveOptions, AutoregressiveVideo, ArtvMasks]

@@ -23,7 +23,7 @@ files.add_folder(files.OWN)
 
 
 def branch_path(name: str) -> Path:
-    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists."""
     return files.path_of(name, FOLDERS, BUNDLED, "retention branch")
 
 

@@ -16,35 +16,35 @@ def add_folder(name: str) -> None:
 
 
 def names(folders: Sequence[str], bundled: Mapping[str, Path]) -> list[str]:
-    """The bundled files that are there, then the users' own."""
+    """The bundled files that exist, then the user's files."""
     present = [name for name, path in bundled.items() if path.is_file()]
-    found = {name for folder in folders for name in folder_paths.get_filename_list(folder)}
-    return present + sorted(name for name in found if name.endswith(SUFFIXES) and name not in bundled)
+    listed = {name for folder in folders for name in folder_paths.get_filename_list(folder)}
+    return present + sorted(name for name in listed if name.endswith(SUFFIXES) and name not in bundled)
 
 
-def path_of(name: str, folders: Sequence[str], bundled: Mapping[str, Path], what: str) -> Path:
-    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+def path_of(name: str, folders: Sequence[str], bundled: Mapping[str, Path], kind: str) -> Path:
+    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists."""
     if name in bundled and bundled[name].is_file():
         return bundled[name]
     for folder in folders:
         path = folder_paths.get_full_path(folder, name)
         if path is not None:
             return Path(path)
-    places = [place for folder in folders for place in folder_paths.get_folder_paths(folder)]
-    raise ValueError(f"{what}: there is no file {name}; put it in one of {', '.join(places)}")
+    paths = [path for folder in folders for path in folder_paths.get_folder_paths(folder)]
+    raise ValueError(f"{kind}: the file {name} does not exist; put it in one of {', '.join(paths)}")
 
 
 def bundled(path: Path) -> Path:
-    """A file of the pack. ValueError when it is missing, as after a copy or a clone that was cut short."""
+    """A file of the pack. ValueError when it is missing, for example after an incomplete copy or clone."""
     if path.is_file():
         return path
     raise ValueError(
-        f"{path.name} is missing: it belongs into the folder {path.parent}. Copy it from the repository, or install "
+        f"{path.name} is missing from the folder {path.parent}. Copy it from the repository, or install "
         "StillMotion again."
     )
 
 
 def fingerprint(path: Path) -> tuple[int, int]:
-    """ComfyUI writes this into the metadata of every video: nothing in it may tell of the user's folders."""
+    """Time and size of a file. ComfyUI writes them into the metadata of videos, so paths must not be in them."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size

@@ -21,8 +21,8 @@ class MitigatingGradientOptions(io.ComfyNode):
             node_id="StillMotion_MitigatingGradientOptions",
             display_name="Mitigating Gradient Options",
             category=f"{CATEGORY}/options",
-            description="How Mitigating Gradient measures the similarity of two frames, and what its alpha is relative "
-            "to (HARIVO). Without this node as in the paper.",
+            description="Settings of Mitigating Gradient (HARIVO): how it measures the similarity of two frames, and "
+            "how alpha is scaled. Without this node the paper's values are used.",
             search_aliases=["HARIVO", "kernel bandwidth", "jacobian"],
             inputs=[
                 io.Combo.Input(
@@ -61,7 +61,7 @@ class MitigatingGradientOptions(io.ComfyNode):
                     tooltip="Give alpha the same effect for every number of frames. The paper's 40 is for 24 frames.",
                 ),
             ],
-            outputs=[GradientOptions.Output("options", tooltip="For Mitigating Gradient.")],
+            outputs=[GradientOptions.Output("options", tooltip="Connect them to Mitigating Gradient.")],
         )
 
     @classmethod
@@ -137,8 +137,8 @@ class MitigatingGradient(io.ComfyNode):
                 GradientOptions.Input(
                     "options",
                     optional=True,
-                    tooltip="From Mitigating Gradient Options: how similarity is measured. Without them as in the "
-                    "paper.",
+                    tooltip="The output of Mitigating Gradient Options: how similarity is measured. Without it the "
+                    "paper's values are used.",
                 ),
             ],
             outputs=[

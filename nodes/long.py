@@ -1,4 +1,4 @@
-"""StillMotion/long video: clips that continue each other, rendered onto the disk."""
+"""StillMotion/long video: clips that continue each other, rendered into a file."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -24,7 +24,7 @@ class PromptScheduleNode(io.ComfyNode):
             node_id="StillMotion_PromptSchedule",
             display_name="Prompt Schedule",
             category=LONG,
-            description="One prompt per clip for Long Video, kept as text: each is encoded when its clip is rendered.",
+            description="One prompt per clip for Long Video. A prompt is encoded when its clip is rendered.",
             search_aliases=["prompt travel", "prompt per clip", "batch prompt schedule"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model."),
@@ -32,11 +32,11 @@ class PromptScheduleNode(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="",
-                    tooltip='One prompt per line, for clip 1, 2, 3, ... "5: text" is from clip 5 on. The last prompt '
-                    "goes on to the end.",
+                    tooltip='One prompt per line, for clip 1, 2, 3 and so on. "5: text" starts at clip 5. The last '
+                    "prompt lasts until the end.",
                 ),
             ],
-            outputs=[Prompts.Output("prompts", tooltip="For Long Video.")],
+            outputs=[Prompts.Output("prompts", tooltip="The prompts; connect them to Long Video.")],
         )
 
     @classmethod
@@ -53,9 +53,9 @@ class LongVideoNode(RenderNode):
             node_id="StillMotion_LongVideo",
             display_name="Long Video",
             category=LONG,
-            description="Renders a video of any length clip by clip (VidRD) straight into a file. Memory use does not "
-            "grow with the length. Queue it again after an interrupt or a crash and it resumes; finished videos can be "
-            "extended, and single clips rendered again.",
+            description="Renders a video of any length clip by clip (VidRD), straight into a file. Memory use does not "
+            "grow with the length. Queue it again after an interrupt or a crash and it resumes. A finished video can "
+            "be extended, and single clips can be rendered again.",
             search_aliases=["VidRD", "long video", "resume", "AnimateDiff", "infinite video"],
             inputs=cls._sockets() + cls._widgets(),
             outputs=[
@@ -70,36 +70,39 @@ class LongVideoNode(RenderNode):
     @classmethod
     def _sockets(cls) -> list[Any]:
         return [
-            io.Vae.Input("vae", tooltip="Decodes the clips, a frame at a time; a Temporal Decoder streams them."),
+            io.Vae.Input("vae", tooltip="The VAE of the model, which decodes the clips. A Temporal Decoder works too."),
             widgets.latent(),
             io.Model.Input(
                 "model",
                 optional=True,
-                tooltip="The image model with a motion model on it, whose frames are those of one clip. Not needed "
-                "with a guider.",
+                tooltip="The image model with a motion model applied for the same number of frames. Not needed with a "
+                "guider.",
             ),
             io.Conditioning.Input(
                 "positive",
                 optional=True,
-                tooltip="For all clips. ControlNet images may be as many as the video has frames.",
+                tooltip="The prompt, for all clips. A ControlNet may have one image for each frame of the video.",
             ),
-            io.Conditioning.Input("negative", optional=True, tooltip="For all clips. Not needed with cfg 1."),
+            io.Conditioning.Input(
+                "negative", optional=True, tooltip="The negative prompt, for all clips. Not needed with cfg 1."
+            ),
             Prompts.Input(
                 "prompts",
                 optional=True,
-                tooltip="From Prompt Schedule: a text for each clip, in the place of the text of positive.",
+                tooltip="The output of Prompt Schedule. Its prompts replace the prompt of positive.",
             ),
             io.Guider.Input(
                 "guider",
                 optional=True,
-                tooltip="Replaces model, positive, negative and cfg by its own, such as Double-Condition Guider.",
+                tooltip="A guider, such as Double-Condition Guider. It replaces model, positive, negative and cfg.",
             ),
             ReuseOptions.Input(
                 "reuse_options",
                 optional=True,
-                tooltip="From Reuse Options: how much of the clip before is used again. Without them as in the paper.",
+                tooltip="The output of Reuse Options: how much of the previous clip is used again. Without it the "
+                "paper's values are used.",
             ),
-            *render_sockets(again="clips to draw with other noise"),
+            *render_sockets(again="the clips to render with other noise"),
         ]
 
     @classmethod
@@ -111,21 +114,21 @@ class LongVideoNode(RenderNode):
                 default=LongRequest.clips,
                 min=1,
                 max=100000,
-                tooltip="Clips of the video. Raise it after a render has finished to extend the video.",
+                tooltip="Number of clips of the video. Raise it after a render has finished to extend the video.",
             ),
-            widgets.frames(LongRequest, "Frames of one clip, as in Apply Motion Model."),
+            widgets.frames(LongRequest, "Number of frames of one clip, as in Apply Motion Model."),
             io.Float.Input(
                 "cfg",
                 default=LongRequest.cfg,
                 min=0.0,
                 max=100.0,
                 step=0.1,
-                tooltip="Guidance scale, no unit; 10 in the paper.",
+                tooltip="CFG scale, without unit. 10 in the paper.",
             ),
             *widgets.sampling(
                 LongRequest,
-                steps="50 in the paper.",
-                sampler="ddim in the paper. Samplers that choose their own steps are refused.",
+                steps="50 in the paper",
+                sampler="The sampler. The paper uses ddim. Samplers that choose their own steps are refused.",
             ),
         ]
 

@@ -13,7 +13,7 @@ from . import files
 from .files import POCKET
 from .sockets import CATEGORY, MotionModel
 
-FOLDERS = (files.OWN, "animatediff_models")  # of models/: our own, and the one where users have AnimateDiff's files
+FOLDERS = (files.OWN, "animatediff_models")  # folders in models/: ours, and that of AnimateDiff files
 OWN = ("motion", "harivo", "vidrd", "dreamvideo")
 BUNDLED = {f"pocket/{name}.safetensors": POCKET / f"{name}.safetensors" for name in OWN}
 
@@ -22,12 +22,12 @@ for name in FOLDERS:
 
 
 def motion_names() -> list[str]:
-    """What the list of the loader shows."""
+    """The entries of the loader's list."""
     return files.names(FOLDERS, BUNDLED)
 
 
 def motion_path(name: str) -> Path:
-    """The file behind a name of the list. ValueError when it has gone, naming the folders that were searched."""
+    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists."""
     return files.path_of(name, FOLDERS, BUNDLED, "motion model")
 
 

@@ -1,4 +1,4 @@
-"""StillMotion/options: settings of the render nodes that most graphs leave as they are, in nodes of their own."""
+"""StillMotion/options: nodes with those settings of the render nodes that most graphs leave at their defaults."""
 
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
@@ -18,25 +18,27 @@ OPTIONS = f"{CATEGORY}/options"
 
 
 def render_sockets(*, again: str = "") -> list[Any]:
-    """The optional sockets that every render node has at its end. again: what is rendered again, "" for nothing."""
+    """The optional sockets at the end of every render node. again: describes Render Again; "" leaves it out."""
     takes = (
-        [sockets.RenderAgain.Input("render_again", optional=True, tooltip=f"From Render Again: {again}.")]
+        [sockets.RenderAgain.Input("render_again", optional=True, tooltip=f"The output of Render Again: {again}.")]
         if again
         else []
     )
     return [
         io.Sampler.Input(
-            "sampler", optional=True, tooltip="Such as KSamplerSelect. It replaces sampler_name, with its options."
+            "sampler", optional=True, tooltip="A sampler, for example from KSamplerSelect. It replaces sampler_name."
         ),
         io.Sigmas.Input(
-            "sigmas", optional=True, tooltip="Such as BasicScheduler: noise levels. They replace scheduler and steps."
+            "sigmas",
+            optional=True,
+            tooltip="Noise levels, for example from BasicScheduler. They replace scheduler and steps.",
         ),
         *takes,
         sockets.OutputOptions.Input(
             "output_options",
             optional=True,
-            tooltip="From Video Output Options: name, frames per second, length in seconds, format. Without them the "
-            "video is an MP4 of 8 frames per second called video.",
+            tooltip="The output of Video Output Options: name, frames per second, length in seconds, format. Without "
+            "it the video is an MP4 named video with 8 frames per second.",
         ),
     ]
 
@@ -48,14 +50,14 @@ class VideoOutputOptions(io.ComfyNode):
             node_id="StillMotion_VideoOutputOptions",
             display_name="Video Output Options",
             category=OPTIONS,
-            description="The file that Long Video, Autoregressive Video or Staged Video writes: name of the job, "
-            "frames per second, length in seconds, format, enlargement, and what of the job is kept.",
+            description="Settings of the file that Long Video, Autoregressive Video or Staged Video writes: name, "
+            "frames per second, length in seconds, format, enlargement, and which files of the job are kept.",
             search_aliases=["fps", "frame rate", "format", "filename", "codec", "duration", "save video"],
             inputs=[
                 io.String.Input(
                     "name",
                     default=OutputOptions.name,
-                    tooltip="Job name; prefix of the job's folder in ComfyUI's output folder.",
+                    tooltip="Name of the job. The job's folder in ComfyUI's output folder begins with it.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -71,34 +73,35 @@ class VideoOutputOptions(io.ComfyNode):
                     min=0.0,
                     max=1e6,
                     step=0.5,
-                    tooltip="Length in seconds. It replaces the clips of Long Video, rounded up to whole clips, and "
-                    "the frames of Autoregressive Video. 0: those count.",
+                    tooltip="Length of the video in seconds. It replaces clips of Long Video (rounded up to whole "
+                    "clips) and frames of Autoregressive Video. 0: clips or frames are used.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default=OutputOptions.format,
-                    tooltip="h264-mp4 plays everywhere. ffv1-mkv loses nothing, and no browser plays it. png and webp: "
-                    "ffv1-mkv, and a folder of pictures.",
+                    tooltip="h264-mp4 plays everywhere. ffv1-mkv is lossless, but browsers do not play it. png and "
+                    "webp: a folder of images in addition to ffv1-mkv.",
                 ),
                 io.Int.Input(
                     "enlarge",
                     default=OutputOptions.enlarge,
                     min=1,
                     max=16,
-                    tooltip="Each pixel becomes so many across and down in the file, for models of small pictures.",
+                    tooltip="Enlarges the video by this factor by repeating pixels, for models that make small images.",
                 ),
                 io.Combo.Input(
                     "keep",
                     options=list(KEEP),
                     default=OutputOptions.keep,
-                    tooltip="What of a finished job stays on the disk. everything: any clip can be rendered again at "
-                    "once. what extends it: smaller; rendering a clip again also renders all before it.",
+                    tooltip="Which files of a finished job stay on the disk. everything: any clip can be rendered "
+                    "again at once. what extends it: smaller, but to render a clip again, all clips before it are "
+                    "rendered, too.",
                 ),
             ],
             outputs=[
                 sockets.OutputOptions.Output(
-                    "output_options", tooltip="For Long Video, Autoregressive Video or Staged Video."
+                    "output_options", tooltip="Connect them to Long Video, Autoregressive Video or Staged Video."
                 )
             ],
         )
@@ -115,11 +118,11 @@ class ReuseOptionsNode(io.ComfyNode):
             node_id="StillMotion_ReuseOptions",
             display_name="Reuse Options",
             category=OPTIONS,
-            description="How much of a clip Long Video takes over into the next one (VidRD): frames, noise and "
-            "latents. Without this node the values are the paper's.",
+            description="Settings of Long Video (VidRD): how much of a clip is used again in the next one, as frames, "
+            "noise and latents. Without this node the paper's values are used.",
             search_aliases=["VidRD", "overlap", "frame noise reuse", "staged guidance", "alpha", "beta"],
             inputs=widgets.reuse(),
-            outputs=[sockets.ReuseOptions.Output("reuse_options", tooltip="For Long Video.")],
+            outputs=[sockets.ReuseOptions.Output("reuse_options", tooltip="Connect them to Long Video.")],
         )
 
     @classmethod
@@ -134,18 +137,18 @@ class RenderAgain(io.ComfyNode):
             node_id="StillMotion_RenderAgain",
             display_name="Render Again",
             category=OPTIONS,
-            description="Names clips of a finished or half-finished video that are rendered again with other noise. "
-            "Long Video leaves the other clips as they are; Staged Video also renders the stages that follow.",
+            description="Selects clips of a finished or unfinished video to be rendered again with other noise. Long "
+            "Video leaves the other clips unchanged. Staged Video also renders the stages that follow.",
             search_aliases=["take", "retake", "redo clip", "variation", "re-render"],
             inputs=[
                 io.String.Input(
                     "clips",
                     default="",
-                    tooltip='Clips or stages, counted from 1: "7" or "3, 7". "7:2" is a second other take, "7:0" the '
-                    "first one again. Empty: every clip stays as it is.",
+                    tooltip='Numbers of clips or stages, counted from 1: "7" or "3, 7". "7:2" renders the second other '
+                    'take of clip 7, "7:0" the original again. Empty: no clip is rendered again.',
                 ),
             ],
-            outputs=[sockets.RenderAgain.Output("render_again", tooltip="For Long Video or Staged Video.")],
+            outputs=[sockets.RenderAgain.Output("render_again", tooltip="Connect it to Long Video or Staged Video.")],
         )
 
     @classmethod

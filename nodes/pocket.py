@@ -22,12 +22,13 @@ class LoadPocket(io.ComfyNode):
             node_id="StillMotion_LoadPocket",
             display_name="Load Pocket Stable Diffusion",
             category=f"{CATEGORY}/loaders",
-            description="The small Stable Diffusion that comes with StillMotion: 64x64 pictures of coloured shapes, for"
-            " trying graphs out without a download. Gives what a checkpoint loader gives; stock nodes work with it.",
+            description="Loads the small Stable Diffusion that comes with StillMotion. It makes 64x64 images of "
+            "coloured shapes, so that graphs can be tried without a download. Its outputs work with all nodes of "
+            "ComfyUI.",
             search_aliases=["checkpoint loader", "demo model", "test model", "pocket"],
             inputs=[],
             outputs=[
-                io.Model.Output(tooltip="The U-Net: 64 x 64 pixels, predicts eps."),
+                io.Model.Output(tooltip="The U-Net, for images of 64 x 64 pixels. It predicts eps."),
                 io.Clip.Output(tooltip="The text encoder, for CLIP Text Encode."),
                 io.Vae.Output(tooltip="The autoencoder, for VAE Encode and VAE Decode."),
             ],
@@ -49,8 +50,8 @@ class LoadPocketControlNet(io.ComfyNode):
             node_id="StillMotion_LoadPocketControlNet",
             display_name="Load Pocket ControlNet",
             category=f"{CATEGORY}/loaders",
-            description="The edge ControlNet of the pocket Stable Diffusion: its sprites keep to white edges on black, "
-            "as the Canny node draws them. For Apply ControlNet; ControlNet Frames limits it to a few frames.",
+            description="Loads the edge ControlNet of the pocket Stable Diffusion. Its shapes follow white edges on "
+            "black, as the Canny node draws them. ControlNet Frames limits it to some frames.",
             search_aliases=["canny", "edges", "ControlNet"],
             inputs=[],
             outputs=[io.ControlNet.Output(tooltip="The ControlNet; connect it to Apply ControlNet.")],
@@ -72,8 +73,8 @@ class LoadPocketLora(io.ComfyNode):
             node_id="StillMotion_LoadPocketLora",
             display_name="Load Pocket LoRA",
             category=f"{CATEGORY}/loaders",
-            description="Puts the LoRA of the pocket Stable Diffusion on its model: its shapes glow. It is a LoRA like "
-            "any other, but it fits no other model, so it is not in the list of ComfyUI's Load LoRA.",
+            description="Applies the LoRA of the pocket Stable Diffusion, which makes its shapes glow. It fits no "
+            "other model, so it is not in the list of ComfyUI's Load LoRA.",
             search_aliases=["LoRA", "glow", "style", "pocket_glow"],
             inputs=[
                 io.Model.Input("model", tooltip="The model of Load Pocket Stable Diffusion."),
@@ -83,10 +84,12 @@ class LoadPocketLora(io.ComfyNode):
                     min=-4.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Factor on what the LoRA adds to the weights, no unit. 1 is as trained, 0 is off.",
+                    tooltip="Strength of the LoRA, a factor without unit. 1 is as trained, 0 is off.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the LoRA, for Apply Motion Model or a sampler.")],
+            outputs=[
+                io.Model.Output(tooltip="The model with the LoRA; connect it to Apply Motion Model or a sampler.")
+            ],
         )
 
     @classmethod

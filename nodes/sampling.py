@@ -69,8 +69,8 @@ class SteppedCFG(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, early_cfg: float, late_cfg: float, switch_t: float, schedule: str = "") -> io.NodeOutput:
-        given = schedule.strip()
-        scale = SteppedScale.parse(given) if given else SteppedScale(((switch_t, early_cfg), (0.0, late_cfg)))
+        pairs = schedule.strip()
+        scale = SteppedScale.parse(pairs) if pairs else SteppedScale(((switch_t, early_cfg), (0.0, late_cfg)))
         return io.NodeOutput(apply_stepped_cfg(model, scale))
 
 
@@ -168,8 +168,8 @@ class ControlNetFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive, negative, frames_with_control: str, frames: int) -> io.NodeOutput:
-        chosen = parse_frames(frames_with_control, frames)
-        return io.NodeOutput(*limit_to_frames((positive, negative), chosen, frames))
+        strengths = parse_frames(frames_with_control, frames)
+        return io.NodeOutput(*limit_to_frames((positive, negative), strengths, frames))
 
 
 class ReuseAndDiffuse(io.ComfyNode):

@@ -1,8 +1,8 @@
-"""Sockets of our own, and the folder in ComfyUI's menu."""
+"""The types of our sockets, and our folder in ComfyUI's menu."""
 
 from comfy_api.latest import io
 
-# those of the shared inputs stand beside them: nodes/render imports nothing from here
+# nodes/render defines the types of the shared inputs, because it imports nothing from this folder
 from .render.widgets import OutputOptions as OutputOptions
 from .render.widgets import RenderAgain as RenderAgain
 

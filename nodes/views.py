@@ -34,7 +34,7 @@ class View(io.ComfyNode):
     """A node that shows a diagram on itself."""
 
     @classmethod
-    def shown(cls, picture, *texts: str) -> io.NodeOutput:
+    def output(cls, picture, *texts: str) -> io.NodeOutput:
         image = as_batch(picture)
         return io.NodeOutput(image, *texts, ui=ui.PreviewImage(image, cls=cls))
 
@@ -81,7 +81,7 @@ class XTSlice(View):
     @classmethod
     def execute(cls, images, line: str, position: float) -> io.NodeOutput:
         frames = from_batch(images)
-        return cls.shown(draw_xt_slice(frames, line=line, position=position), flicker_text(frames))
+        return cls.output(draw_xt_slice(frames, line=line, position=position), flicker_text(frames))
 
 
 class VideoContinuity(View):
@@ -117,8 +117,8 @@ class VideoContinuity(View):
     def execute(cls, video, frames: int) -> io.NodeOutput:
         start, duration = video.get_active_trim_window()
         images = reader.frames(video.get_stream_source(), start=start, duration=duration)
-        found = continuity.read(with_progress(images, video.get_frame_count()), frames)
-        return cls.shown(draw_continuity(found), continuity_text(found))
+        measures = continuity.read(with_progress(images, video.get_frame_count()), frames)
+        return cls.output(draw_continuity(measures), continuity_text(measures))
 
 
 class MitigatingGradientPlot(View):
@@ -149,7 +149,7 @@ class MitigatingGradientPlot(View):
         record, remark = readout.find(latent["samples"])
         if record is None:
             raise ValueError(f"mitigating gradient plot: {remark}")
-        return cls.shown(draw_guidance(record.calls, remark + record.settings))
+        return cls.output(draw_guidance(record.calls, remark + record.settings))
 
 
 class NoiseNormality(View):
@@ -195,10 +195,10 @@ class NoiseNormality(View):
     def execute(cls, latent, frames: int, noise=None, model=None) -> io.NodeOutput:
         name = "latent" if noise is None else "noise"
         clips = noise_clips(latent, noise, frames)
-        found = {name: normality(clips)}
+        tests = {name: normality(clips)}
         if model is not None:
-            found["after the mapping"] = normality(mapped_noise(model, clips))
-        return cls.shown(draw_normality(found), normality_text(found))
+            tests["after the mapping"] = normality(mapped_noise(model, clips))
+        return cls.output(draw_normality(tests), normality_text(tests))
 
 
 class MappingShift(View):
@@ -228,7 +228,7 @@ class MappingShift(View):
 
     @classmethod
     def execute(cls, model, latent, seed: int = 0) -> io.NodeOutput:
-        return cls.shown(draw_mapping_shift(mapping_shift(**mapping_probe(model, latent), seed=seed)))
+        return cls.output(draw_mapping_shift(mapping_shift(**mapping_probe(model, latent), seed=seed)))
 
 
 class FrameTokenAttention(View):
@@ -265,8 +265,8 @@ class FrameTokenAttention(View):
 
     @classmethod
     def execute(cls, model, positive, latent, percent: float, seed: int = 0) -> io.NodeOutput:
-        found = token_attention(model, positive, latent, percent=percent, seed=seed)
-        return cls.shown(draw_token_attention(found.maps, timestep=found.timestep))
+        attention = token_attention(model, positive, latent, percent=percent, seed=seed)
+        return cls.output(draw_token_attention(attention.maps, timestep=attention.timestep))
 
 
 NODES = [XTSlice, VideoContinuity, MitigatingGradientPlot, NoiseNormality, MappingShift, FrameTokenAttention]

@@ -18,7 +18,7 @@ class RollRequest(Request):
 
     folder, unit = "autoregressive_video", "frame"
     settings = ("seed", "text_weight")
-    # pictures count by what they show, not by what made them; a story by its frames, see `Roll.inputs`
+    # pictures count by their content, not by the nodes that made them; a story counts by frame, see `Roll.inputs`
     links = ("model", "artv", "vae", "positive", "negative")
     texts = "story"
 
@@ -59,12 +59,12 @@ class RollRequest(Request):
         )
 
     def length(self) -> int:
-        """Frames of the video: at least those of the story."""
+        """Number of frames of the video: at least that of the story."""
         frames = self.count(self.frames, 1)
         return frames if self.story is None else max(frames, self.story.story.frames)
 
     def continued(self) -> Iterator[Any] | None:
-        """Frames of the video that is continued."""
+        """The frames of the video to continue."""
         if self.video is None:
             return None
         start, duration = self.video.get_active_trim_window()
@@ -92,6 +92,6 @@ class RollRequest(Request):
         )
 
     def values(self) -> dict[str, Any]:
-        """How a picture was brought to size is seen in the picture."""
+        """Without fit, whose effect is part of the picture's content."""
         options = {name: value for name, value in asdict(self.artv_options).items() if name != "fit"}
         return options | {"texts from": "positive" if self.story is None else "a story"}

@@ -1,4 +1,4 @@
-"""What the three render nodes share: their common inputs, the render itself, and what the node shows of it."""
+"""The shared part of the three render nodes: common inputs, the render itself, and the output on the node."""
 
 import logging
 import math
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What samples and decodes: see `rendering.loop.Work`. identity: what the frames depend on that it alone knows."""
+    """Samples and decodes, see `rendering.loop.Work`. identity(): settings that the frames depend on and only the
+    engine knows."""
 
     sigmas: Any
 
@@ -40,10 +41,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What a request asks for: `count` clips of `frames` frames, made by the engine.
+    """The job of a request: the engine makes `count` clips of `frames` frames.
 
-    pictures(job): what the node returns as IMAGE. inputs(job): see Work. takes: clips to render again. remarks: what
-    there is to log. doubled, unit: see Output.
+    pictures(job): the IMAGE output of the node. inputs(job): see Work. takes: clips to render again. remarks: lines
+    for the log. doubled: see Output.
     """
 
     engine: Engine
@@ -58,13 +59,13 @@ class Rendering:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The inputs that the three nodes have in common, under their names. A node adds its own, and `rendering`."""
+    """The common inputs of the three nodes, under their names. A node adds its own inputs and `rendering`."""
 
     folder: ClassVar[str]  # in ComfyUI's output folder
-    unit: ClassVar[str]  # what a clip is called
-    links: ClassVar[tuple[str, ...]] = ()  # inputs that count by what flows into them
-    texts: ClassVar[str] = ""  # input whose texts do not count as a whole; its engine has one for each clip
-    settings: ClassVar[tuple[str, ...]]  # inputs that count by their values
+    unit: ClassVar[str]  # the name of a clip in messages
+    links: ClassVar[tuple[str, ...]] = ()  # inputs that count by the graph before them
+    texts: ClassVar[str] = ""  # input whose text counts per clip, in the engine, not as a whole
+    settings: ClassVar[tuple[str, ...]]  # inputs that count by their value
 
     vae: Any
     latent: Any
@@ -78,22 +79,22 @@ class Request:
     output_options: OutputOptions = field(default_factory=OutputOptions)
 
     def rendering(self, size: tuple[int, int]) -> Rendering:
-        """What is to be rendered at (height, width) in pixels. ValueError for inputs that do not fit."""
+        """The job at a size of (height, width) pixels. ValueError for inputs that do not fit."""
         raise NotImplementedError
 
     def values(self) -> dict[str, Any]:
-        """Further values that the frames depend on."""
+        """Further settings that the frames depend on."""
         return {}
 
     def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
         """The path of the finished video, and pictures of it."""
-        options, size, what = self.output_options, self.size(), self.folder.replace("_", " ")
+        options, size, name = self.output_options, self.size(), self.folder.replace("_", " ")
         kind = check_format(options.format, size[1] * options.enlarge, size[0] * options.enlarge)
         rendering = self.rendering(size)
         identity = self.identity(size) | rendering.engine.identity() | {"graph": self.graph(prompt, str(node))}
         meta = metadata(prompt, pnginfo)
         output = Output(kind, self.rate(), rendering.frames, meta, unit=self.unit, doubled=rendering.doubled)
-        watch = NodeWatch(rendering.count, len(rendering.engine.sigmas) - 1, what)
+        watch = NodeWatch(rendering.count, len(rendering.engine.sigmas) - 1, name)
         with open_job(job_root(self.folder), options.name, identity) as (job, remark):
             decode = as_files(rendering.engine.decode, options.enlarge)
             work = Work(rendering.engine.sample, decode, rendering.inputs(job))
@@ -111,24 +112,24 @@ class Request:
         return latent_size(self.latent, self.vae)
 
     def count(self, clips: int, frames: int) -> int:
-        """Clips of `frames` frames: those for the length in seconds where one is set, else `clips`."""
+        """Number of clips of `frames` frames: from the length in seconds if it is set, otherwise `clips`."""
         seconds = self.output_options.seconds
         return math.ceil(seconds * self.rate() / frames) if seconds else clips
 
     def identity(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Settings that the frames depend on. The length is none of them, so a finished job can be extended."""
+        """Settings that the frames depend on. The length is not among them, so that a finished job can be extended."""
         names = [*self.settings, *(() if self.sigmas is not None else ("scheduler", "steps"))]
-        chosen = {"sampler_name": self.sampler_name} if self.sampler is None else {"sampler": of_sampler(self.sampler)}
+        sampler = {"sampler_name": self.sampler_name} if self.sampler is None else {"sampler": of_sampler(self.sampler)}
         options = {name: getattr(self.output_options, name) for name in ("format", "enlarge")}
         file = {"width": size[1], "height": size[0], "fps": str(self.rate()), **options}
-        return {name: getattr(self, name) for name in names} | self.values() | chosen | file
+        return {name: getattr(self, name) for name in names} | self.values() | sampler | file
 
     def linked(self) -> tuple[str, ...]:
-        """Inputs that count by what flows into them; those that replace others may differ."""
+        """Inputs that count by the graph before them; an input that replaces others changes the list."""
         return self.links
 
     def graph(self, prompt: Any, node: str) -> dict[str, str]:
-        """Hashes of what flows into the inputs that count by it, and into the text encoder behind `texts`."""
+        """Hashes of the graph before those inputs, and before the text encoder of `texts`."""
         if prompt is None:
             return {}
         source = source_of(prompt, node, self.texts)
@@ -141,14 +142,14 @@ def job_root(folder: str) -> Path:
 
 
 class NodeWatch(Watch):
-    """A render on a node: ComfyUI's progress bar, the strip as its preview, remarks in the log."""
+    """Shows a render on its node: ComfyUI's progress bar, the strip as its preview, remarks in the log."""
 
-    def __init__(self, clips: int, steps: int, what: str) -> None:
-        self.steps, self.what = clips * steps, what
+    def __init__(self, clips: int, steps: int, name: str) -> None:
+        self.steps, self.name = clips * steps, name
         self.bar = comfy.utils.ProgressBar(self.steps)
 
     def remark(self, text: str) -> None:
-        log.info("%s: %s", self.what, text)
+        log.info("%s: %s", self.name, text)
 
     def progress(self, progress: Progress) -> None:
         self.bar.update_absolute(round(progress.share * self.steps), self.steps)
@@ -160,12 +161,12 @@ class NodeWatch(Watch):
 
 
 def send_preview(picture: Any) -> None:
-    """Send a PIL picture to the client whose prompt runs; web/render_strip.js shows it on the node.
+    """Send a PIL picture to the client whose prompt is running; web/render_strip.js shows it on the node.
 
-    Not as the preview of the progress bar: the editor would keep that one when the node is done, and take it for the
-    video, so that neither could be seen. It also reaches clients that know no other previews.
+    It is not sent as the preview of the progress bar, because the editor keeps that preview when the node is done and
+    shows it in place of the video. This way also reaches clients that know no other previews.
     """
-    from server import BinaryEventTypes, PromptServer  # ComfyUI's own, which needs a running server
+    from server import BinaryEventTypes, PromptServer  # of ComfyUI; importable only in a running server
 
     if server := getattr(PromptServer, "instance", None):
         preview = ("JPEG", picture, max(picture.size))
@@ -173,12 +174,12 @@ def send_preview(picture: Any) -> None:
 
 
 def rate_of(fps: float) -> Fraction:
-    """Frames a second as a file has them: 29.97 is 30000/1001."""
+    """Frames per second as in video files: 29.97 is 30000/1001."""
     return Fraction(fps).limit_denominator(1001)
 
 
 def as_files(decode: Callable[[Any], Iterator[Any]], enlarge: int) -> Callable[[Any], Iterator[Any]]:
-    """What decodes latents into the frames of a file."""
+    """The function that decodes latents into the frames of the file."""
     return lambda latents: (repeat_pixels(frames.numpy(), enlarge) for frames in decode(latents))
 
 
@@ -193,7 +194,7 @@ def render_job(
     remarks: Iterable[str],
     takes: Mapping[int, int] | None = None,
 ) -> Path:
-    """The path of a job's video of `count` clips. remarks are told first; keep: one of KEEP."""
+    """Render a job of `count` clips and return the path of its video. remarks are logged first; keep: one of KEEP."""
     for line in filter(None, remarks):
         watch.remark(line)
         job.log(line)
@@ -203,10 +204,10 @@ def render_job(
     return path
 
 
-def shown(path: Path, pictures: Any) -> io.NodeOutput:
-    """What a node that renders a file returns: the video, pictures, the job's folder; and what the editor shows.
+def node_output(path: Path, pictures: Any) -> io.NodeOutput:
+    """The outputs of a render node (video, pictures, folder of the job) and what the editor shows.
 
-    The editor plays MP4 on the node. No browser plays FFV1, so for a Matroska file it shows the last of the pictures.
+    The editor plays MP4 on the node. No browser plays FFV1, so for a Matroska file it shows the last picture.
     """
     output = Path(folder_paths.get_output_directory())
     saved = ui.SavedResult(path.name, path.parent.relative_to(output).as_posix(), io.FolderType.output)
@@ -218,23 +219,23 @@ def shown(path: Path, pictures: Any) -> io.NodeOutput:
 
 
 class RenderNode(io.ComfyNode):
-    """A node that renders a file. `request`: its inputs, with render() -> the file and pictures of it."""
+    """A node that renders a file. `request`: the class of its inputs, whose render() gives the file and pictures."""
 
     request: type[Request]
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
-        """Equal to nothing: the node looks at its folder at every run, and makes only what is not whole there."""
+        """NaN, which equals nothing: the node runs whenever it is queued, and renders only the missing clips."""
         return float("nan")
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:
         hidden = cls.hidden
-        return shown(*cls.request(**inputs).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
+        return node_output(*cls.request(**inputs).render(hidden.prompt, hidden.extra_pnginfo, hidden.unique_id))
 
 
 def metadata(prompt: Any, pnginfo: Any) -> dict[str, Any]:
-    """What ComfyUI writes into its own videos, unless it was told not to; without its notes on changed files."""
+    """The metadata that ComfyUI writes into its own videos, unless disabled; without the field is_changed of nodes."""
     if args.disable_metadata:
         return {}
     nodes = {number: {k: v for k, v in node.items() if k != "is_changed"} for number, node in (prompt or {}).items()}

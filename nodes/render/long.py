@@ -9,7 +9,7 @@ from ...rendering.job import LATENTS, Job
 from .base import Rendering, Request
 from .options import ReuseOptions
 
-GUIDED = "the guider guides in its own way; model, positive, negative and cfg are not used"
+GUIDED = "a guider is connected; model, positive, negative and cfg are not used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class LongRequest(Request):
     def engine(self, size: tuple[int, int]) -> LongVideo:
         reuse = self.reuse_options
         return LongVideo(
-            self.guided(),
+            self.make_guider(),
             self.vae,
             sampler=self.sampler_name if self.sampler is None else self.sampler,
             scheduler=self.scheduler,
@@ -68,14 +68,14 @@ class LongRequest(Request):
             prompts=self.prompts,
         )
 
-    def guided(self) -> Any:
-        """The GUIDER that is connected, or the one of the KSampler node. ValueError for too few connections."""
+    def make_guider(self) -> Any:
+        """The connected GUIDER, or CFG as in the KSampler node. ValueError for too few connections."""
         if self.guider is not None:
             return self.guider
         if self.model is None:
             raise ValueError("long video: neither a model nor a guider is connected; connect one of the two")
         if self.positive is None and self.prompts is None:
-            raise ValueError("long video: there is nothing to draw; connect positive, prompts or guider")
+            raise ValueError("long video: there is no prompt; connect positive, prompts or guider")
         return make_guider(self.model, self.positive, self.negative, self.cfg)
 
     def values(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the option nodes hold. Every default stands here, once; the inputs of the nodes take theirs from here."""
+"""The values of the option nodes. Every default is defined here once; the inputs of the nodes take it from here."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ KEEP = ("everything", "what extends it")
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """The file: name of the job, frames per second, length in seconds (0: not set), format, enlargement, and what of
-    the job is kept, of KEEP."""
+    """The file: name of the job, frames per second, length in seconds (0: not set), format, enlargement, and which
+    files of the job are kept (one of KEEP)."""
 
     name: str = "video"
     fps: float = 8.0
@@ -27,15 +27,15 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReuseOptions(ReuseConfig):
-    """How much of the clip before is used again, and whether the noise of a sampler's steps is."""
+    """How much of the previous clip is used again, and whether the noise of the sampler's steps is reused."""
 
     reuse_step_noise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtvOptions:
-    """Guidance weights of references and anchor, the time step of their noise, masks (of MASKS), and how pictures are
-    brought to size."""
+    """Guidance scales of references and anchor, the timestep of their noise, masks (one of MASKS), and how pictures
+    are fitted to the size of the video."""
 
     reference_weight: float = 0.25
     anchor_weight: float = 0.25
@@ -46,7 +46,7 @@ class ArtvOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions:
-    """How stages follow each other, and how the image is used; the words are those of `model_patches.dreamvideo`."""
+    """How stages follow each other, and how the image is used; the terms are those of `model_patches.dreamvideo`."""
 
     drop_doubled: bool = False
     reanchor: str = REANCHOR[0]

@@ -15,7 +15,7 @@ from .options import StageOptions
 
 @dataclass(frozen=True)
 class StagePrompts:
-    """One text for each stage, and the CLIP that encodes them."""
+    """One prompt per stage, and the CLIP that encodes them."""
 
     clip: Any
     texts: tuple[str, ...]
@@ -27,7 +27,7 @@ class StagedRequest(Request):
 
     folder, unit = "staged_video", "stage"
     settings = ("seed", "frames", "text_scale", "image_scale")
-    # the image counts by what it shows, not by what made it; texts count by stages, see `StagedVideo.inputs`
+    # the image counts by its content, not by the nodes that made it; prompts count by stage, see `StagedVideo.inputs`
     links = ("model", "vae", "retention_branch", "negative")
     texts = "prompts"
 
@@ -64,8 +64,8 @@ class StagedRequest(Request):
     def plan(self) -> StagePlan:
         if seconds := self.output_options.seconds:
             raise ValueError(
-                f"staged video: Video Output Options ask for {seconds:g} seconds, but the prompts say how many stages "
-                "there are; set seconds to 0"
+                f"staged video: seconds is {seconds:g} in Video Output Options, but the number of prompts "
+                "determines the length; set seconds to 0"
             )
         drop = self.stage_options.drop_doubled
         return StagePlan(prompts=self.prompts.texts, frames=self.frames, drop_doubled=drop)
@@ -93,10 +93,10 @@ class StagedRequest(Request):
         )
 
     def inputs(self, engine: StagedVideo, job: Job) -> Callable[[int], str]:
-        """Text and take of a stage, as the stages behind another take begin with other images."""
+        """Prompt and take of a stage: stages after another take begin with other images."""
         takes = self.render_again
         return lambda stage: json.dumps([engine.inputs(stage), takes.get(stage, job.record(stage).take)])
 
     def values(self) -> dict[str, Any]:
-        """How the image was brought to size is seen in the image."""
+        """Without fit, whose effect is part of the image's content."""
         return {name: value for name, value in asdict(self.stage_options).items() if name != "fit"}

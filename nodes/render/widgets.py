@@ -1,4 +1,4 @@
-"""Inputs that several nodes have in common. Defaults come from the classes that take the inputs."""
+"""Inputs that several nodes share. Their defaults come from the classes that receive them."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ OutputOptions = io.Custom("STILLMOTION_OUTPUT_OPTIONS")
 RenderAgain = io.Custom("STILLMOTION_RENDER_AGAIN")
 
 
-def seed(tooltip: str = "Seed of all noise. Another seed gives another video.", *, advanced: bool = False) -> Any:
-    """Fixed until the user changes it: the seed is part of a job's identity, so queueing again resumes the job."""
+def seed(tooltip: str = "Seed of the noise. Another seed gives another video.", *, advanced: bool = False) -> Any:
+    """Fixed until the user changes it: the seed is part of a job's identity, so that queueing again resumes the job."""
     return io.Int.Input(
         "seed",
         default=0,
@@ -31,15 +31,15 @@ def frames(request: type[Request], tooltip: str, most: int = 4096) -> Any:
 
 
 def sampling(request: type[Request], *, steps: str, sampler: str) -> list[Any]:
-    """steps, sampler_name and scheduler, as the KSampler node has them. Tooltips tell what the paper takes."""
+    """steps, sampler_name and scheduler, as in the KSampler node. The tooltips give the paper's values."""
     return [
-        io.Int.Input("steps", default=request.steps, min=1, max=10000, tooltip=f"Steps of the sampler; {steps}"),
+        io.Int.Input("steps", default=request.steps, min=1, max=10000, tooltip=f"Number of sampling steps; {steps}."),
         io.Combo.Input("sampler_name", options=list(SAMPLERS), default=request.sampler_name, tooltip=sampler),
         io.Combo.Input(
             "scheduler",
             options=list(SCHEDULERS),
             default=request.scheduler,
-            tooltip="How the noise levels of the steps are chosen.",
+            tooltip="The schedule of noise levels over the steps.",
         ),
     ]
 
@@ -47,21 +47,21 @@ def sampling(request: type[Request], *, steps: str, sampler: str) -> list[Any]:
 def latent() -> Any:
     return io.Latent.Input(
         "latent",
-        tooltip="Its width and height are those of the video, such as Empty Latent Image has them. Its content and "
-        "batch size do not count.",
+        tooltip="Sets width and height of the video, for example from Empty Latent Image. Its content and batch size "
+        "are not used.",
     )
 
 
 def reuse() -> list[Any]:
-    """How much of the clip before is used again."""
+    """How much of the previous clip is used again."""
     return [
         io.Int.Input(
             "overlap",
             default=ReuseOptions.overlap,
             min=0,
             max=4096,
-            tooltip="M: frames at the beginning of a clip that continue the one before; at most half of a clip keeps "
-            "new frames coming.",
+            tooltip="M: number of frames at the beginning of a clip that continue the previous clip. At most half a "
+            "clip leaves room for new content.",
         ),
         io.Float.Input(
             "recycle",
@@ -69,7 +69,8 @@ def reuse() -> list[Any]:
             min=0.0,
             max=1000.0,
             step=0.1,
-            tooltip="alpha: how much of a clip's other noise is old, no unit. 0 is all new, 4 is 97 %.",
+            tooltip="alpha: how much of the noise of the other frames comes from the previous clip, without unit. 0: "
+            "none, 4: 97 %.",
         ),
         io.Float.Input(
             "staged_guidance",
@@ -77,21 +78,22 @@ def reuse() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="beta: fraction of the steps in which the first frame is put where the clip before had it; less "
-            "for the frames after it. 1 repeats them in reverse.",
+            tooltip="beta: fraction of the steps in which the first frame follows the latents of the previous clip; "
+            "later frames follow for fewer steps. 1 repeats the previous clip in reverse.",
         ),
         io.Combo.Input(
             "rule",
             options=list(RULES),
             default=ReuseOptions.rule,
             advanced=True,
-            tooltip="code: as the authors' code counts the guided steps. paper: as Eq. 8 is printed, one more.",
+            tooltip="How the guided steps are counted. code: as in the authors' code. paper: as in Eq. 8, one step "
+            "more.",
         ),
         io.Boolean.Input(
             "reuse_step_noise",
             default=ReuseOptions.reuse_step_noise,
             advanced=True,
-            tooltip="Ancestral and SDE samplers: reuse the noise that they add at each step, too. Keeps it in memory: "
-            "one latent of a clip for each step.",
+            tooltip="For ancestral and SDE samplers: also reuse the noise that they add at each step. It is kept in "
+            "memory, one latent of a clip per step.",
         ),
     ]

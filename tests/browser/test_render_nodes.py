@@ -105,7 +105,8 @@ def fresh(running: list[Server]) -> Iterator[Editor]:
 def search_box(editor: Editor) -> Locator:
     """The search for nodes, opened by a double click on the empty canvas.
 
-    Two clicks are a double click within 300 ms only, which a busy machine misses, so it is tried until the box is there.
+    Two clicks are a double click only within 300 ms, which a busy machine misses, so it is tried until the box is
+    there.
     """
     box = editor.page.get_by_role("combobox").first
     for _ in range(20):

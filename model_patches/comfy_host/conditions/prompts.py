@@ -10,7 +10,7 @@ import comfy.sampler_helpers
 
 from ...artv.story import Story, parse_story
 
-__all__ = ["PromptSchedule", "Story", "ToldStory", "parse_prompts", "parse_story"]
+__all__ = ["PromptSchedule", "Story", "StoryPrompts", "parse_prompts", "parse_story"]
 
 NUMBERED = re.compile(r"(\d+):\s+(.*)")
 
@@ -73,13 +73,13 @@ class PromptSchedule:
 
 
 @dataclass
-class ToldStory(PromptSchedule):
+class StoryPrompts(PromptSchedule):
     """A story as a schedule whose clips are single frames."""
 
     story: Story = field(kw_only=True)
 
     @classmethod
-    def of(cls, clip: Any, story: Story) -> "ToldStory":
+    def of(cls, clip: Any, story: Story) -> "StoryPrompts":
         starts = accumulate((count for count, _ in story.prompts[:-1]), initial=0)
         lines = tuple((start, text) for start, (_, text) in zip(starts, story.prompts, strict=True))
         return cls(clip, lines, story=story)

@@ -27,7 +27,7 @@ from ..artv.checks import FrameInputs
 from ..artv.files import LoadedArtv
 from ..base.fingerprint import of_machine, of_model, of_values
 from ..conditions.frames import Part, check_rows
-from ..conditions.prompts import ToldStory
+from ..conditions.prompts import StoryPrompts
 from .shared import SAMPLERS, SCHEDULERS, as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
 
 __all__ = ["FITS", "MASKS", "SAMPLERS", "SCHEDULERS", "ArtvGuider", "Roll", "Start", "Weights", "fitted", "started"]
@@ -112,7 +112,7 @@ class Roll:
         level: int,
         masks: str = MASKS[0],
         start: Start | None = None,
-        story: ToldStory | None = None,
+        story: StoryPrompts | None = None,
         sigmas: Tensor | None = None,
     ) -> None:
         self.model, self.artv, self.vae, self.story = model, artv, vae, story
@@ -194,7 +194,7 @@ class Roll:
 
     def _given(self, positive: Any, negative: Any) -> dict[str, list[dict[str, Any]]]:
         if positive is None and self.story is None:
-            raise ValueError(f"{WHAT}: there is nothing to draw; connect positive or a story")
+            raise ValueError(f"{WHAT}: there is no prompt; connect positive or a story")
         if negative is None and self.weights.text:
             if self.story is None:
                 raise ValueError(

@@ -279,9 +279,9 @@ class Words:
 @pytest.fixture
 def told(tiny_sd):
     from stillmotion.model_patches.artv.story import parse_story
-    from stillmotion.model_patches.comfy_host.conditions.prompts import ToldStory
+    from stillmotion.model_patches.comfy_host.conditions.prompts import StoryPrompts
 
-    return lambda text: ToldStory.of(Words(tiny_sd), parse_story(text))
+    return lambda text: StoryPrompts.of(Words(tiny_sd), parse_story(text))
 
 
 def test_a_story_changes_text_and_anchor_at_its_borders(roll, told):
@@ -348,7 +348,7 @@ def test_pictures_of_other_sizes_are_fitted_by_the_named_rule(comfy):
 
 
 def test_what_cannot_be_is_told_before_sampling(roll, tiny_vae):
-    with pytest.raises(ValueError, match="there is nothing to draw; connect positive or a story"):
+    with pytest.raises(ValueError, match="there is no prompt; connect positive or a story"):
         roll(positive=None)
     with pytest.raises(ValueError, match="text_weight is 2 without a negative condition"):
         roll(negative=None)

@@ -39,9 +39,9 @@ def rendered(output, tiny_sd, tiny_vae, artv, flat_request):
 @pytest.fixture
 def told(tiny_sd):
     from stillmotion.model_patches.artv.story import parse_story
-    from stillmotion.model_patches.comfy_host.conditions.prompts import ToldStory
+    from stillmotion.model_patches.comfy_host.conditions.prompts import StoryPrompts
 
-    return lambda text: ToldStory.of(Words(tiny_sd), parse_story(text))
+    return lambda text: StoryPrompts.of(Words(tiny_sd), parse_story(text))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_picture_of_another_size_is_fitted_and_told(rendered):
     [
         ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
         ({"name": "../n"}, "the name is '../n'"),
-        ({"positive": None}, "there is nothing to draw; connect positive or a story"),
+        ({"positive": None}, "there is no prompt; connect positive or a story"),
         ({"negative": None}, "text_weight is 2 without a negative condition"),
         ({"positive": words(1, 2)}, "positive condition has 2 rows of cross_attn for a video of 3 frames"),
         ({"anchor": picture()}, "there is an anchor without a video"),

@@ -309,7 +309,7 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"reanchor": "both"}, "reanchor is 'both'"),
         ({"image_under_noise": "yes"}, "image_under_noise is 'yes'; choose one of off, without text, always"),
         ({"fit": "squeeze"}, "fit is 'squeeze'"),
-        ({"seconds": 4.0}, "ask for 4 seconds, but the prompts say how many stages there are"),
+        ({"seconds": 4.0}, "seconds is 4 in Video Output Options, but the number of prompts determines the length"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):

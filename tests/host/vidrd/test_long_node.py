@@ -128,7 +128,7 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
         ({"clips_again": "3"}, "clip 3 cannot be rendered again, because the video has clips 1 to 2"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"overlap": 5}, "overlap is 5, but a clip has only 4 frames"),
-        ({"positive": None}, "there is nothing to draw; connect positive, prompts or guider"),
+        ({"positive": None}, "there is no prompt; connect positive, prompts or guider"),
         ({"negative": None}, "cfg is 3 without a negative condition"),
         ({"model": None}, "neither a model nor a guider is connected; connect one of the two"),
         ({"sigmas": torch.zeros(1, 3)}, r"sigmas: they have the shape \(1, 3\)"),
@@ -272,13 +272,13 @@ def test_the_graph_is_stored_without_what_is_no_json(comfy):
 def test_the_editor_plays_mp4_and_shows_a_picture_of_what_no_browser_plays(rendered, output, file_format):
     import folder_paths
 
-    from stillmotion.nodes.render.base import shown
+    from stillmotion.nodes.render.base import node_output
 
     before = folder_paths.get_temp_directory()
     folder_paths.set_temp_directory(str(output / "temp"))
     try:
         path, pictures = rendered(format=file_format)
-        preview: Any = shown(path, pictures).ui
+        preview: Any = node_output(path, pictures).ui
     finally:
         folder_paths.set_temp_directory(before)
     saved = {"filename": path.name, "subfolder": f"long_video/{path.parent.name}", "type": "output"}
