@@ -8,6 +8,7 @@ number.
 
 Left out are mutants that need no test to be noticed, or that no test can notice:
 - in annotations, which Python does not use;
+- `strict=True` of `zip`, which asserts that lengths are equal that always are;
 - arithmetic replaced by bit operations and the reverse, which fail by the types of their operands alone;
 - `==` replaced by `is` and the like, which are equal for small integers and short strings;
 - the operators that need arguments (renaming of variables).
@@ -40,11 +41,13 @@ def usable(name: str) -> bool:
     return True
 
 
-def annotations(tree: ast.AST) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Start and end of every annotation: (line, column) each."""
+def left_out(tree: ast.AST) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and end of every annotation and of every `strict=`: (line, column) each."""
     nodes = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.arg | ast.AnnAssign):
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            nodes.append(node.value)
+        elif isinstance(node, ast.arg | ast.AnnAssign):
             nodes.append(node.annotation)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             nodes.append(node.returns)
@@ -53,14 +56,14 @@ def annotations(tree: ast.AST) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 def places(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     """(line, column) -> the mutants that change something there: operator and occurrence."""
-    left_out = annotations(ast.parse(source))
+    intervals = left_out(ast.parse(source))
     nodes = list(ast_nodes(get_ast(source)))
     occurrences: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name in filter(usable, operator_names()):
         operator = get_operator(name)()
         starts = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         for occurrence, start in enumerate(starts):
-            if not any(first <= start < last for first, last in left_out):
+            if not any(first <= start < last for first, last in intervals):
                 occurrences.setdefault(start, []).append((name, occurrence))
     return occurrences
 
