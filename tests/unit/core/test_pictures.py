@@ -35,17 +35,20 @@ def test_pad_adds_white_edges_on_both_sides():
     image = torch.full((1, 3, 4, 4), 0.25)
     wide = fit(image, 4, 9, "pad")
     assert torch.equal(wide[..., 2:6], image)
-    assert (wide[..., :2] == 1).all() and (wide[..., 6:] == 1).all()
+    assert (wide[..., :2] == 1).all()
+    assert (wide[..., 6:] == 1).all()
     high = fit(image, 9, 4, "pad")
     assert torch.equal(high[:, :, 2:6], image)
-    assert (high[:, :, :2] == 1).all() and (high[:, :, 6:] == 1).all()
+    assert (high[:, :, :2] == 1).all()
+    assert (high[:, :, 6:] == 1).all()
 
 
 def test_stretch_uses_the_whole_image():
     image = stripes(4, 8)
     stretched = fit(image, 4, 4, "stretch")
     assert stretched.shape == (1, 3, 4, 4)
-    assert stretched[..., 0].max() < 0.15 and stretched[..., -1].min() > 0.85
+    assert stretched[..., 0].max() < 0.15
+    assert stretched[..., -1].min() > 0.85
 
 
 def test_values_stay_between_0_and_1_where_the_filter_overshoots():

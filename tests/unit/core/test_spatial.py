@@ -88,7 +88,8 @@ def test_the_feed_forward_is_four_times_as_wide_by_default():
 
 def test_self_attention_has_the_keys_of_its_own_width():
     block = Block(32, 16, 4)
-    assert block.attn1.to_k.in_features == 32 and block.attn2.to_v.in_features == 16
+    assert block.attn1.to_k.in_features == 32
+    assert block.attn2.to_v.in_features == 16
     assert Block(32, 32, 4).attn2.to_k.in_features == 32
 
 
