@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
 from stillmotion.model_patches.core.spatial import (
@@ -26,8 +29,6 @@ def random_weights(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 @pytest.mark.parametrize("out", [64, 32])
 def test_a_resblock_is_that_of_diffusers(out):
-    from diffusers.models.resnet import ResnetBlock2D
-
     reference = random_weights(ResnetBlock2D(in_channels=64, out_channels=out, temb_channels=48, eps=1e-5))
     block = ResBlock(64, out, 48, nn)
     block.load_state_dict(reference.state_dict())
@@ -39,8 +40,6 @@ def test_a_resblock_is_that_of_diffusers(out):
 @torch.no_grad()
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_transformer_is_that_of_diffusers(linear):
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-
     size = {"in_channels": 64, "cross_attention_dim": 24, "use_linear_projection": linear}
     reference = random_weights(Transformer2DModel(num_attention_heads=4, attention_head_dim=16, **size))
     transformer = SpatialTransformer(64, 24, heads=4, linear=linear)
@@ -52,8 +51,6 @@ def test_a_transformer_is_that_of_diffusers(linear):
 
 @torch.no_grad()
 def test_the_time_embedding_is_that_of_diffusers():
-    from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
-
     t = torch.tensor([0, 1, 500, 999])
     features = get_timestep_embedding(t, 32, flip_sin_to_cos=True, downscale_freq_shift=0)
     torch.testing.assert_close(timestep_features(t, 32), features)
