@@ -434,7 +434,7 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
     model, info = found
     assert (model.path, model.config) == (path, SMALL)
     assert "ART-V" in info
-    with pytest.raises(ValueError, match=r"ART-V model: there is no file gone\.safetensors; put it in one of"):
+    with pytest.raises(ValueError, match=r"ART-V model: the file gone\.safetensors does not exist; put it in one of"):
         artv.LoadArtvModel.execute("gone.safetensors")
 
 
