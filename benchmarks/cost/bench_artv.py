@@ -133,9 +133,9 @@ def ratios(subject: Subject, rounds: int, steps: int, suffix: str = "") -> dict[
 
 
 def make_roll(host: PocketHost, artv: Any, sampler: str, steps: int) -> Any:
-    from ...model_patches.comfy_host.video.autoregressive import Roll
+    from ...model_patches.comfy_host.video.autoregressive import Rollout
 
-    return Roll(
+    return Rollout(
         host.model,
         artv,
         host.vae,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...model_patches.artv.guidance import Weights
-from ...model_patches.comfy_host.video.autoregressive import Roll, Start, started
+from ...model_patches.comfy_host.video.autoregressive import Rollout, Start, encode_start
 from ...rendering import reader
 from ...rendering.job import LATENTS, Job
 from .base import Rendering, Request
@@ -18,7 +18,7 @@ class RollRequest(Request):
 
     folder, unit = "autoregressive_video", "frame"
     settings = ("seed", "text_weight")
-    # pictures count by their content, not by the nodes that made them; a story counts by frame, see `Roll.inputs`
+    # pictures count by their content, not by the nodes that made them; a story counts by frame, see `Rollout.inputs`
     links = ("model", "artv", "vae", "positive", "negative")
     texts = "story"
 
@@ -35,7 +35,7 @@ class RollRequest(Request):
     artv_options: ArtvOptions = field(default_factory=ArtvOptions)
 
     def rendering(self, size: tuple[int, int]) -> Rendering:
-        start, remark = started(
+        start, remark = encode_start(
             self.vae,
             size,
             self.artv_options.fit,
@@ -70,9 +70,9 @@ class RollRequest(Request):
         start, duration = self.video.get_active_trim_window()
         return reader.frames(self.video.get_stream_source(), start=start, duration=duration)
 
-    def engine(self, size: tuple[int, int], start: Start) -> Roll:
+    def engine(self, size: tuple[int, int], start: Start) -> Rollout:
         options = self.artv_options
-        return Roll(
+        return Rollout(
             self.model,
             self.artv,
             self.vae,

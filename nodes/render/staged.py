@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...model_patches.comfy_host.video.staged import StagedVideo, as_image, fitted
+from ...model_patches.comfy_host.video.staged import StagedVideo, as_image, fit_image
 from ...model_patches.dreamvideo.guidance import DEFAULT_SCALE
 from ...model_patches.dreamvideo.stages import StagePlan
 from ...rendering.job import LATENTS, Job
@@ -44,7 +44,7 @@ class StagedRequest(Request):
 
     def rendering(self, size: tuple[int, int]) -> Rendering:
         plan = self.plan()
-        image, remark = fitted(self.image, size, self.stage_options.fit)
+        image, remark = fit_image(self.image, size, self.stage_options.fit)
         engine = self.engine(plan, size, image)
 
         def last_frame(job: Job) -> Any:

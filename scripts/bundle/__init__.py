@@ -1,1 +1,1 @@
-"""Writes what the editor shows beside the nodes: thumbnails of templates, subgraph blueprints, translations."""
+"""Writes files that the editor shows: thumbnails of templates, subgraph blueprints, translations."""

@@ -1,7 +1,8 @@
-"""Subgraph blueprints: what a system needs, folded into one node that stands in the editor's node library.
+"""Subgraph blueprints: all nodes of a system as one node in the editor's node library.
 
-A blueprint is built in the editor from nodes in API form. `inputs` and `outputs` name what the node shows, in order,
-and the sockets or widgets inside that each belongs to. The files in `subgraphs/` are written by `make_workflows.py`.
+A blueprint is built in the editor from nodes in API form. `inputs` and `outputs` list the inputs and outputs of the
+blueprint in order, with the inner sockets or widgets to which each is connected. `make_workflows.py` writes the files
+in `subgraphs/`.
 """
 
 from collections.abc import Callable
@@ -15,21 +16,21 @@ from devkit.files import ROOT, Failed
 
 FOLDER = ROOT / "subgraphs"
 CATEGORY = "StillMotion"
-SOCKETS = ("model", "clip", "vae", "artv", "image")  # stand above the widgets, in this order
+SOCKETS = ("model", "clip", "vae", "artv", "image")  # placed above the widgets, in this order
 SIDE, FRAMES = 64, 16
-Inside = tuple[str, str | int]  # title of a node, and the name of its input or the number of its output
+Inner = tuple[str, str | int]  # title of a node, and the name of its input or the index of its output
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What stands in the node library, and what is folded into it."""
+    """The node in the node library, and the nodes inside it."""
 
     title: str
     about: str
     aliases: tuple[str, ...]
     nodes: dict[str, dict]
-    inputs: dict[str, list[Inside]]
-    outputs: dict[str, Inside]
+    inputs: dict[str, list[Inner]]
+    outputs: dict[str, Inner]
 
     @property
     def file(self) -> Path:
@@ -38,19 +39,20 @@ class Blueprint:
 
 @dataclass
 class Parts:
-    """A blueprint in the making: every node with a title of its own, every input that it shows."""
+    """The nodes and inputs of a blueprint while it is built. Every node has a title of its own."""
 
     graph: Graph = field(default_factory=Graph)
-    inputs: dict[str, list[Inside]] = field(default_factory=dict)
+    inputs: dict[str, list[Inner]] = field(default_factory=dict)
 
-    def add(self, class_type: str, title: str, shown: tuple[str, ...] | dict[str, str] = (), **values: Any) -> Link:
-        """A node, and which of its inputs the blueprint shows: by their own names, or {name outside: name inside}.
+    def add(self, class_type: str, title: str, exposed: tuple[str, ...] | dict[str, str] = (), **values: Any) -> Link:
+        """Add a node, and make inputs of the blueprint from some of its inputs: `exposed` contains their names, or
+        {name on the blueprint: name on the node}.
 
-        A name that several nodes show is one input outside.
+        A name that several nodes use becomes one input of the blueprint.
         """
-        names = shown if isinstance(shown, dict) else {name: name for name in shown}
-        for outside, inside in names.items():
-            self.inputs.setdefault(outside, []).append((title, inside))
+        names = exposed if isinstance(exposed, dict) else {name: name for name in exposed}
+        for outer, inner in names.items():
+            self.inputs.setdefault(outer, []).append((title, inner))
         return (self.graph.add(class_type, title, **values), 0)
 
     def frames(self) -> Link:
@@ -71,7 +73,7 @@ class Parts:
         size = {"width": SIDE, "height": SIDE}
         return self.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), batch_size=frames, **size)
 
-    def sorted_inputs(self) -> dict[str, list[Inside]]:
+    def sorted_inputs(self) -> dict[str, list[Inner]]:
         """The sockets, then the widgets in the order in which they were added."""
         place = lambda name: SOCKETS.index(name) if name in SOCKETS else len(SOCKETS)  # noqa: E731
         return {name: self.inputs[name] for name in sorted(self.inputs, key=place)}
@@ -89,9 +91,9 @@ def harivo() -> Blueprint:
         "StillMotion_MitigatingGradient", "Mitigating Gradient", ("alpha",), alpha=40.0, frames=frames, model=model
     )
     positive, negative = parts.prompts()
-    given = {"model": model, "positive": positive, "negative": negative, "latent_image": parts.latent(frames)}
+    links = {"model": model, "positive": positive, "negative": negative, "latent_image": parts.latent(frames)}
     settings = {"seed": 7, "steps": 25, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1}
-    parts.images(parts.add("KSampler", "KSampler", ("seed", "steps"), **settings, **given))
+    parts.images(parts.add("KSampler", "KSampler", ("seed", "steps"), **settings, **links))
     return Blueprint(
         "Text to Video (HARIVO)",
         "Makes a video from a prompt with HARIVO: motion model, stepped CFG and mitigating gradient. Frames, width and "
@@ -118,15 +120,15 @@ def clips() -> Blueprint:
         "noise": noise,
         "sampler": sampler,
     }
-    shown = ("overlap", "recycle", "staged_guidance")
-    reuse, _ = parts.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", shown, **settings)
+    exposed = ("overlap", "recycle", "staged_guidance")
+    reuse, _ = parts.add("StillMotion_ReuseAndDiffuse", "Reuse and Diffuse", exposed, **settings)
     conditions = {"positive": positive, "negative": negative, "model": model}
     guider = parts.add("CFGGuider", "CFG Guider", ("cfg",), cfg=7.5, **conditions)
     levels = {"scheduler": "normal", "steps": 25, "denoise": 1, "model": model}
     sigmas = parts.add("BasicScheduler", "Basic Scheduler", ("steps",), **levels)
     latent = parts.add("RepeatLatentBatch", "Clips", {"clips": "amount"}, amount=3, samples=parts.latent(frames))
-    given = {"noise": (reuse, 0), "sampler": (reuse, 1), "guider": guider, "sigmas": sigmas, "latent_image": latent}
-    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), **given))
+    links = {"noise": (reuse, 0), "sampler": (reuse, 1), "guider": guider, "sigmas": sigmas, "latent_image": latent}
+    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), **links))
     return Blueprint(
         "Text to Video in Clips (VidRD)",
         "Makes a video of several clips that continue each other, from one prompt (VidRD: Reuse and Diffuse). Frames, "
@@ -145,19 +147,19 @@ def image_to_video() -> Blueprint:
     model = parts.motion(file, frames)
     branch = parts.add("StillMotion_LoadRetentionBranch", "Load Retention Branch", ("branch_name",), branch_name=file)
     positive, negative = parts.prompts()
-    given = {"positive": positive, "negative": negative, "retention_branch": branch}
-    node, _ = parts.add("StillMotion_ApplyImageRetention", "Apply Image Retention", ("image",), fit="crop", **given)
-    given = {"positive": (node, 0), "negative": (node, 1), "model": model}
+    links = {"positive": positive, "negative": negative, "retention_branch": branch}
+    node, _ = parts.add("StillMotion_ApplyImageRetention", "Apply Image Retention", ("image",), fit="crop", **links)
+    links = {"positive": (node, 0), "negative": (node, 1), "model": model}
     scales = {"text_scale": 3.0, "image_scale": 3.0, "order": "text first"}
     guider = parts.add(
-        "StillMotion_DoubleConditionGuider", "Double-Condition Guider", ("text_scale", "image_scale"), **scales, **given
+        "StillMotion_DoubleConditionGuider", "Double-Condition Guider", ("text_scale", "image_scale"), **scales, **links
     )
     noise = parts.add("RandomNoise", "Random Noise", {"seed": "noise_seed"}, noise_seed=7)
     sampler = parts.add("KSamplerSelect", "KSampler Select", sampler_name="ddim")
     levels = {"scheduler": "normal", "steps": 25, "denoise": 1, "model": model}
     sigmas = parts.add("BasicScheduler", "Basic Scheduler", ("steps",), **levels)
-    given = {"noise": noise, "sampler": sampler, "guider": guider, "sigmas": sigmas}
-    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), latent_image=parts.latent(frames), **given))
+    links = {"noise": noise, "sampler": sampler, "guider": guider, "sigmas": sigmas}
+    parts.images(parts.add("SamplerCustomAdvanced", "Sampler", (), latent_image=parts.latent(frames), **links))
     return Blueprint(
         "Image to Video (DreamVideo)",
         "Makes a video that starts with an image, while the prompt says what happens in it (DreamVideo). Frames, width "
@@ -177,9 +179,9 @@ def long_video() -> Blueprint:
     size = {"width": SIDE, "height": SIDE, "batch_size": 1}
     latent = parts.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), **size)
     settings = {"seed": 7, "clips": 4, "cfg": 7.5, "steps": 25, "sampler_name": "ddim", "scheduler": "normal"}
-    given = {"model": model, "positive": positive, "negative": negative, "latent": latent, "frames": frames}
-    shown = ("vae", "seed", "clips", "cfg", "steps")
-    parts.add("StillMotion_LongVideo", "Long Video", shown, **settings, **given)
+    links = {"model": model, "positive": positive, "negative": negative, "latent": latent, "frames": frames}
+    exposed = ("vae", "seed", "clips", "cfg", "steps")
+    parts.add("StillMotion_LongVideo", "Long Video", exposed, **settings, **links)
     return Blueprint(
         "Long Video (VidRD)",
         "Renders a long video clip by clip into a file, from one prompt; queue it again to resume or extend it. "
@@ -201,9 +203,9 @@ def frame_by_frame() -> Blueprint:
     latent = parts.add("EmptyLatentImage", "Empty Latent Image", ("width", "height"), **size)
     settings = {"seed": 7, "frames": FRAMES, "text_weight": 6.5, "steps": 12}
     settings |= {"sampler_name": "dpmpp_2s_ancestral", "scheduler": "normal"}
-    given = {"artv": artv, "positive": positive, "negative": negative, "latent": latent}
-    shown = ("model", "vae", "image", "seed", "frames", "text_weight", "steps")
-    parts.add("StillMotion_AutoregressiveVideo", "Autoregressive Video", shown, **settings, **given)
+    links = {"artv": artv, "positive": positive, "negative": negative, "latent": latent}
+    exposed = ("model", "vae", "image", "seed", "frames", "text_weight", "steps")
+    parts.add("StillMotion_AutoregressiveVideo", "Autoregressive Video", exposed, **settings, **links)
     return Blueprint(
         "Image to Video, Frame by Frame (ART-V)",
         "Continues an image one frame at a time into a file (ART-V); queue it again to resume or extend it. Width and "
@@ -217,7 +219,7 @@ def frame_by_frame() -> Blueprint:
 
 BLUEPRINTS: tuple[Callable[[], Blueprint], ...] = (harivo, clips, long_video, image_to_video, frame_by_frame)
 
-# API form -> editor form, folded: sockets first, as a node shows them, then the widgets in the order of `inputs`
+# API form -> editor form, as one subgraph node: first the sockets, then the widgets in the order of `inputs`
 FOLD = """async ([nodes, title, inputs, outputs]) => {
   window.app.loadApiJson(nodes, title);
   await new Promise(done => setTimeout(done, 1500));
@@ -239,7 +241,7 @@ FOLD = """async ([nodes, title, inputs, outputs]) => {
       if (widget.name === 'control_after_generate') widget.value = 'fixed';
   }
   const {subgraph, node: folded} = graph.convertToSubgraph(new Set(graph._nodes));
-  for (const input of [...subgraph.inputs]) subgraph.removeInput(input);  // those that the editor thinks are wanted
+  for (const input of [...subgraph.inputs]) subgraph.removeInput(input);  // the inputs that the editor chose
   const inside = name => subgraph.nodes.find(node => node.title === name);
   const missing = [];
   for (const [name, places] of inputs) {
@@ -270,16 +272,16 @@ FOLD = """async ([nodes, title, inputs, outputs]) => {
 
 
 def fold(editor: Editor, blueprint: Blueprint) -> dict[str, Any]:
-    """The blueprint in the editor's form: one node, and the definition of what is in it. Failed when a place that the
-    blueprint names is not there."""
+    """The blueprint in the editor's form: one node and the definition of its subgraph. Failed if an input or output
+    of the blueprint does not exist."""
     titles = [node["_meta"]["title"] for node in blueprint.nodes.values()]
     if len(set(titles)) != len(titles):
         raise Failed(f"{blueprint.title}: two nodes have the same title")
-    editor.open()  # a page of its own: the editor keeps the values of widgets of a graph that was closed
-    places = [list(blueprint.inputs.items()), list(blueprint.outputs.items())]
-    missing, graph = editor.evaluate(FOLD, [blueprint.nodes, blueprint.title, *places])
+    editor.open()  # a new page, because the editor remembers widget values of closed graphs
+    sockets = [list(blueprint.inputs.items()), list(blueprint.outputs.items())]
+    missing, graph = editor.evaluate(FOLD, [blueprint.nodes, blueprint.title, *sockets])
     if missing:
-        raise Failed(f"{blueprint.title}: these places cannot be connected: {', '.join(missing)}")
+        raise Failed(f"{blueprint.title}: these inputs and outputs cannot be connected: {', '.join(missing)}")
     (definition,) = graph["definitions"]["subgraphs"]
     definition |= {"category": CATEGORY, "description": blueprint.about}
     graph["extra"] = {"BlueprintDescription": blueprint.about, "BlueprintSearchAliases": list(blueprint.aliases)}

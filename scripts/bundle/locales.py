@@ -1,6 +1,6 @@
-"""The texts of the nodes in the form in which ComfyUI's editor takes translations: `locales/<language>/*.json`.
+"""The texts of the nodes as translation files for ComfyUI's editor: `locales/<language>/*.json`.
 
-English is written from the schemas; a translation has the same keys, and a text of its own for each.
+The English files are written from the schemas; a translation has the same keys with translated texts.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from devkit.files import PACK, ROOT
 
 FOLDER = ROOT / "locales"
-# parts of menu paths that the editor translates by itself
+# parts of menu paths that the editor itself translates
 CORE_CATEGORIES = {"loaders", "sampling", "guidance", "video", "noise", "image", "latent", "conditioning", "sigmas"}
 TYPES = {
     "STILLMOTION_ARTV": "ART-V model",
@@ -28,7 +28,7 @@ TYPES = {
     "STILLMOTION_STAGE_PROMPTS": "stage prompts",
     "STILLMOTION_STORY": "story",
 }
-SYNTAX = "{}@|"  # means something in a message of the editor's translation library
+SYNTAX = "{}@|"  # characters with a special meaning in the editor's translation library
 
 
 def node_texts(schemas: Iterable[Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _texts(name: str, tooltip: str | None) -> dict[str, str]:
 
 
 def other_texts(schemas: Iterable[Any]) -> dict[str, Any]:
-    """`main.json` in English: menu paths, types of sockets, and the pack's name in the template browser."""
+    """`main.json` in English: menu paths, socket types, and the pack's name in the template browser."""
     parts = {part for schema in schemas for part in schema.category.split("/")} - CORE_CATEGORIES
     return {
         "nodeCategories": {part: part for part in sorted(parts)},
@@ -65,7 +65,7 @@ def other_texts(schemas: Iterable[Any]) -> dict[str, Any]:
 
 
 def flat(texts: dict[str, Any], path: str = "") -> dict[str, str]:
-    """Path of keys -> text."""
+    """Path of keys, joined by "/" -> text."""
     pairs: dict[str, str] = {}
     for key, value in texts.items():
         pairs |= flat(value, f"{path}{key}/") if isinstance(value, dict) else {path + key: value}
@@ -84,7 +84,7 @@ def write(language: str, name: str, texts: dict[str, Any]) -> None:
 
 
 def like(pattern: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
-    """The texts with exactly the keys of the pattern and in its order; what is missing is empty."""
+    """The texts with exactly the keys of the pattern and in its order; a missing text is empty."""
     return {
         key: like(value, texts.get(key, {})) if isinstance(value, dict) else texts.get(key, "")
         for key, value in pattern.items()

@@ -1,9 +1,9 @@
-"""The graphs of DreamVideo on the pocket model, in API form: five of a kind, so they are put together from parts.
+"""The graphs of DreamVideo with the pocket model, in API form. The five graphs are similar, so they share their parts.
 
-A value is changed here; `make_workflows.py` writes the files. They name pocket/dreamvideo.safetensors, and are bundled
-once it is.
+To change a value, edit it here and run `make_workflows.py`, which writes the files. The graphs use
+pocket/dreamvideo.safetensors and are bundled only if that file exists.
 
-The image is a bundled picture: the first frame of a clip that no training has seen.
+The image is a bundled picture: the first frame of a clip that was not used in any training.
 """
 
 from collections.abc import Callable
@@ -11,33 +11,33 @@ from collections.abc import Callable
 from .files import ROOT
 
 FILE = "pocket/dreamvideo.safetensors"
-WORDS = "a green square moving left on a gray background"  # the name of the picture, and the prompt
-STAGES = (WORDS, "a green square moving up on a gray background", "a green square moving right on a gray background")
+PROMPT = "a green square moving left on a gray background"  # also the name of the picture
+STAGES = (PROMPT, "a green square moving up on a gray background", "a green square moving right on a gray background")
 SIDE = 64  # pixels
 FRAMES, STEPS, SEED = 8, 25, 7
-TRAINED = 16  # frames of the clips that the bundled model learned from last
-TEXT_SCALE, IMAGE_SCALE, ALONE = 3, 3, 2  # the last without a text
-Link = tuple[str, int]  # a node's number, and which of its outputs
+TRAINED_FRAMES = 16  # of the clips in the last phase of the bundled model's training
+TEXT_SCALE, IMAGE_SCALE, IMAGE_ONLY_SCALE = 3, 3, 2
+Link = tuple[str, int]  # the number of a node, and the index of its output
 
 
 class Graph:
-    """An API form in the making."""
+    """A graph in API form, while it is built."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, dict] = {}
 
     def add(self, class_type: str, title: str, **inputs: object) -> str:
-        """The number of the new node. Inputs are values or links."""
+        """Add a node and return its number. Inputs are values or links."""
         number = str(len(self.nodes) + 1)
-        given = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
-        self.nodes[number] = {"inputs": given, "class_type": class_type, "_meta": {"title": title}}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
+        self.nodes[number] = {"inputs": values, "class_type": class_type, "_meta": {"title": title}}
         return number
 
 
 class Parts:
-    """What all of the graphs have: the pocket model with the motion model on it, the branch, the texts."""
+    """The parts of all graphs: the pocket model with the motion model, the retention branch, the prompts."""
 
-    def __init__(self, words: str | None = WORDS, frames: int = FRAMES) -> None:
+    def __init__(self, prompt: str | None = PROMPT, frames: int = FRAMES) -> None:
         self.graph = Graph()
         add = self.add = self.graph.add
         pocket = add("StillMotion_LoadPocket", "Load Pocket Stable Diffusion")
@@ -49,25 +49,25 @@ class Parts:
         models = {"model": (pocket, 0), "motion_model": (motion, 0)}
         self.model = (add("StillMotion_ApplyMotionModel", "Apply Motion Model", **settings, **models), 0)
         self.branch = (add("StillMotion_LoadRetentionBranch", "Load Retention Branch", branch_name=FILE), 0)
-        if words is not None:
-            self.positive: Link = (add("CLIPTextEncode", "Prompt", text=words, clip=self.clip), 0)
+        if prompt is not None:
+            self.positive: Link = (add("CLIPTextEncode", "Prompt", text=prompt, clip=self.clip), 0)
         self.negative: Link = (add("CLIPTextEncode", "Negative prompt", text="", clip=self.clip), 0)
 
     def image(self) -> Link:
         """The bundled picture."""
-        return (self.add("StillMotion_PocketPicture", "Pocket Picture", picture=WORDS), 0)
+        return (self.add("StillMotion_PocketPicture", "Pocket Picture", picture=PROMPT), 0)
 
     def latent(self) -> Link:
         size = {"width": SIDE, "height": SIDE, "batch_size": self.frames}
         return (self.add("EmptyLatentImage", "Empty Latent Image", **size), 0)
 
-    def begun(self, image: Link) -> Link:
-        """The image in every frame. Under all of the noise little is left of it: what a training leaves there."""
+    def image_latent(self, image: Link) -> Link:
+        """The image in every frame, to be covered with noise. Full noise leaves only a trace of it, as in training."""
         latent = (self.add("VAEEncode", "VAE Encode", pixels=image, vae=self.vae), 0)
         return (self.add("RepeatLatentBatch", "Every frame", amount=self.frames, samples=latent), 0)
 
-    def controlled(self) -> None:
-        """Edges of the square in the last frame of a clip: where it shall arrive."""
+    def add_control(self) -> None:
+        """Add a ControlNet with the edges of the square in the last frame of a clip, which set where it arrives."""
         x, y, side = 6, 23, 19
         page = (self.add("SolidMask", "Empty page", value=0, width=SIDE, height=SIDE), 0)
         mask = (self.add("SolidMask", "Where it arrives", value=1, width=side, height=side), 0)
@@ -81,17 +81,17 @@ class Parts:
         frames = {"frames_with_control": "-1", "frames": self.frames}
         self._pair("StillMotion_ControlNetFrames", "ControlNet Frames", **frames)
 
-    def retained(self, image: Link | None) -> None:
-        shown = {} if image is None else {"image": image}
-        given = {"retention_branch": self.branch, "fit": "crop", **WHOLE, **shown}
-        self._pair("StillMotion_ApplyImageRetention", "Apply Image Retention", **given)
+    def add_retention(self, image: Link | None) -> None:
+        links = {} if image is None else {"image": image}
+        inputs = {"retention_branch": self.branch, "fit": "crop", **WHOLE, **links}
+        self._pair("StillMotion_ApplyImageRetention", "Apply Image Retention", **inputs)
 
     def _pair(self, class_type: str, title: str, **inputs: object) -> None:
-        """A node that takes both conditions and gives both."""
+        """Add a node that changes the positive and the negative conditioning."""
         node = self.add(class_type, title, positive=self.positive, negative=self.negative, **inputs)
         self.positive, self.negative = (node, 0), (node, 1)
 
-    def gradient(self) -> None:
+    def add_gradient(self) -> None:
         measure = {"bandwidth": "median_log", "jacobian": "plain", "variance": 0.05}
         measure |= {"compensate_size": True, "compensate_frames": True}
         options = self.add("StillMotion_MitigatingGradientOptions", "Mitigating Gradient Options", **measure)
@@ -99,7 +99,7 @@ class Parts:
         settings |= {"start_percent": 0, "end_percent": 1, "model": self.model, "options": (options, 0)}
         self.model = (self.add("StillMotion_MitigatingGradient", "Mitigating Gradient", **settings), 0)
 
-    def sampled(self, latent: Link, *, reuse: bool = False, image_scale: int = IMAGE_SCALE) -> Link:
+    def add_sampler(self, latent: Link, *, reuse: bool = False, image_scale: int = IMAGE_SCALE) -> Link:
         noise: Link = (self.add("RandomNoise", "RandomNoise", noise_seed=SEED), 0)
         sampler: Link = (self.add("KSamplerSelect", "KSamplerSelect", sampler_name="ddim"), 0)
         if reuse:
@@ -112,11 +112,11 @@ class Parts:
         guider = self.add("StillMotion_DoubleConditionGuider", "Double-Condition Guider", **scales, **conditions)
         levels = {"scheduler": "normal", "steps": STEPS, "denoise": 1, "model": self.model}
         sigmas = self.add("BasicScheduler", "BasicScheduler", **levels)
-        given = {"noise": noise, "guider": (guider, 0), "sampler": sampler, "sigmas": (sigmas, 0)}
-        return (self.add("SamplerCustomAdvanced", "SamplerCustomAdvanced", latent_image=latent, **given), 0)
+        links = {"noise": noise, "guider": (guider, 0), "sampler": sampler, "sigmas": (sigmas, 0)}
+        return (self.add("SamplerCustomAdvanced", "SamplerCustomAdvanced", latent_image=latent, **links), 0)
 
-    def saved(self, latent: Link, name: str) -> dict:
-        """The finished graph."""
+    def finish(self, latent: Link, name: str) -> dict:
+        """Add the nodes that decode and save the video, and return the graph."""
         images = (self.add("VAEDecode", "VAE Decode", samples=latent, vae=self.vae), 0)
         larger = {"upscale_method": "nearest-exact", "scale_by": 8, "image": images}
         images = (self.add("ImageScaleBy", "Upscale Image By", **larger), 0)
@@ -131,32 +131,33 @@ WHOLE = {"strength": 1, "start_percent": 0, "end_percent": 1}
 
 def text_image_to_video() -> dict:
     parts = Parts()
-    parts.retained(parts.image())
-    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_text_image_to_video")
+    parts.add_retention(parts.image())
+    return parts.finish(parts.add_sampler(parts.latent()), "dreamvideo_text_image_to_video")
 
 
 def image_to_video() -> dict:
-    """With an empty prompt. As no text tells the colours, the noise lies over the image (ADR 12)."""
-    parts = Parts("", TRAINED)
+    """With an empty prompt. No text determines the colours, so the noise is added to the image (ADR 12)."""
+    parts = Parts("", TRAINED_FRAMES)
     image = parts.image()
-    parts.retained(image)
-    return parts.saved(parts.sampled(parts.begun(image), image_scale=ALONE), "dreamvideo_image_to_video")
+    parts.add_retention(image)
+    latent = parts.add_sampler(parts.image_latent(image), image_scale=IMAGE_ONLY_SCALE)
+    return parts.finish(latent, "dreamvideo_image_to_video")
 
 
 def text_to_video() -> dict:
-    """The same without an image, which is then white."""
+    """The same graph without an image; the node then uses a white one."""
     parts = Parts()
-    parts.retained(None)
-    return parts.saved(parts.sampled(parts.latent()), "dreamvideo_text_to_video")
+    parts.add_retention(None)
+    return parts.finish(parts.add_sampler(parts.latent()), "dreamvideo_text_to_video")
 
 
 def stages() -> dict:
-    """Three prompts, the second and third begin with the last frame of the stage before."""
+    """Three prompts; the second and third stage begin with the last frame of the previous stage."""
     parts = Parts(None)
     prompts = parts.add("StillMotion_StagePrompts", "Stage Prompts", text="\n".join(STAGES), clip=parts.clip)
     size = parts.add("EmptyLatentImage", "Empty Latent Image", width=SIDE, height=SIDE, batch_size=1)
-    ways = {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1, "fit": "crop"}
-    stage = parts.add("StillMotion_StageOptions", "Stage Options", **ways, image_under_noise="off")
+    options = {"drop_doubled": False, "reanchor": "off", "order": "text first", "strength": 1, "fit": "crop"}
+    stage = parts.add("StillMotion_StageOptions", "Stage Options", **options, image_under_noise="off")
     file = {"name": "dreamvideo_stages", "fps": 8, "seconds": 0, "format": "h264-mp4", "enlarge": 8}
     output = parts.add("StillMotion_VideoOutputOptions", "Video Output Options", **file, keep="everything")
     inputs = {"model": parts.model, "vae": parts.vae, "retention_branch": parts.branch, "prompts": (prompts, 0)}
@@ -170,14 +171,14 @@ def stages() -> dict:
 
 
 def combination() -> dict:
-    """Two clips: an image that is kept (DreamVideo), a stock ControlNet, the clip before (VidRD), and frames that are
-    drawn together (HARIVO)."""
+    """Two clips with an image (DreamVideo), a stock ControlNet, reuse of the previous clip (VidRD), and the mitigating
+    gradient (HARIVO)."""
     parts = Parts()
-    parts.gradient()
-    parts.controlled()
-    parts.retained(parts.image())
+    parts.add_gradient()
+    parts.add_control()
+    parts.add_retention(parts.image())
     latent = (parts.add("RepeatLatentBatch", "Clips", amount=2, samples=parts.latent()), 0)
-    return parts.saved(parts.sampled(latent, reuse=True), "dreamvideo_combination_pocket")
+    return parts.finish(parts.add_sampler(latent, reuse=True), "dreamvideo_combination_pocket")
 
 
 GRAPHS: dict[str, Callable[[], dict]] = {
@@ -190,5 +191,5 @@ GRAPHS: dict[str, Callable[[], dict]] = {
 
 
 def bundled() -> bool:
-    """Whether the file that the graphs name is there."""
+    """Whether the model file of the graphs exists."""
     return (ROOT / FILE).is_file()

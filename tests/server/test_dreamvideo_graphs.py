@@ -143,5 +143,5 @@ def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, dra
 
 
 def test_the_node_gives_the_bundled_picture_as_it_is(drawn: np.ndarray, root: Path):
-    with Image.open(root / "pocket" / "pictures" / f"{dreamvideo.WORDS}.png") as stored:
+    with Image.open(root / "pocket" / "pictures" / f"{dreamvideo.PROMPT}.png") as stored:
         assert (drawn == np.array(stored)).all()

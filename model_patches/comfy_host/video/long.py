@@ -1,4 +1,7 @@
-"""A long video's clips with ComfyUI's samplers: noise keyed by seed and clip, history from a file, frames in parts.
+"""The clips of a long video (VidRD, arXiv 2309.03549) with ComfyUI's samplers.
+
+The noise of a clip depends on the seed and the number of the clip, its history comes from a file, and its frames are
+decoded in parts.
 
 Shapes: N frames of a clip; latents (N, c, h, w); frames (k, H, W, 3).
 """
@@ -21,13 +24,13 @@ from ..vidrd.decoder import TemporalVAE
 from ..vidrd.reuse import ClipSampler
 from .shared import as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
 
-VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
+VERSION = 1  # of the computation: a video that another version began cannot be resumed
 
 
 def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
-    """ComfyUI's CFGGuider, as its KSampler uses it. ValueError when it would guide away from nothing."""
+    """ComfyUI's CFGGuider, as KSampler uses it. ValueError if cfg is not 1 and there is no negative conditioning."""
     if not negative and cfg != 1:
-        raise ValueError(f"long video: cfg is {cfg:g} without a negative condition; connect one, or set cfg to 1")
+        raise ValueError(f"long video: cfg is {cfg:g}, but negative is not connected; connect it, or set cfg to 1")
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive or [], negative or [])
     guider.set_cfg(cfg)
@@ -35,24 +38,26 @@ def make_guider(model: Any, positive: Any, negative: Any, cfg: float) -> Any:
 
 
 class _OneClip:
-    """A SAMPLER for one clip of a ClipSampler. It holds what the next clip needs, once it has run."""
+    """A SAMPLER for one clip of a ClipSampler. After sampling, `history` is what the next clip needs."""
 
     def __init__(self, clips: ClipSampler, before: History | None) -> None:
         self.clips, self.before = clips, before
         self.history: History | None = None
 
     def sample(self, *arguments: Any) -> Tensor:
-        found, self.history = self.clips.sample(self.before, *arguments)
-        return found
+        latents, self.history = self.clips.sample(self.before, *arguments)
+        return latents
 
 
 class LongVideo:
-    """What a render is made with: see `rendering.loop.Work`, whose two functions are `sample` and `decode`.
+    """The functions of a render, `sample` and `decode`: see `rendering.loop.Work`.
 
-    guider: ComfyUI's GUIDER; its MODEL and conditions are not changed. prompts: one per clip, in the place of the
-    guider's positive text. size: (height, width) of the video in pixels. sampler: a name, or a SAMPLER. sigmas: SIGMAS
-    in the place of scheduler and steps. ValueError, before anything is sampled: a size that the VAE does not have, a
-    sampler that cannot be replayed, more overlap than frames, no condition.
+    guider: ComfyUI's GUIDER; its MODEL and conditions are not changed. prompts: one per clip; they replace the text of
+    the guider's positive conditioning. size: (height, width) of the video in pixels. sampler: a name or a SAMPLER.
+    sigmas: SIGMAS, which replace scheduler and steps. frames: of a clip.
+
+    ValueError, before anything is sampled, if the VAE cannot decode to the size, the sampler cannot be replayed, the
+    overlap is not shorter than a clip, or there is no conditioning.
     """
 
     def __init__(
@@ -79,11 +84,11 @@ class LongVideo:
         self.shape = latent_shape(guider.model_patcher, vae, size)
 
     def check(self, clips: int) -> None:
-        """ValueError when a condition is too short for so many clips."""
+        """ValueError if a condition has too few rows for this number of clips."""
         check_rows(self.guider.original_conds, self.frames, clips * self.frames)
 
     def identity(self) -> dict[str, Any]:
-        """What the latents depend on, besides the settings that the caller knows: hashes, levels, versions."""
+        """Everything that the latents depend on, except settings that the caller knows: hashes, sigmas, versions."""
         models = {"model": of_model(self.guider.model_patcher), "vae": of_model(self.vae.patcher)}
         if isinstance(self.vae, TemporalVAE):
             models["temporal decoder"] = of_model(self.vae.temporal.patcher)
@@ -104,7 +109,7 @@ class LongVideo:
         }
 
     def noise(self, clip: int, take: int, before: History | None) -> Tensor:
-        """(N, c, h, w): FNR and PNS (Eq. 6 and 7) on noise of the clip's own seed."""
+        """(N, c, h, w): FNR and PNS (Eq. 6 and 7), applied to noise from the clip's own seed."""
         empty = torch.zeros(self.frames, *self.shape)
         fresh: Any = comfy.sample.prepare_noise(empty, clip_seed(self.seed, clip, take))
         return fresh if before is None else next_noise(before.noise, fresh[None], self.config)[0]
@@ -113,12 +118,12 @@ class LongVideo:
     def sample(
         self, clip: int, take: int, before: dict[str, Tensor] | None, step: Callable[[float], None]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents of a clip, counted from 0, and the tensors of its history. step(share) after every step."""
+        """Latents of a clip, counted from 0, and the tensors of its history. Calls step(share) after every step."""
         history = None if before is None else History.of(before)
         part = Part(clip * self.frames, (clip + 1) * self.frames)
         guider = part.guider(self.guider, self._conditions(clip))
         sampler = _OneClip(self.clips, history)
-        found = guider.sample(
+        clip_latents = guider.sample(
             self.noise(clip, take, history),
             torch.zeros(self.frames, *self.shape),
             sampler,
@@ -128,7 +133,7 @@ class LongVideo:
             seed=self._step_seed(clip, take),
         )
         assert sampler.history is not None
-        return found.float().cpu(), sampler.history.tensors()
+        return clip_latents.float().cpu(), sampler.history.tensors()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
@@ -137,16 +142,16 @@ class LongVideo:
 
     @torch.inference_mode()
     def pictures(self, latents: Tensor) -> Tensor:
-        """(N, H, W, 3) in 0..1, of a clip."""
+        """The frames of a clip as an IMAGE (N, H, W, 3) in 0..1."""
         return torch.cat(list(decoded(self.vae, latents)))
 
     def _conditions(self, clip: int) -> dict[str, list[dict[str, Any]]]:
-        given = self.guider.original_conds
+        conds = self.guider.original_conds
         if self.prompts is None:
-            return given
+            return conds
         roles = getattr(self.guider, "text_roles", ("positive",))
-        return given | {role: self.prompts.instead(given.get(role, ()), clip) for role in roles}
+        return conds | {role: self.prompts.instead(conds.get(role, ()), clip) for role in roles}
 
     def _step_seed(self, clip: int, take: int) -> int:
-        """Of noise in the steps: as ReuseSampler has it."""
+        """The seed of the noise that a sampler adds in its steps, the same as in ReuseSampler."""
         return (self.seed + clip) % 2**64 if take == 0 else clip_seed(self.seed, clip, take)

@@ -1,4 +1,4 @@
-"""What the three render nodes share: samplers, seeds, sizes and decoded frames of a clip."""
+"""The code that the three render nodes share: samplers, sigmas, seeds, sizes, and the decoding of a clip."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
 
 def clip_seed(seed: int, clip: int, take: int = 0) -> int:
-    """The seed of one clip's noise, so that no clip needs the noise of the ones before. Clip 0 has the seed itself.
+    """The seed for the noise of one clip, so that no clip needs the noise of earlier clips. Clip 0 has `seed` itself.
 
     >>> clip_seed(7, 0), clip_seed(7, 1) == clip_seed(7, 1), clip_seed(7, 1) == clip_seed(8, 1)
     (7, True, False)
@@ -30,31 +30,31 @@ def clip_seed(seed: int, clip: int, take: int = 0) -> int:
 def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
     """Frames in parts, each (k, H, W, 3) in 0..1.
 
-    One at a time: how many ComfyUI decodes at once depends on the memory that is free, and the last bits on how many
-    those are. A temporal decoder streams the clip, in parts of up to its own size.
+    An image VAE decodes one frame at a time: ComfyUI's batch size depends on the free memory, and the rounding error
+    depends on the batch size. A temporal decoder streams the clip, in parts of up to its own size.
     """
-    alone = map(vae.decode, latents.split(1))
-    for images in vae.decode_stream([latents]) if isinstance(vae, TemporalVAE) else alone:
+    single = map(vae.decode, latents.split(1))
+    for images in vae.decode_stream([latents]) if isinstance(vae, TemporalVAE) else single:
         yield images[..., :3].float().cpu().clamp(0, 1)
 
 
 def as_bytes(parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same as uint8, as long as nobody cancels."""
+    """The same frames as uint8, until the user cancels."""
     for images in parts:
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield images.mul(255).round().to(torch.uint8)
 
 
 def sampler_of(sampler: Any) -> Any:
-    """ComfyUI's SAMPLER for a name; a SAMPLER itself stays as it is."""
+    """ComfyUI's SAMPLER of this name; a SAMPLER is returned unchanged."""
     return comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
 
 
 def levels_of(model: Any, sampler: Any, scheduler: str, steps: int, sigmas: Tensor | None = None) -> Tensor:
-    """The noise levels of the steps, (steps + 1,): SIGMAS where they are connected, else those of a scheduler.
+    """The sigmas of the steps, (steps + 1,): SIGMAS if they are connected, otherwise those of the scheduler.
 
-    For a sampler's name they are those of the KSampler node, for a SAMPLER those of the BasicScheduler node. ValueError
-    for SIGMAS that no sampler can follow.
+    With the name of a sampler they equal those of the KSampler node, with a SAMPLER those of the BasicScheduler node.
+    ValueError for SIGMAS that a sampler cannot use: see `checked_levels`.
     """
     if sigmas is not None:
         return checked_levels(sigmas)
@@ -64,40 +64,41 @@ def levels_of(model: Any, sampler: Any, scheduler: str, steps: int, sigmas: Tens
 
 
 def checked_levels(sigmas: Tensor) -> Tensor:
-    """SIGMAS on the CPU. ValueError unless they are two or more finite numbers that fall."""
+    """SIGMAS on the CPU. ValueError unless they are two or more finite numbers that decrease."""
     levels = sigmas.detach().float().cpu()
     if levels.ndim != 1 or len(levels) < 2:
         raise ValueError(
-            f"sigmas: they have the shape {tuple(levels.shape)}; a list of two or more noise levels is needed, one "
-            "more than there are steps, as BasicScheduler makes it"
+            f"sigmas: the shape is {tuple(levels.shape)}, but a list of two or more noise levels is needed, one more "
+            "than there are steps; connect a node such as BasicScheduler"
         )
     if not levels.isfinite().all() or (levels.diff() >= 0).any() or levels[-1] < 0:
         raise ValueError(
-            f"sigmas: noise levels must be finite, fall from step to step and end at 0 or above; these are "
-            f"{[round(level, 4) for level in levels.tolist()]}"
+            f"sigmas: the noise levels are {[round(level, 4) for level in levels.tolist()]}, but they must be finite, "
+            "decrease from step to step and end at 0 or above; connect a node such as BasicScheduler"
         )
     return levels
 
 
 def latent_shape(model: Any, vae: Any, size: tuple[int, int]) -> tuple[int, int, int]:
-    """(c, h, w) of a frame's latent. size: (height, width) in pixels. ValueError for one that the VAE does not have."""
+    """(c, h, w) of a frame's latent. size: (height, width) in pixels. ValueError if the VAE cannot decode to it."""
     form, ratio = model.get_model_object("latent_format"), vae.spacial_compression_decode()
     if form.latent_dimensions != 2:
         raise ValueError(
-            "long video: this MODEL makes videos by itself; clips that continue each other need an image model, such "
-            "as Stable Diffusion, with a motion model"
+            "long video: this MODEL is a video model, but an image model with a motion model is needed; load a Stable "
+            "Diffusion checkpoint and connect Apply Motion Model"
         )
     height, width = size
     if height % ratio or width % ratio:
         fit = [round(side / ratio) * ratio or ratio for side in (width, height)]
         raise ValueError(
-            f"long video: {width} x {height} pixels are no multiple of {ratio}, the VAE's step; use {fit[0]} x {fit[1]}"
+            f"long video: the size is {width} x {height} pixels, but the VAE needs multiples of {ratio}; use "
+            f"{fit[0]} x {fit[1]}"
         )
     return form.latent_channels, height // ratio, width // ratio
 
 
 def latent_size(latent: dict[str, Any], vae: Any) -> tuple[int, int]:
-    """(height, width) in pixels of a LATENT: of an empty one as its node meant it, else as the VAE decodes it."""
+    """(height, width) of a LATENT in pixels: for an empty one the size set on its node, otherwise the decoded size."""
     samples = latent["samples"]
     ratio = vae.spacial_compression_decode()
     if not samples.any():

@@ -1,10 +1,10 @@
-"""DreamVideo's stages (arXiv 2312.03018, section 5.5) with ComfyUI's samplers: each is made from an image and a text.
+"""DreamVideo's stages (arXiv 2312.03018, section 5.5) with ComfyUI's samplers: each has an image and a prompt.
 
-A stage depends on the image that it begins with, on its prompt, and on noise of its own seed; so it is the same
-whatever follows, and a stopped video goes on exactly. Every frame is decoded once, and rounded to 8 bit as the file has
-it: the last one is, as it is seen, the image of the next stage, whose encoder takes pixels.
+A stage depends on its image, its prompt, and noise from its own seed. It does not depend on later stages, so an
+interrupted video resumes with exactly the same frames. Each frame is decoded once and rounded to 8 bits, as it is in
+the video file. The last frame of a stage, after rounding, is the image of the next stage.
 
-Shapes: f frames of a stage; latents (f, c, h, w); pictures (n, H, W, 3), uint8 in files, else from 0 to 1.
+Shapes: f frames of a stage; latents (f, c, h, w); pictures (n, H, W, 3), uint8 in files, otherwise from 0 to 1.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,25 +35,28 @@ __all__ = [
     "UNDER_NOISE",
     "StagePlan",
     "StagedVideo",
-    "fitted",
+    "fit_image",
     "parse_stages",
 ]
 
-VERSION = 1  # of what is done here to the numbers: another one cannot continue a video
-WHAT = "staged video"
-SAMPLING = 0.9  # of the work on a stage; the rest is decoding
-WORDS = {"crop": "its middle is kept", "pad": "white edges are added", "stretch": "it is stretched"}
+VERSION = 1  # of the computation: a video that another version began cannot be resumed
+LABEL = "staged video"
+SAMPLING = 0.9  # share of the work on a stage; the rest is decoding
+CHANGES = {"crop": "it is cropped at its centre", "pad": "white edges are added", "stretch": "it is stretched"}
 State = dict[str, Tensor]
 
 
 class StagedVideo:
-    """What a render is made with whose clips are stages: see `rendering.loop.Work`. What is stored of a stage are the
-    pictures of its frames.
+    """The functions of a render (see `rendering.loop.Work`) in which every clip is a stage. The pictures of its frames
+    are stored, not their latents.
 
-    image: (1, H, W, 3) of the video's size, None for the null image. scales: of text and image, and their order. size:
-    (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor, under_noise: of REANCHOR and
-    UNDER_NOISE. sampler: a name, or a SAMPLER. sigmas: SIGMAS in the place of scheduler and steps. ValueError, before
-    anything is sampled: a branch for another base, a size that the VAE does not have.
+    image: (1, H, W, 3) at the size of the video, None for the null image. scales: those of text and image, and their
+    order. size: (height, width) in pixels. negative: the null text, None for an empty prompt. reanchor: one of
+    REANCHOR. under_noise: one of UNDER_NOISE. sampler: a name or a SAMPLER. sigmas: SIGMAS, which replace scheduler
+    and steps.
+
+    ValueError, before anything is sampled, if the branch is for another kind of MODEL, or the VAE cannot decode to the
+    size.
     """
 
     def __init__(
@@ -77,9 +80,9 @@ class StagedVideo:
         under_noise: str = UNDER_NOISE[0],
         sigmas: Tensor | None = None,
     ) -> None:
-        for name, value, known in (("reanchor", reanchor, REANCHOR), ("image_under_noise", under_noise, UNDER_NOISE)):
-            if value not in known:
-                raise ValueError(f"{WHAT}: {name} is {value!r}; choose one of {', '.join(known)}")
+        for name, value, choices in (("reanchor", reanchor, REANCHOR), ("image_under_noise", under_noise, UNDER_NOISE)):
+            if value not in choices:
+                raise ValueError(f"{LABEL}: {name} is {value!r}; choose one of {', '.join(choices)}")
         self.model, self.vae, self.branch, self.plan, self.image = model, vae, branch, plan, image
         self.seed, self.scales, self.strength = seed, scales, strength
         self.reanchor, self.under_noise = reanchor, under_noise
@@ -88,10 +91,10 @@ class StagedVideo:
         self.sigmas = levels_of(model, sampler, scheduler, steps, sigmas)
         self.sampler = sampler_of(sampler)
         self.negative = clip.encode_from_tokens_scheduled(clip.tokenize("")) if negative is None else negative
-        self._guider(self.negative, image)  # tells what does not fit
+        self._guider(self.negative, image)  # raises an error if the models do not fit together
 
     def identity(self) -> dict[str, Any]:
-        """What the pictures depend on, besides the settings that the caller knows, and the texts (see `inputs`)."""
+        """Everything that the pictures depend on, except settings that the caller knows, and prompts: see `inputs`."""
         parts = {"clip": self.prompts.clip, "vae": self.vae, "branch": self.branch}
         models = {name: of_model(part.patcher) for name, part in parts.items()} | {"model": of_model(self.model)}
         if isinstance(self.vae, TemporalVAE):
@@ -101,73 +104,74 @@ class StagedVideo:
             "conditions": {"negative": of_values(comfy.sampler_helpers.convert_cond(self.negative))},
             "image": of_values(self.image),
             "sigmas": self.sigmas.tolist(),
-            "versions": {WHAT: str(VERSION), **of_machine()},
+            "versions": {LABEL: str(VERSION), **of_machine()},
         }
 
     def inputs(self, stage: int) -> str:
-        """The text of a stage."""
+        """The prompt of a stage."""
         return self.plan.prompts[stage]
 
     def noise(self, stage: int, take: int) -> Tensor:
         """(f, c, h, w)"""
         empty = torch.zeros(self.plan.frames, *self.shape)
-        drawn: Any = comfy.sample.prepare_noise(empty, clip_seed(self.seed, stage, take))
-        return drawn
+        noise: Any = comfy.sample.prepare_noise(empty, clip_seed(self.seed, stage, take))
+        return noise
 
     @torch.inference_mode()
     def sample(
         self, stage: int, take: int, before: State | None, step: Callable[[float], None]
     ) -> tuple[Tensor, State]:
-        """The pictures of a stage, counted from 0, and what the next one begins with. step(share) as it goes.
+        """The pictures of a stage, counted from 0, and the state for the next stage. Calls step(share) for progress.
 
-        ValueError for a latent with NaN or infinite numbers, naming the stage.
+        ValueError, naming the stage, if the latents contain NaN or infinite values.
         """
         image = self.image if before is None else as_image(before["image"])
         latents = self._sampled(stage, take, image, lambda share: step(SAMPLING * share))
         if not latents.isfinite().all():
             raise ValueError(
-                f"{WHAT}: stage {stage + 1} came out with numbers that are none (NaN); the stages before it are kept. "
-                "Lower the scales, take another sampler, or run ComfyUI with --force-fp32"
+                f"{LABEL}: stage {stage + 1} contains NaN or infinite values; the stages before it are saved. Lower "
+                "the scales, use another sampler, or run ComfyUI with --force-fp32"
             )
         pictures = self._decoded(latents, lambda share: step(SAMPLING + (1 - SAMPLING) * share))
         colours = self._colours(pictures) if before is None else before["colours"]
         if self.reanchor == "every frame":
             pictures = reanchored(pictures, colours)
         last = reanchored(pictures[-1:], colours) if self.reanchor == "next image" else pictures[-1:]
-        kept = as_bytes(pictures[-self.plan.kept(stage) :])
-        return kept, {"image": as_bytes(last), "colours": colours}
+        stored = as_bytes(pictures[-self.plan.kept(stage) :])
+        return stored, {"image": as_bytes(last), "colours": colours}
 
     def decode(self, pictures: Tensor) -> Iterator[Tensor]:
-        """uint8 frames, one at a time, as long as nobody cancels. They were decoded when they were made."""
+        """uint8 frames, one at a time, until the user cancels. `sample` has already decoded them."""
         for picture in pictures.split(1):
             comfy.model_management.throw_exception_if_processing_interrupted()
             yield picture
 
     def _sampled(self, stage: int, take: int, image: Tensor | None, step: Callable[[float], None]) -> Tensor:
         guider = self._guider(self.prompts.encoded(stage), image)
-        found = guider.sample(
+        latents = guider.sample(
             self.noise(stage, take),
-            self._beneath(stage, image),
+            self._latent_under_noise(stage, image),
             self.sampler,
             self.sigmas,
             callback=lambda k, _x_0, _x, total: step((k + 1) / total),
             disable_pbar=True,
             seed=clip_seed(self.seed, stage, take),
         )
-        return found.float().cpu()
+        return latents.float().cpu()
 
-    def _beneath(self, stage: int, image: Tensor | None) -> Tensor:
-        """What the noise is added to (f, c, h, w): nothing, or the image in every frame (ADR 12)."""
-        wanted = self.under_noise == "always" or (self.under_noise == "without text" and not self.plan.prompts[stage])
-        if image is None or not wanted:
+    def _latent_under_noise(self, stage: int, image: Tensor | None) -> Tensor:
+        """The latents (f, c, h, w) to which the noise is added: zeros, or the image in every frame (ADR 12)."""
+        is_textless = not self.plan.prompts[stage]
+        uses_image = self.under_noise == "always" or (self.under_noise == "without text" and is_textless)
+        if image is None or not uses_image:
             return torch.zeros(self.plan.frames, *self.shape)
         return self.vae.encode(image[..., :3]).float().cpu().expand(self.plan.frames, -1, -1, -1)
 
-    def _guider(self, words: Conditioning, image: Tensor | None) -> DoubleConditionGuider:
+    def _guider(self, positive: Conditioning, image: Tensor | None) -> DoubleConditionGuider:
         text, image_scale, order = self.scales
-        if image is None:  # text and image is then the text: no third prediction is needed
+        if image is None:  # text with image then equals text alone, so no third prediction is needed
             image_scale, order = text, TEXT_FIRST
-        pair = apply_retention((words, self.negative), self.branch, image, strength=self.strength)
+        pair = apply_retention((positive, self.negative), self.branch, image, strength=self.strength)
         return double_condition_guider(self.model, *pair, text=text, image=image_scale, order=order)
 
     def _decoded(self, latents: Tensor, step: Callable[[float], None]) -> Tensor:
@@ -180,30 +184,31 @@ class StagedVideo:
         return torch.cat(pictures)
 
     def _colours(self, pictures: Tensor) -> Tensor:
-        """Those of the first image; without one, of the first frame."""
+        """The colours of the first image or, if there is no image, of the first frame."""
         return colours_of(pictures[:1] if self.image is None else self.image.float().cpu())
 
 
 def as_bytes(pictures: Tensor) -> Tensor:
-    """0 to 1 as uint8; what is outside is cut off."""
+    """Values from 0 to 1 as uint8; other values are clamped."""
     return pictures.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def as_image(pictures: Tensor) -> Tensor:
-    """The inverse: IMAGE."""
+    """The inverse of `as_bytes`: an IMAGE with values from 0 to 1."""
     return pictures.float() / 255
 
 
-def fitted(image: Tensor | None, size: tuple[int, int], rule: str = FITS[0]) -> tuple[Tensor | None, str]:
-    """A user's picture as (1, H, W, 3) at (height, width), and what there is to tell about it, "" for nothing.
+def fit_image(image: Tensor | None, size: tuple[int, int], rule: str = FITS[0]) -> tuple[Tensor | None, str]:
+    """An IMAGE resized to (1, H, W, 3), size being (H, W), and a remark for the user, "" if there is none.
 
-    ValueError for several pictures, and for what is none.
+    ValueError if `image` contains several images or is not an IMAGE.
     """
     if image is None:
         return None, ""
-    shown, (height, width) = pixels(image), size
-    high, wide = shown.shape[-2:]
-    found = fit(shown, height, width, rule).permute(0, 2, 3, 1).contiguous()
-    if same_aspect(high, wide, height, width):
-        return found, ""
-    return found, f"the image is {wide} x {high}, the video {width} x {height}; {WORDS[rule]} (fit: {rule})"
+    source, (height, width) = pixels(image), size
+    source_height, source_width = source.shape[-2:]
+    resized = fit(source, height, width, rule).permute(0, 2, 3, 1).contiguous()
+    if same_aspect(source_height, source_width, height, width):
+        return resized, ""
+    sizes = f"the image is {source_width} x {source_height}, the video {width} x {height}"
+    return resized, f"{sizes}; {CHANGES[rule]} (fit: {rule})"

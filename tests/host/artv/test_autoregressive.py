@@ -45,14 +45,14 @@ def artv(comfy, weight_file):
 
 @pytest.fixture
 def roll(tiny_sd, tiny_vae, artv):
-    """roll(...) -> a Roll with two steps of Euler and these arguments."""
-    from stillmotion.model_patches.comfy_host.video.autoregressive import Roll
+    """roll(...) -> a Rollout with two steps of Euler and these arguments."""
+    from stillmotion.model_patches.comfy_host.video.autoregressive import Rollout
 
     given = {"positive": words(1), "negative": words(2), "sampler": "euler", "scheduler": "normal", "steps": 2}
     given |= {"seed": 5, "size": (SIZE, SIZE), "weights": Weights(0.5, 0.25, 2.0), "level": 200}
 
     def make(*, model=None, **changes):
-        return Roll(model or tiny_sd, artv, tiny_vae, **given | changes)
+        return Rollout(model or tiny_sd, artv, tiny_vae, **given | changes)
 
     return make
 
@@ -72,9 +72,9 @@ def picture(seed=3, size=(SIZE, SIZE)):
 
 
 def begun(vae, **given):
-    from stillmotion.model_patches.comfy_host.video.autoregressive import started
+    from stillmotion.model_patches.comfy_host.video.autoregressive import encode_start
 
-    return started(vae, (SIZE, SIZE), "crop", **given)[0]
+    return encode_start(vae, (SIZE, SIZE), "crop", **given)[0]
 
 
 def given_frame(seed=6, **changes):
@@ -327,37 +327,37 @@ def test_broken_latents_stop_the_roll_and_name_the_frame(roll, tiny_sd):
 
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(broken)
-    with pytest.raises(ValueError, match="frame 2 came out with numbers that are none"):
+    with pytest.raises(ValueError, match="frame 2 contains NaN or infinite values"):
         rolled(roll(model=model), 3)
 
 
 def test_pictures_of_other_sizes_are_fitted_by_the_named_rule(comfy):
-    from stillmotion.model_patches.comfy_host.video.autoregressive import fitted
+    from stillmotion.model_patches.comfy_host.video.autoregressive import fit_image
 
     image = torch.zeros(1, 32, 96, 3)
     image[:, :, 32:64] = 1  # the part that remains when both sides are cropped
-    cut, told = fitted(image, (64, 64), "crop")
-    assert told == "the picture of 96 x 32 pixels was scaled and cut at its middle to 64 x 64"
+    cut, told = fit_image(image, (64, 64), "crop")
+    assert told == "the image of 96 x 32 pixels was scaled and cropped at its centre to 64 x 64"
     assert cut.shape == (1, 64, 64, 3)
     assert cut.mean() == pytest.approx(1, abs=1e-2)
-    pulled, told = fitted(image, (64, 64), "stretch")
+    pulled, told = fit_image(image, (64, 64), "stretch")
     assert told.endswith("was stretched to 64 x 64")
     assert pulled.mean() == pytest.approx(1 / 3, abs=1e-2)
-    same, told = fitted(image, (32, 96), "crop")
+    same, told = fit_image(image, (32, 96), "crop")
     assert (told, torch.equal(same, image)) == ("", True)
 
 
 def test_what_cannot_be_is_told_before_sampling(roll, tiny_vae):
     with pytest.raises(ValueError, match="there is no prompt; connect positive or a story"):
         roll(positive=None)
-    with pytest.raises(ValueError, match="text_weight is 2 without a negative condition"):
+    with pytest.raises(ValueError, match="text_weight is 2, but negative is not connected"):
         roll(negative=None)
     roll(negative=None, weights=Weights(text=0))
-    with pytest.raises(ValueError, match=r"36 x 32 pixels are no multiple of 8.*use 32 x 32"):
+    with pytest.raises(ValueError, match=r"36 x 32 pixels, but the VAE needs multiples of 8; use 32 x 32"):
         roll(size=(32, 36))
     with pytest.raises(ValueError, match="augmentation level is 1000; it must be a time step from 0 to 999"):
         roll(level=1000)
     with pytest.raises(ValueError, match="image and video are both connected"):
         begun(tiny_vae, image=picture(), video=iter([picture()[0]]))
-    with pytest.raises(ValueError, match="there is an anchor without a video"):
+    with pytest.raises(ValueError, match="anchor is connected without a video"):
         begun(tiny_vae, anchor=picture())

@@ -150,7 +150,7 @@ def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
 
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(broken)
-    with pytest.raises(ValueError, match="frame 2 came out with numbers that are none"):
+    with pytest.raises(ValueError, match="frame 2 contains NaN or infinite values"):
         rendered(model=model)
     (growing,) = output.rglob("growing.mkv")
     assert len(frames_of(growing)) == 1
@@ -179,18 +179,19 @@ def test_small_pictures_are_enlarged_in_the_file(rendered):
 def test_a_picture_of_another_size_is_fitted_and_told(rendered):
     path, _ = rendered(image=picture(size=(48, 96)).expand(2, -1, -1, -1), frames=1)
     log = (path.parent / "log.txt").read_text()
-    assert "the picture of 96 x 48 pixels was scaled and cut at its middle to 32 x 32; 2 pictures were given" in log
+    assert "the image of 96 x 48 pixels was scaled and cropped at its centre to 32 x 32" in log
+    assert "; only the first of 2 images is used" in log
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
+        ({"width": 36}, "36 x 32 pixels, but the VAE needs multiples of 8"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"positive": None}, "there is no prompt; connect positive or a story"),
-        ({"negative": None}, "text_weight is 2 without a negative condition"),
+        ({"negative": None}, "text_weight is 2, but negative is not connected"),
         ({"positive": words(1, 2)}, "positive condition has 2 rows of cross_attn for a video of 3 frames"),
-        ({"anchor": picture()}, "there is an anchor without a video"),
+        ({"anchor": picture()}, "anchor is connected without a video"),
         ({"anchor_weight": float("nan")}, "the weight of anchor is nan"),
     ],
 )

@@ -299,7 +299,7 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"prompts": ""}, "stages: there is no prompt"),
         ({"prompts": "a\n\nb"}, "stage 2 of 3 has no prompt"),
         ({"frames": 1, "drop_doubled": True}, "a stage needs 2 or more"),
-        ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
+        ({"width": 36}, "36 x 32 pixels, but the VAE needs multiples of 8"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"image": picture(count=3)}, "the input has 3 images, but one is needed"),
         ({"image": picture() / 0}, "NaN or infinite values"),
@@ -337,7 +337,7 @@ def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
 
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(broken)
-    with pytest.raises(ValueError, match="stage 2 came out with numbers that are none"):
+    with pytest.raises(ValueError, match="stage 2 contains NaN or infinite values"):
         rendered(model=model)
     (growing,) = output.rglob("growing.mkv")
     assert len(frames_of(growing)) == FRAMES

@@ -122,18 +122,18 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 36}, "36 x 32 pixels are no multiple of 8"),
+        ({"width": 36}, "36 x 32 pixels, but the VAE needs multiples of 8"),
         ({"clips_again": "x"}, "render again: clips contains 'x'; write clips, counted from 1"),
         ({"clips_again": "0"}, "render again: clips contains '0'"),
         ({"clips_again": "3"}, "clip 3 cannot be rendered again, because the video has clips 1 to 2"),
         ({"name": "../n"}, "the name is '../n'"),
         ({"overlap": 5}, "overlap is 5, but a clip has only 4 frames"),
         ({"positive": None}, "there is no prompt; connect positive, prompts or guider"),
-        ({"negative": None}, "cfg is 3 without a negative condition"),
+        ({"negative": None}, "cfg is 3, but negative is not connected"),
         ({"model": None}, "neither a model nor a guider is connected; connect one of the two"),
-        ({"sigmas": torch.zeros(1, 3)}, r"sigmas: they have the shape \(1, 3\)"),
-        ({"sigmas": torch.tensor([1.0, 2.0, 0.0])}, "must be finite, fall from step to step"),
-        ({"sigmas": torch.tensor([float("nan"), 0.0])}, "must be finite, fall from step to step"),
+        ({"sigmas": torch.zeros(1, 3)}, r"sigmas: the shape is \(1, 3\)"),
+        ({"sigmas": torch.tensor([1.0, 2.0, 0.0])}, "must be finite, decrease from step to step"),
+        ({"sigmas": torch.tensor([float("nan"), 0.0])}, "must be finite, decrease from step to step"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_sampled(rendered, tiny_sd, changes, message):

@@ -263,18 +263,18 @@ def test_what_cannot_be_is_told_before_sampling(tiny_sd, long_video):
 
     with pytest.raises(ValueError, match="overlap is 9, but a clip has only 4 frames"):
         long_video(config=Config(overlap=9))
-    with pytest.raises(ValueError, match=r"36 x 32 pixels are no multiple of 8.*use 32 x 32"):
+    with pytest.raises(ValueError, match=r"36 x 32 pixels, but the VAE needs multiples of 8; use 32 x 32"):
         long_video(size=(32, 36))
     with pytest.raises(ValueError, match=r"dpm_adaptive.* chooses its own steps"):
         long_video(sampler="dpm_adaptive")
     with pytest.raises(ValueError, match="adds new noise at every step"):
         long_video(sampler="euler_ancestral")
-    with pytest.raises(ValueError, match="connect one, or set cfg to 1"):
+    with pytest.raises(ValueError, match="connect it, or set cfg to 1"):
         make_guider(tiny_sd, words(1), None, 3.0)
 
 
 def test_models_that_make_videos_themselves_are_refused(tiny_wan, long_video):
-    with pytest.raises(ValueError, match="this MODEL makes videos by itself"):
+    with pytest.raises(ValueError, match="this MODEL is a video model"):
         long_video(model=tiny_wan)
 
 

@@ -1,4 +1,4 @@
-"""Captions with several phrasings and synonyms. Like captions by people, they omit some attributes."""
+"""Captions with several phrasings and synonyms. Like human captions, they omit some attributes."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ WAYS: dict[str, Words] = {
     "circling": ("in a circle", "in circles", "round and round"),
     "nearer": ("towards the camera", "nearer", "closer"),
 }
-SHORT: dict[str, Words] = {  # short forms of a motion, which need no verb of movement
+SHORT: dict[str, Words] = {  # short forms of a motion, without a verb of movement
     "up": ("rising", "climbing"),
     "down": ("sinking", "descending"),
     "circling": ("circling",),
@@ -77,8 +77,8 @@ PLACES: dict[str, Words] = {
 AFLOAT: Words = ("on the sea", "on the ocean", "on the waves")
 SIZE_WORDS: dict[str, Words] = {"small": ("small", "little"), "medium": ("",), "big": ("big", "large")}
 OPENINGS: Words = ("", "", "", "", "a video of", "a picture of", "a short clip of")
-# shares of captions that tell a part
-TELLS_COLOUR, TELLS_PLACE, TELLS_MOTION, TELLS_SPEED, TELLS_CAMERA, TELLS_SIZE = 0.88, 0.86, 0.82, 0.85, 0.5, 0.3
+# shares of the captions that mention an attribute
+COLOUR_SHARE, PLACE_SHARE, MOTION_SHARE, SPEED_SHARE, CAMERA_SHARE, SIZE_SHARE = 0.88, 0.86, 0.82, 0.85, 0.5, 0.3
 
 
 def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> str:
@@ -88,21 +88,21 @@ def caption(clip: Clip, rng: random.Random | None = None, *, moves: bool = True)
 
 def wording(clip: Clip, rng: random.Random | None = None, *, moves: bool = True) -> tuple[str, dict[str, str]]:
     """A caption, and the attributes that it mentions."""
-    pick: Callable[[Words], str] = rng.choice if rng else lambda words: words[0]
-    says: Callable[[float], bool] = (lambda share: rng.random() < share) if rng else lambda _: True
+    pick: Callable[[Words], str] = rng.choice if rng else lambda phrases: phrases[0]
+    mentions: Callable[[float], bool] = (lambda share: rng.random() < share) if rng else lambda _: True
     actor, values = clip.actor, {"shape": clip.actor.kind}
-    size = pick(SIZE_WORDS[clip.size]) if says(TELLS_SIZE) else ""
+    size = pick(SIZE_WORDS[clip.size]) if mentions(SIZE_SHARE) else ""
     values |= {"size": clip.size} if size else {}
-    colour = pick(COLOUR_WORDS[actor.colour]) if says(TELLS_COLOUR) else ""
+    colour = pick(COLOUR_WORDS[actor.colour]) if mentions(COLOUR_SHARE) else ""
     values |= {"colour": actor.colour} if colour else {}
-    place = pick(_places(clip)) if says(TELLS_PLACE) else ""
+    place = pick(_places(clip)) if mentions(PLACE_SHARE) else ""
     values |= {"background": clip.ground} if place else {}
     motion, speed, camera = "", "", ""
-    if moves and says(TELLS_MOTION):
+    if moves and mentions(MOTION_SHARE):
         motion, values["motion"] = _motion(actor, pick), clip.motion
-        if clip.motion != "still" and says(TELLS_SPEED):
+        if clip.motion != "still" and mentions(SPEED_SHARE):
             speed, values["speed"] = pick(SPEED_WORDS[clip.speed]), clip.speed
-        if clip.motion in DIRECTIONS and says(TELLS_CAMERA):
+        if clip.motion in DIRECTIONS and mentions(CAMERA_SHARE):
             camera, values["camera"] = pick(CAMERA_WORDS[clip.camera]), clip.camera
     values["second"] = clip.second.colour if clip.second else "none"
     subject = _join(size, colour, pick(NOUNS[actor.kind]))
@@ -124,7 +124,7 @@ def _motion(actor: Actor, pick: Callable[[Words], str]) -> str:
 
 
 def _arrange(pick: Callable[[Words], str], subject: str, motion: str, place: str, camera: str) -> str:
-    """Put the parts that are not empty into one of four orders."""
+    """Join the parts that are not empty in one of four orders."""
     order = pick(("plain", "plain", "place first", "list", "motion last"))
     opening = pick(OPENINGS)
     if order == "place first" and place and not opening:
@@ -151,6 +151,6 @@ def _list(*parts: str) -> str:
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, and the comma."""
     tables = (COLOUR_WORDS, NOUNS, VERBS, WAYS, SHORT, SPEED_WORDS, CAMERA_WORDS, PLACES, SIZE_WORDS)
-    phrases = [phrase for table in tables for words in table.values() for phrase in words]
+    phrases = [phrase for table in tables for synonyms in table.values() for phrase in synonyms]
     phrases += [*FLYING, *AFLOAT, *OPENINGS, *NOUNS, *COLOUR_WORDS, "a an with and ,"]
     return sorted({word for phrase in phrases for word in phrase.split()})

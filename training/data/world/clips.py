@@ -1,7 +1,7 @@
-"""The specification of a clip of the drawn world, and the combinations that are held out of all trainings.
+"""The specification of a clip of the world "scenes", and the combinations that are held out of all training runs.
 
-Clip `k` of seed `s` is a pure function of (s, k). Lengths are image widths. A clip is a window cut at random out of a
-longer motion, so the position of its subject does not depend on the frame number.
+Clip `k` of seed `s` is a pure function of (s, k). Lengths are image widths. A clip is a random window of a longer
+motion, so the position of its subject does not depend on the frame number.
 """
 
 import hashlib
@@ -16,9 +16,8 @@ from .subjects import COLOURS, KINDS, SUBJECTS
 GROUNDS = ("city", "sea", "reef", "desert", "forest", "snow", "clouds", "meadow", "stars")
 ROADS = ("city", "desert", "forest", "snow", "meadow")
 AIR = ("city", "sea", "desert", "forest", "snow", "clouds", "meadow", "stars")
-HABITATS: dict[
-    str, tuple[str, ...]
-] = {  # grounds of each subject; a ground that is listed twice is drawn twice as often
+# grounds of each subject; a ground that is listed twice is sampled twice as often
+HABITATS: dict[str, tuple[str, ...]] = {
     "car": ROADS,
     "train": ROADS,
     "sailing boat": ("sea", "sea", "clouds", "stars"),
@@ -27,15 +26,15 @@ HABITATS: dict[
     "rocket": (*AIR, "stars"),
     "plane": (*AIR, "clouds"),
 }
-FLOOR = {
+FLOOR = {  # y of wheels and keels
     "city": 0.86,
     "sea": 0.83,
     "desert": 0.87,
     "forest": 0.87,
     "snow": 0.88,
     "meadow": 0.87,
-}  # y of wheels and keels
-TALL = ("clouds", "stars")  # grounds where the camera can follow up and down
+}
+TALL = ("clouds", "stars")  # grounds in which the camera can follow up and down
 SWIMS = {("sailing boat", "sea"), ("submarine", "sea")}
 PITCHES = ("plane", "rocket", "fish", "bird", "butterfly", "submarine", "helicopter")
 SIZES = {"small": (0.72, 0.82), "medium": (0.92, 1.06), "big": (1.16, 1.28)}  # factors of the subject's half length
@@ -43,7 +42,7 @@ FOLLOWED = 0.5  # share of following cameras, among the clips whose subject move
 SECOND = 0.10  # share of clips with a second subject
 SECOND_SIZE = 0.55
 EVALUATION, VALIDATION = 199_000, 198_000  # seeds of the prompts for evaluation, and for the choice of settings
-HELD_OUT = 10  # one in ten combinations of colour, subject, ground and motion is never trained on
+HELD_OUT = 10  # one in ten combinations of colour, subject, ground and motion is never used in training
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Clip:
-    """The attributes that a caption can mention (words), and everything else that the picture needs (numbers)."""
+    """The attributes that a caption can mention, as words, and the other inputs of the picture, as numbers."""
 
     actor: Actor
     ground: str
@@ -96,7 +95,8 @@ def motions_of(kind: str, ground: str) -> tuple[str, ...]:
 
 
 def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> Clip:
-    """Sample `k`: a clip whose combination is (or is not) among the held-out ones."""
+    """Clip `k` of a seed. held_out: whether its combination is a held-out one. second: whether it may have a second
+    subject."""
     rng = random.Random(f"scenes/{seed}/{k}/{held_out}")
     while True:
         sample = _sample(rng, second)
@@ -105,14 +105,14 @@ def clip(seed: int, k: int, *, held_out: bool = False, second: bool = True) -> C
 
 
 def held_out(count: int, *, motions: tuple[str, ...] = MOTIONS, first: int = 0, seed: int = EVALUATION) -> list[Clip]:
-    """Prompts for evaluations: clips without a second subject in held-out combinations, with the given motions in turn.
+    """Prompts for evaluations: clips with held-out combinations and without a second subject. Their motions alternate.
 
     seed: EVALUATION for final figures, VALIDATION for the choice of settings.
     """
-    return list(islice(_in_turn(motions, seed), first, first + count))
+    return list(islice(_alternating(motions, seed), first, first + count))
 
 
-def _in_turn(motions: tuple[str, ...], seed: int) -> Iterator[Clip]:
+def _alternating(motions: tuple[str, ...], seed: int) -> Iterator[Clip]:
     k = number = 0
     while True:
         sample = clip(seed, k, held_out=True, second=False)
@@ -146,7 +146,7 @@ def _sample(rng: random.Random, second: bool) -> Clip:
 
 
 def _place(rng: random.Random, kind: str, ground: str, motion: str, half: float) -> tuple[float, float]:
-    """The position of the subject, as far as its motion does not determine it."""
+    """The position of the subject, in the coordinates that its motion does not determine."""
     if motion == "circling":
         return rng.uniform(0.44, 0.56), rng.uniform(0.40, 0.50)
     if motion == "nearer":  # passes the camera on one side

@@ -1,6 +1,6 @@
 """Drawing with signed distances: a figure is a list of parts, each a distance field with a colour.
 
-Coordinates are the figure's own: it faces right, x and y run from about -1 to 1, y points down. Shapes: f frames,
+A figure has its own coordinates: it faces right, x and y run from about -1 to 1, y points down. Shapes: f frames,
 p pixels along a side of the patch; distances are negative inside.
 """
 
@@ -18,7 +18,7 @@ OUTLINE = 0.05  # width of the darker line around a figure, in the figure's unit
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """`a` with a share of `b` in it."""
+    """`a` blended with a share of `b`."""
     return tuple(x + (y - x) * share for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
@@ -70,7 +70,7 @@ class Figure:
         self.parts: list[tuple[NDArray, RGB, float]] = []
 
     def add(self, distance: NDArray, colour: RGB, light: float = 1.0) -> None:
-        """Add a part on top of the others. light: 1 if it is lit from above, 0 if it shines itself."""
+        """Add a part on top of the others. light: 1 if it is lit from above, 0 if it emits light."""
         self.parts.append((distance, colour, light))
 
     def paint(self) -> tuple[Array, Array]:

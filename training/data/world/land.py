@@ -23,8 +23,8 @@ def halo(x: NDArray, y: NDArray, cx: NDArray | float, cy: NDArray | float, r: fl
 def _night(x: NDArray, y: NDArray, seed: int) -> Painted:
     sky = gradient(y, (0.0, (0.04, 0.05, 0.20)), (0.42, (0.19, 0.16, 0.46)), (0.70, (0.60, 0.32, 0.50)))
     sky = sky + 0.012 * texture_at("cloud", x, y * 2, seed)
-    stars, own = flecks(x, y, seed, cell=0.11, size=0.010, share=0.6)
-    sky = sky + stars * own * 0.7 * step(0.5, 0.1, y)[:, None]
+    stars, variation = flecks(x, y, seed, cell=0.11, size=0.010, share=0.6)
+    sky = sky + stars * variation * 0.7 * step(0.5, 0.1, y)[:, None]
     mx, my = 0.16 + 0.68 * dice(seed, 5), 0.10 + 0.08 * dice(seed, 6)
     sky = sky + 0.25 * halo(x % 1.0, y, mx, my, 0.13)
     return blend(sky, rgb(0.98, 0.95, 0.82), disc(x, y, mx, my, 0.055)), 1.0
@@ -143,9 +143,9 @@ def _cacti(x: NDArray, y: NDArray, seed: int) -> Painted:
         for s, low, top in ((1, 0.36, 0.76), (-1, 0.52, 0.84))
     ]
     d = np.minimum(trunk, np.minimum(*arms)) * size
-    there = dice(seed + 2, number) < 0.75
+    present = dice(seed + 2, number) < 0.75
     ribs = 1 + 0.25 * np.sin(u * 34) - 0.5 * u
-    return rgb(0.20, 0.46, 0.24) * ribs, np.clip(0.5 - d * 128, 0, 1) * there
+    return rgb(0.20, 0.46, 0.24) * ribs, np.clip(0.5 - d * 128, 0, 1) * present
 
 
 def _blown_sand(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
@@ -181,14 +181,14 @@ def _firs(width: float, foot: float, size: tuple, tone: tuple, snow: float = 0.0
         colours, cover = np.zeros((3, len(y), len(x)), np.float32), np.zeros((len(y), len(x)), np.float32)
         for row in range(2):
             number, u = cells(x + row * width / 2, width)
-            own = dice(seed + 10 * row, number)
+            variation = dice(seed + 10 * row, number)
             u = (u - 0.5 + 0.3 * (dice(seed + 10 * row + 1, number) - 0.5)) * width
-            tall = size[0] + (size[1] - size[0]) * own
+            tall = size[0] + (size[1] - size[0]) * variation
             v = (y[:, None] - (foot - tall)) / tall  # 0 at the top, 1 at the foot
             tier = (v * 4.2) % 1.0
             half = width * 0.46 * (0.62 * v + 0.38 * v * tier)
             tree = np.clip((half - np.abs(u)) * 128 + 0.5, 0, 1) * (v > 0) * (v < 1)
-            lit = 1.0 + 0.30 * tier - 0.22 * u / (0.5 * width) + 0.16 * (own - 0.5)
+            lit = 1.0 + 0.30 * tier - 0.22 * u / (0.5 * width) + 0.16 * (variation - 0.5)
             green = rgb(*tone) * lit
             green = blend(green, rgb(0.95, 0.97, 1.0) * (0.9 + 0.1 * tier), snow * step(0.75, 0.25, tier))
             colours, cover = blend(colours, green, tree), np.maximum(cover, tree)
@@ -224,8 +224,8 @@ def _tufts(tones: tuple, foot: float, tall: float, width: float):
 
 def _leaves(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> None:
     sway = 0.02 * np.sin(TURN * t * 1.5)
-    cover, own = flecks(x - sway + 0.10 * t, y - 0.22 * t, seed, cell=0.24, size=0.017, share=0.45)
-    overlay(frame, blend(rgb(0.95, 0.75, 0.20), rgb(0.80, 0.35, 0.12), own), cover)
+    cover, variation = flecks(x - sway + 0.10 * t, y - 0.22 * t, seed, cell=0.24, size=0.017, share=0.45)
+    overlay(frame, blend(rgb(0.95, 0.75, 0.20), rgb(0.80, 0.35, 0.12), variation), cover)
 
 
 FOREST = Ground(
@@ -323,21 +323,21 @@ def _oaks(x: NDArray, y: NDArray, seed: int) -> Painted:
     v = (y[:, None] - 0.72) / size
     crown = np.hypot(u, (v + 0.85) * 1.15) - 0.55 - 0.10 * texture_at("fine", x, y, seed)
     trunk = np.maximum(np.abs(u) - 0.07, np.maximum(-v - 0.6, v))
-    there = dice(seed + 2, number) < 0.6
+    present = dice(seed + 2, number) < 0.6
     tone = rgb(0.22, 0.18, 0.16) * (1.25 - 0.4 * (v + 0.85)) * rgb(1.0, 0.95, 0.7)
-    return tone, np.clip(0.5 - np.minimum(crown, trunk) * size * 128, 0, 1) * there
+    return tone, np.clip(0.5 - np.minimum(crown, trunk) * size * 128, 0, 1) * present
 
 
 def _grass(x: NDArray, y: NDArray, seed: int) -> Painted:
     line = 0.735 + 0.008 * waves(x, seed, 0.6, 0.23)
     field = blend(rgb(0.58, 0.52, 0.18), rgb(0.20, 0.30, 0.10), step(0.73, 1.0, y)[:, None])
     field = add_grain(field, x * 1.6, y * 0.45, seed, 0.16, "fine")
-    flowers, own = flecks(x, y, seed + 3, cell=0.075, size=0.013, share=0.5)
+    flowers, variation = flecks(x, y, seed + 3, cell=0.075, size=0.013, share=0.5)
     track = step(0.055, 0.035, np.abs(y - 0.868))[:, None]
     field = blend(field, rgb(0.60, 0.42, 0.26), 0.75 * track)
     flowers = flowers * (1 - track) * step(0.76, 0.80, y)[:, None]
     blossom = np.where(
-        own < 0.35, rgb(1.0, 0.95, 0.90), np.where(own < 0.7, rgb(1.0, 0.80, 0.25), rgb(0.95, 0.40, 0.45))
+        variation < 0.35, rgb(1.0, 0.95, 0.90), np.where(variation < 0.7, rgb(1.0, 0.80, 0.25), rgb(0.95, 0.40, 0.45))
     )
     return blend(add_grain(field, x, y, seed + 1, 0.08), blossom, flowers), below(line, y)
 

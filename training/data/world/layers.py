@@ -1,6 +1,6 @@
 """The layers of a ground, from back to front. Each is drawn once per clip as a strip that moves past the camera.
 
-A layer is a function of world coordinates: its grain moves with it, and a following camera never reaches its end.
+A layer is a function of world coordinates, so its grain moves with it, and a following camera never reaches its end.
 Shapes: f frames, h and w texels of the supersampled picture; colours are (3, h, w), premultiplied in a strip.
 """
 
@@ -22,7 +22,7 @@ GRAIN = 0.6  # strength of all grain
 
 @dataclass(frozen=True)
 class Layer:
-    """parallax: its movement per movement of the camera; drift: its own movement to the left, in widths per clip."""
+    """parallax: its movement as a share of the camera's. drift: its own movement to the left, in widths per clip."""
 
     parallax: float
     draw: Draw
@@ -61,7 +61,7 @@ def below(line: NDArray, y: NDArray, soft: float = 1.0) -> Array:
 
 
 def cell_hash(seed: int, rows: NDArray, columns: NDArray) -> Array:
-    """A random number in [0, 1) for each cell, given the cells' rows (h,) and columns (w,): (h, w)."""
+    """(h, w): a random number in [0, 1) for each cell, from the rows (h,) and columns (w,) of the cells."""
     r0, c0 = rows.min(), columns.min()
     grid = dice(seed, np.arange(r0, rows.max() + 1)[:, None], np.arange(c0, columns.max() + 1)[None])
     return grid[(rows - r0)[:, None], (columns - c0)[None]]
@@ -85,10 +85,10 @@ def flecks(
     margin = min(0.5, size / cell)
     cx = margin + (1 - 2 * margin) * cell_hash(seed, row, column)
     cy = margin + (1 - 2 * margin) * cell_hash(seed + 1, row, column)
-    own = cell_hash(seed + 2, row, column)
+    variation = cell_hash(seed + 2, row, column)
     distance = np.hypot(u[None] - cx, v[:, None] - cy) * cell
-    there = cell_hash(seed + 3, row, column) < share
-    return np.clip((size * (0.6 + 0.4 * own) - distance) * (128 / soft) + 0.5, 0, 1) * there, own
+    present = cell_hash(seed + 3, row, column) < share
+    return np.clip((size * (0.6 + 0.4 * variation) - distance) * (128 / soft) + 0.5, 0, 1) * present, variation
 
 
 def overlay(frame: NDArray, colours: NDArray, cover: NDArray) -> None:
@@ -97,7 +97,7 @@ def overlay(frame: NDArray, colours: NDArray, cover: NDArray) -> None:
 
 @dataclass(frozen=True)
 class Camera:
-    """scroll: its position at each time, (f, 2) in image widths; moves: whether it can move in x and in y."""
+    """scroll: its position at each time, (f, 2), in image widths; moves: whether it can move in x and in y."""
 
     scroll: NDArray
     times: NDArray
@@ -120,9 +120,9 @@ def draw_layer(layer: Layer, camera: Camera, unit: int, seed: int, frames: NDArr
     strip[:3], strip[3] = colours * cover, cover
     solid = isinstance(cover, float)
     for frame, (i, j), (u, v) in zip(frames, whole - first, part, strict=True):
-        seen = _shift(_shift(strip[:, j:, i:], float(v), 1), float(u), 2)[:, :unit, :unit]
-        frame *= 0 if solid else 1 - seen[3]
-        frame += seen[:3]
+        view = _shift(_shift(strip[:, j:, i:], float(v), 1), float(u), 2)[:, :unit, :unit]
+        frame *= 0 if solid else 1 - view[3]
+        frame += view[:3]
 
 
 def _shift(strip: NDArray, part: float, axis: int) -> NDArray:
@@ -134,20 +134,20 @@ def _shift(strip: NDArray, part: float, axis: int) -> NDArray:
 
 
 def ground_frames(ground: Ground, camera: Camera, unit: int, seed: int) -> Array:
-    """Everything behind the subject: (f, 3, unit, unit)."""
+    """(f, 3, unit, unit): the frames with all layers behind the subject."""
     rests = not any(camera.moves) and not any(layer.drift for layer in ground.layers)
-    seen = Camera(camera.scroll[:1], camera.times[:1], camera.moves) if rests else camera
-    frames = np.zeros((len(seen.times), 3, unit, unit), np.float32)
+    single = Camera(camera.scroll[:1], camera.times[:1], camera.moves) if rests else camera
+    frames = np.zeros((len(single.times), 3, unit, unit), np.float32)
     for number, layer in enumerate(ground.layers):
         if not layer.front:
-            draw_layer(layer, seen, unit, seed + 101 * number, frames)
+            draw_layer(layer, single, unit, seed + 101 * number, frames)
     frames = np.repeat(frames, len(camera.times), 0) if rests else frames
     _stir(ground.stir, camera, seed + 7001, frames)
     return frames
 
 
 def cover_frames(ground: Ground, camera: Camera, seed: int, frames: Array) -> None:
-    """Draw everything in front of the subject over the frames."""
+    """Draw the layers in front of the subject over the frames."""
     for number, layer in enumerate(ground.layers):
         if layer.front:
             draw_layer(layer, camera, frames.shape[-1], seed + 101 * number, frames)

@@ -1,8 +1,8 @@
-"""The motion of a subject and of the camera, as functions of a time that has no beginning and no end.
+"""The motion of a subject and of the camera, as functions of time.
 
-Time runs from 0 at a clip's first frame to 1 at its last, and on. A resting camera sees the subject cross, leave and
-come round again on the other side; a following camera keeps it in view while the ground passes. Lengths are image
-widths, y points down. Shapes: f times.
+Time is 0 at the first frame of a clip and 1 at its last; other values are allowed. With a resting camera, the subject
+crosses the picture, leaves it and enters again on the other side. A following camera keeps the subject in view while
+the ground moves past. Lengths are image widths, y points down. Shapes: f times.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ TURNS = {"slow": 0.35, "normal": 0.60, "fast": 0.95}  # turns per clip
 APPROACH = {"slow": 0.35, "normal": 0.55, "fast": 0.85}  # share of the way from FAR to NEAR per clip
 CIRCLE = (0.27, 0.20)  # half axes of the path of a circling subject, seen at an angle
 FAR, NEAR = 0.32, 2.1  # factors of the size at the two ends of an approach
-MARGIN = 1.12  # distance from the border at which a subject turns up on the other side, in half lengths
+MARGIN = 1.12  # distance outside the border at which a subject changes to the other side, in half lengths
 TILT = 0.95  # pitch of a rising or falling subject, in radians
 
 
@@ -94,6 +94,6 @@ def poses(path: Path, times: Sequence[float]) -> Poses:
 
 
 def _round(phase: float, way: NDArray, margin: float) -> NDArray:
-    """A coordinate that runs through the picture and a margin on both sides, and then starts again."""
+    """A coordinate that moves across the picture and a margin on both sides, and then starts again."""
     length = 1 + 2 * margin
     return (phase * length + way) % length - margin

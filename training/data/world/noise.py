@@ -1,7 +1,7 @@
-"""Randomness for drawing: numbers hashed from cells, and textures that repeat without a seam.
+"""Randomness for drawing: hashes of cell coordinates, and textures that repeat without a seam.
 
-Both are functions of a seed and of world coordinates alone, so a picture does not depend on which part of the world was
-drawn before it, or beside it. Shapes: h height, w width, in texels; there are 128 texels to an image width.
+Both depend only on a seed and on world coordinates, so a picture does not depend on what else is drawn. Shapes:
+h height, w width, in texels; an image width has 128 texels.
 """
 
 from functools import cache
@@ -54,7 +54,7 @@ def texture_at(kind: str, x: NDArray, y: NDArray, seed: int) -> Array:
 
 
 def waves(x: NDArray, seed: int, *lengths: float) -> Array:
-    """A sum of sines with these wave lengths at world coordinates x, between about -1 and 1."""
+    """A sum of sines with these wavelengths at world coordinates x; its values lie between about -1 and 1."""
     phases = dice(seed, np.arange(len(lengths)))
     total = sum(lengths)
     parts = (

@@ -19,16 +19,19 @@ def _breeze(x: NDArray, y: NDArray, seed: int) -> Painted:
     return blend(sky, rgb(1.0, 0.98, 0.86), disc(x, y, sx, sy, 0.06, 2)), 1.0
 
 
-def cumulus(scale: float, dense: float, low: float, high: float, tones: tuple = ((0.70, 0.78, 0.90), (1.0, 1.0, 1.0))):
-    """Clouds that are lit from above. dense: offset of their density; low, high: limits of their height, in widths."""
+GREY_TO_WHITE = ((0.70, 0.78, 0.90), (1.0, 1.0, 1.0))
+
+
+def cumulus(scale: float, density: float, low: float, high: float, tones: tuple = GREY_TO_WHITE):
+    """Clouds that are lit from above. density: an offset; low, high: limits of their height, in image widths."""
 
     def draw(x: NDArray, y: NDArray, seed: int) -> Painted:
         u, v = x / scale, y * 1.7 / scale
         n = texture_at("cloud", u, v, seed)
         above = texture_at("cloud", u, v - 0.10, seed)
         band = step(low - 0.08, low + 0.04, y) * step(high + 0.08, high - 0.04, y) if high < 9 else np.ones(len(y))
-        n = n + dense - 3 * (1 - band)[:, None]
-        light = np.clip(0.62 + 0.42 * (n - dense - above), 0, 1)
+        n = n + density - 3 * (1 - band)[:, None]
+        light = np.clip(0.62 + 0.42 * (n - density - above), 0, 1)
         return add_grain(blend(rgb(*tones[0]), rgb(*tones[1]), light), x, y, seed, 0.02), step(0.55, 1.0, n)
 
     return draw
@@ -209,9 +212,10 @@ def _twinkling(frame: NDArray, x: NDArray, y: NDArray, t: float, seed: int) -> N
     sx, sy = x[0] - 0.5 / len(x), y[0] - 0.5 / len(y)  # the position of the camera
     for i, (near, cell, size) in enumerate(((0.12, 0.080, 0.010), (0.40, 0.14, 0.013), (0.90, 0.26, 0.019))):
         u, v = x - sx + sx * near, y - sy + sy * near
-        cover, own = flecks(u, v, seed + 10 * i, cell=cell, size=size, share=0.55, soft=1.5)
-        glow = 0.70 + 0.30 * np.sin(TURN * (own * 7 + t * (0.8 + own)))
-        frame += cover * glow * np.stack([0.95 + 0 * own, 0.92 - 0.12 * own, 0.75 + 0.3 * (own > 0.5)]) * (0.95 - frame)
+        cover, variation = flecks(u, v, seed + 10 * i, cell=cell, size=size, share=0.55, soft=1.5)
+        glow = 0.70 + 0.30 * np.sin(TURN * (variation * 7 + t * (0.8 + variation)))
+        colour = np.stack([0.95 + 0 * variation, 0.92 - 0.12 * variation, 0.75 + 0.3 * (variation > 0.5)])
+        frame += cover * glow * colour * (0.95 - frame)
 
 
 STARS = Ground(

@@ -40,12 +40,13 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "size": tuple(SIZES),
     "camera": CAMERAS,
 }
-STYLES = ("plain", "glow")  # glow: the surroundings of the subject are lit in its colour
-GLOW, GLOW_REACH = 1.6, 9  # strength; width of the light in pixels of 64
-TOO_FAR = 0.5  # factor of the size below which a subject counts as hard to recognise
+STYLES = ("plain", "glow")  # glow: the subject lights its surroundings in its colour
+GLOW, GLOW_REACH = 1.6, 9  # strength; width of the light in pixels, for pictures of 64 pixels
+TOO_FAR = 0.5  # a subject below this factor of its size counts as hard to recognise
 
 
 def attributes(clip: Clip) -> dict[str, str]:
+    """Attribute -> value, for every attribute in CLASSES."""
     return {
         "colour": clip.actor.colour,
         "shape": clip.actor.kind,
@@ -58,29 +59,31 @@ def attributes(clip: Clip) -> dict[str, str]:
 
 
 def phrases() -> dict[str, list[tuple[str, int]]]:
+    """Attribute -> (phrase, index of its value in CLASSES), for the attributes that a caption expresses in nouns."""
     numbered = {
         "colour": (CLASSES["colour"], COLOUR_WORDS),
         "shape": (CLASSES["shape"], NOUNS),
         "background": (CLASSES["background"], PLACES | {"sea": (*PLACES["sea"], *AFLOAT)}),
     }
     return {
-        name: [(phrase, i) for i, value in enumerate(values) for phrase in dict.fromkeys(words[value])]
-        for name, (values, words) in numbered.items()
+        name: [(phrase, i) for i, value in enumerate(values) for phrase in dict.fromkeys(synonyms[value])]
+        for name, (values, synonyms) in numbered.items()
     }
 
 
 def position(clip: Clip, t: float) -> tuple[float, float]:
-    seen = poses(clip.actor.path, [t])
-    return float(seen.x[0]), float(seen.y[0])
+    """Centre of the subject at a time, in image widths; y points down."""
+    pose = poses(clip.actor.path, [t])
+    return float(pose.x[0]), float(pose.y[0])
 
 
 def visible(clip: Clip, times: Sequence[float]) -> list[float]:
     """Visible share of the subject's box, reduced where the subject is far away or fades."""
-    seen, kind = poses(clip.actor.path, times), KINDS[clip.actor.kind]
-    half = clip.actor.path.half * seen.scale
-    shares = [_overlap(v, h) for v, h in ((seen.x, half), (seen.y, half * kind.bottom))]
-    known = np.clip(seen.scale / TOO_FAR - 0.5, 0, 1) * seen.opacity
-    share = shares[0] * shares[1] * np.where(seen.scale < 2 * TOO_FAR, known, seen.opacity)
+    pose, kind = poses(clip.actor.path, times), KINDS[clip.actor.kind]
+    half = clip.actor.path.half * pose.scale
+    shares = [_overlap(v, h) for v, h in ((pose.x, half), (pose.y, half * kind.bottom))]
+    recognisable = np.clip(pose.scale / TOO_FAR - 0.5, 0, 1) * pose.opacity
+    share = shares[0] * shares[1] * np.where(pose.scale < 2 * TOO_FAR, recognisable, pose.opacity)
     return np.clip(share, 0, 1).tolist()
 
 

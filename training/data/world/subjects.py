@@ -1,7 +1,7 @@
-"""Eleven subjects, seen from the side, so that a single picture shows in which direction each moves.
+"""Eleven subjects, viewed from the side, so that a single picture shows the direction in which each moves.
 
-Every subject faces right, is two units long, and has a cycle (`beat`, in turns) that runs while it is seen: wheels,
-propellers, wings, a tail, a flame. `roll` is the way it has gone, in its own units, which is what turns wheels.
+Every subject faces right, is two units long, and has a periodic animation of propellers, wings, a tail or a flame:
+`beat` is its time, in cycles. `roll` is the distance that the subject has moved, in its own units; it turns wheels.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ TURN = 2 * np.pi
 
 @dataclass(frozen=True)
 class Moment:
-    """The inputs of a subject's drawing besides its colour, each (f, 1, 1)."""
+    """The inputs of a subject's drawing other than its colour, each (f, 1, 1)."""
 
     beat: NDArray
     roll: NDArray
@@ -275,7 +275,7 @@ SUBJECTS = tuple(KINDS)
 
 
 def draw(name: str, colour: RGB, x: NDArray, y: NDArray, unit: NDArray, moment: Moment):
-    """Colours and coverage of a subject on its own coordinates; see Figure.paint."""
+    """Colours and coverage of a subject in its own coordinates; see Figure.paint."""
     figure = Figure(x, y, unit)
     KINDS[name].draw(figure, colour, moment)
     return figure.paint()
