@@ -96,9 +96,9 @@ class RetentionControl(ControlBase):
         context = cond.get("crossattn_controlnet", cond["c_crossattn"]).to(x)
         module: Any = self.branch.patcher.model
         z_s = self._conditions(x, cond.get(NULL_IMAGE))
-        windowed = "context_window" in (transformer_options or {})
-        chunk = len(x) // batched_number
-        frames = chunk if windowed or not self.frames else self.frames
+        frames = len(x) // batched_number
+        if self.frames:
+            frames = motion.frames_of_call(self.frames, frames, transformer_options or {})
         residuals = module(x, self.sampling.timestep(t), context, z_s, frames)
         if self.branch.config.inject == "up_blocks":
             self._store_for_up_blocks(residuals.down, transformer_options)

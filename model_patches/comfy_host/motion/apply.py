@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from ...core.config import MotionConfig
 from ...core.levels import BETA_END, BETA_START, SCHEDULES
 from ...core.slots import Slot
-from ...core.temporal import check_frames
 from ...harivo.model import HarivoModel
 from ...vidrd.config import VidrdConfig
-from ..base.betas import set_betas
+from ..base.betas import Betas, set_betas
 from ..base.unet import check_base, places, run_transformer
 from . import spatial as vidrd
+from .clips import check_run, clip_length, rows_of_condition
 from .files import LoadedMotion, hold, load_motion, longest_clip, temporal
 from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
+from .levels import with_trained_levels
 
 __all__ = ["BETA_SCHEDULES", "FROM_FILE", "KEY", "LoadedMotion", "Use", "apply_motion", "hold", "load_motion"]
 
@@ -54,6 +55,8 @@ class Use:
     end_percent: float
     mapping: float
     tokens: float
+    betas: Betas | None = None
+    """Of the training, or as selected; None: those of the base model."""
 
     def active(self, sampling: Any, sigma: Tensor) -> bool:
         """Whether this noise level is between start and end, as ComfyUI defines them for conditions."""
@@ -68,6 +71,8 @@ class Run:
     """One sampling run: the slots that have a motion module, and those that the U-Net has visited."""
 
     expected: set[Slot]
+    batch: int
+    """Images of the whole run. A call of the MODEL may have fewer: context windows."""
     visited: set[Slot] = field(default_factory=set)
     tokens: PromptTokens = field(default_factory=PromptTokens)
 
@@ -82,6 +87,8 @@ class Active:
     use: Use
     on: bool
     """Whether it is active at this noise level."""
+    frames: int
+    """Of a clip in this call: less than `use.frames` in a context window."""
 
 
 @dataclass
@@ -90,8 +97,6 @@ class Call:
 
     motions: list[Active]
     run: Run | None
-    window: int | None
-    """Frames of a clip in ComfyUI's context windows; None: the value of each motion model."""
     slots: dict[int, list[Slot]] = field(default_factory=dict)
     """id of a layer of the U-Net -> the slots after it and inside it."""
     inside: Slot | None = None
@@ -119,7 +124,7 @@ class Call:
                 self.run.visited.add(slot)
             if motion.on and motion.use.strength:
                 features = x if residual is None else x + residual
-                update = module.update(features, self.window or motion.use.frames)
+                update = module.update(features, motion.frames)
                 x = torch.add(x, update, alpha=motion.use.strength)
         return x
 
@@ -131,10 +136,9 @@ class Call:
             model, use = motion.model, motion.use
             if not motion.on or not isinstance(model, HarivoModel):
                 continue
-            frames = self.window or use.frames
-            x = mapped(model, x, frames, use.mapping)
+            x = mapped(model, x, motion.frames, use.mapping)
             if model.tokens is not None and use.tokens:
-                tokens.append(tokens_of_frames(model, context, frames, use.tokens, run))
+                tokens.append(tokens_of_frames(model, context, motion.frames, use.tokens, run))
         return x, with_tokens(context, tokens)
 
 
@@ -168,12 +172,14 @@ def apply_motion(
         return patched
     _warn_of_competitors(model)
     patcher = motion.patcher.clone()
-    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens))
+    betas = _betas(motion.config, beta_schedule)
+    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens, betas))
     if motion.spatial and spatial:
         vidrd.add_spatial(patched, motion, spatial)
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
     _add_handlers(patched)
-    _set_betas(patched, motion.config, beta_schedule)
+    if betas is not None:
+        _set_betas(patched, betas)
     return patched
 
 
@@ -208,16 +214,20 @@ def _check_base(model: ModelPatcher, motion: LoadedMotion) -> None:
         check_parts(model, motion.harivo)
 
 
-def _set_betas(model: ModelPatcher, config: MotionConfig | VidrdConfig, beta_schedule: str) -> None:
-    """Set the noise levels of the training, or of the selected schedule."""
+def _betas(config: MotionConfig | VidrdConfig, beta_schedule: str) -> Betas | None:
+    """Those of the training, or of the selected schedule."""
     name = config.beta_schedule if beta_schedule == FROM_FILE else beta_schedule
     if name in (None, OF_MODEL):
-        return
-    if not set_betas(model, name, config.beta_start or BETA_START, config.beta_end or BETA_END):
+        return None
+    return Betas(name, config.beta_start or BETA_START, config.beta_end or BETA_END)
+
+
+def _set_betas(model: ModelPatcher, betas: Betas) -> None:
+    if not set_betas(model, betas):
         raise ValueError(
-            f"motion model: its noise schedule {name!r} cannot replace the "
-            f"{type(model.get_model_object('model_sampling')).__name__} of this MODEL, which has no table of noise "
-            f"levels; set beta_schedule to {OF_MODEL!r}"
+            f"motion model: its noise schedule {betas.schedule!r} cannot replace the "
+            f"{type(model.get_model_object('model_sampling')).__name__} of this MODEL, whose noise levels do not come "
+            f"from betas; set beta_schedule to {OF_MODEL!r}"
         )
 
 
@@ -237,6 +247,12 @@ def _warn_of_competitors(model: ModelPatcher) -> None:
             )
 
 
+def frames_of_call(frames: int, rows: int, options: dict[str, Any], longest: int | None = None) -> int:
+    """Frames of a clip in one call of the MODEL with so many images of each condition; see `clip_length`."""
+    run: Run | None = options.get(RUN)
+    return clip_length(frames, rows, None if run is None else run.batch, "context_window" in options, longest)
+
+
 def _motions(model: ModelPatcher) -> list[tuple[Any, Use]]:
     patchers: list[Any] = model.get_additional_models_with_key(KEY)
     return [(patcher.model, patcher.get_attachment(KEY)) for patcher in patchers]
@@ -249,11 +265,16 @@ def _outer_sample(
     guider = executor.class_obj
     motions = _motions(guider.model_patcher)
     for motion, use in motions:
-        _check_clip(noise.shape[0], use.frames, longest_clip(motion), guider.model_options.get("context_handler"))
-    run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()})
+        check_run(noise.shape[0], use.frames, longest_clip(motion), guider.model_options)
+    run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()}, noise.shape[0])
     # the guider's options are a copy for this run
     guider.model_options["transformer_options"][RUN] = run
-    result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+    model, trained = guider.model_patcher, [use.betas for _, use in motions if use.betas is not None]
+    guider.model_patcher, sigmas = with_trained_levels(model, trained[-1] if trained else None, sigmas)
+    try:
+        result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+    finally:
+        guider.model_patcher = model
     missing = sorted(run.expected - run.visited)
     if missing and len(sigmas) > 1:
         raise RuntimeError(
@@ -262,26 +283,6 @@ def _outer_sample(
             "U-Net; remove that patch, or the motion model"
         )
     return result
-
-
-def _check_clip(batch: int, frames: int, max_frames: int | None, windows: Any) -> None:
-    if windows is None:
-        check_frames(batch, frames, max_frames)
-        return
-    check_frames(batch, frames)
-    if frames != batch:
-        raise ValueError(
-            f"motion model: context windows slide over the whole batch of {batch} images, but frames is {frames}; set "
-            f"frames to {batch} and sample one video at a time"
-        )
-    length = min(frames, getattr(windows, "context_length", 1))
-    anchor = int(length < frames and getattr(windows, "causal_window_fix", False))
-    if max_frames is not None and length + anchor > max_frames:
-        raise ValueError(
-            f"motion model: a context window has {length} frames{' and an anchor frame' * anchor}, but this motion "
-            f"model knows positions for only {max_frames}; set the context length to at most {max_frames}"
-            + (", and switch causal_window_fix off" if anchor else "")
-        )
 
 
 def _apply_model(
@@ -298,15 +299,20 @@ def _apply_model(
     base = executor.class_obj
     options = dict(transformer_options or {})  # a copy, since the caller's may be a default argument
     motions = [] if base.current_patcher is None else _motions(base.current_patcher)
-    level = options.get("sigmas", t)
-    chunks = max(1, len(options.get("cond_or_uncond", ())))
+    level, run = options.get("sigmas", t), options.get(RUN)
+    rows = rows_of_condition(len(x), options, c_crossattn) if motions else len(x)
     options[KEY] = Call(
         [
-            Active(motion, temporal(motion).modules_by_slot(), use, use.active(base.model_sampling, level))
+            Active(
+                motion,
+                temporal(motion).modules_by_slot(),
+                use,
+                use.active(base.model_sampling, level),
+                frames_of_call(use.frames, rows, options, longest_clip(motion)),
+            )
             for motion, use in motions
         ],
-        options.get(RUN),
-        x.shape[0] // chunks if "context_window" in options else None,
+        run,
     )
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
