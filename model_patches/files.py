@@ -1,13 +1,17 @@
 """Atomic files: each is written under a temporary name, flushed to the disk and then renamed."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save as serialise
 from torch import Tensor
+
+MAX_JSON = 2**26  # bytes
 
 
 @contextmanager
@@ -42,6 +46,25 @@ def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = Non
     """The content of a safetensors file."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return serialise(plain, dict(header or {}))
+
+
+def read_json(path: Path, most: int = MAX_JSON) -> Any:
+    """The content of a JSON file. ValueError for whatever is no JSON text of at most `most` bytes, also where Python's
+    reader gives up for another reason (text that is no UTF-8, lists in lists without an end, numbers of 5,000 digits).
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return parse_json(content.decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its lists and tables are nested too deeply") from error
 
 
 def write_text(text: str, path: Path) -> None:

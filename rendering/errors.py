@@ -1,6 +1,7 @@
 """Errors while a video is written. Each message says what to do."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,23 @@ def storage(folder: Path) -> Iterator[None]:
             ) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise NotWritableError(
-                f"render: {folder} is not writable ({error}); choose another output folder, or change its permissions"
+                f"render: {folder} is not writable ({error}); close the program that has a file of it open, choose "
+                "another output folder, or change its permissions"
             ) from error
-        raise
+        if not _is_inside(error, folder):
+            raise
+        if number == errno.ENOENT:
+            raise RenderError(
+                f"render: a file or folder in {folder} was removed during the render ({error}); queue again: what is "
+                "still there is not rendered again"
+            ) from error
+        raise RenderError(
+            f"render: {folder} could not be read or written ({error}); check the disk and queue again: finished clips "
+            "are kept"
+        ) from error
+
+
+def _is_inside(error: OSError | FFmpegError, folder: Path) -> bool:
+    """Whether an error is about a file in this folder, and not about one that a sampler or decoder reads."""
+    name = getattr(error, "filename", None)
+    return isinstance(name, str | os.PathLike) and Path(os.fspath(name)).is_relative_to(folder)

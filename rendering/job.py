@@ -19,20 +19,23 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..model_patches.files import write_tensors, write_text
+from ..model_patches.files import read_json, write_tensors, write_text
 from .errors import OtherVersionError, RenderError, storage
 from .lock import exclusive
+from .names import check_name
 
 VERSION = 1
+PART = 2**22  # bytes that are read at once: some milliseconds
 MANIFEST, LATENTS, STATE, DROPPED = "manifest.json", "latents.safetensors", "state.safetensors", "dropped"
 Identity = Mapping[str, Any]
 
@@ -46,13 +49,17 @@ def job_hash(identity: Identity) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def checksum(path: Path) -> str | None:
-    """SHA-256 of a file; None if it does not exist."""
+def checksum(path: Path, look: Callable[[], None] = lambda: None) -> str | None:
+    """SHA-256 of a file; None if there is no such file. look: is called for each part and may stop it."""
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+            while part := file.read(PART):
+                digest.update(part)
+                look()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,9 @@ class Job:
     def record(self, clip: int) -> Record:
         """The record of a clip; an empty record if there is none or it is damaged."""
         try:
-            content = json.loads((self.clip_folder(clip) / "clip.json").read_text(encoding="utf-8"))
+            content = read_json(self.clip_folder(clip) / "clip.json")
             return Record(int(content["take"]), dict(content["files"]), str(content.get("inputs", "")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return Record()
 
     def write_record(self, clip: int, record: Record) -> None:
@@ -104,17 +111,18 @@ class Job:
         """Checksums of files on the disk, as in a record."""
         return {self.key(path): checksum(path) or "" for path in paths}
 
-    def state_of(self, record: Record, path: Path) -> str:
-        """ "whole", "damaged", "missing" (never recorded) or "dropped"."""
+    def state_of(self, record: Record, path: Path, look: Callable[[], None] = lambda: None) -> str:
+        """ "whole", "damaged", "missing" (never recorded) or "dropped". look: see `checksum`."""
         expected = record.files.get(self.key(path))
         if expected is None or expected == DROPPED:
             return expected or "missing"
-        return "whole" if checksum(path) == expected else "damaged"
+        return "whole" if checksum(path, look) == expected else "damaged"
 
     def finished(self) -> Iterator[int]:
         """Clips that have a record, in order."""
-        for folder in sorted((self.folder / "clips").glob("[0-9]*")):
-            if (folder / "clip.json").is_file():
+        folders = [path for path in (self.folder / "clips").glob("[0-9]*") if re.fullmatch("[0-9]{5,7}", path.name)]
+        for folder in sorted(folders, key=lambda path: int(path.name)):
+            if int(folder.name) and (folder / "clip.json").is_file():
                 yield int(folder.name) - 1
 
     def log(self, remark: str) -> None:
@@ -128,7 +136,15 @@ class Job:
         return path
 
     def read_tensors(self, clip: int, name: str) -> dict[str, Tensor]:
-        return load_file(self.path(clip, name))
+        """RenderError when the file is missing or cannot be read, as after a change during the render."""
+        path = self.path(clip, name)
+        try:
+            return load_file(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise RenderError(
+                f"render: {path} cannot be read ({error}); it was changed or removed during the render: queue again, "
+                "and it is rendered again"
+            ) from error
 
 
 @contextmanager
@@ -137,11 +153,7 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
 
     RenderError for a name that is not a valid file name, NotWritableError, BusyError, OtherVersionError.
     """
-    if not re.fullmatch(r"\w[\w .+-]{0,79}", name):
-        raise RenderError(
-            f"render: the name is {name!r}; use at most 80 letters, digits, spaces and . + - _, and start with a "
-            "letter or a digit"
-        )
+    check_name(name)
     job = Job(root / f"{name}-{job_hash(identity)}", name, identity)
     with storage(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -162,9 +174,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest. OtherVersionError when another version wrote it, RenderError when it cannot be read."""
     damaged = f"render: {folder / MANIFEST} is damaged; delete that folder, or give the job another name"
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(folder / MANIFEST)
         version = content["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RenderError(damaged) from error
     if version != VERSION:
         raise OtherVersionError(
@@ -177,16 +189,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def reason_for_new_job(root: Path, name: str, identity: Identity) -> str:
-    """A sentence on which inputs differ from those of the newest job of this name."""
+    """A sentence on which inputs differ from those of the newest job of this name. Damaged jobs are passed over."""
     manifests: list[dict[str, Any]] = []
     for manifest in root.glob(f"{name}-{'[0-9a-f]' * 12}/{MANIFEST}"):
         with suppress(RenderError):
             manifests.append(read_manifest(manifest.parent) | {"folder": manifest.parent.name})
     if not manifests:
         return "a new job"
-    newest = max(manifests, key=lambda content: content["created"])
+    newest = max(manifests, key=_created)
     changes = differences(newest["identity"], identity)
     return f"a new job, because inputs differ from those of {newest['folder']}: {'; '.join(changes)}"
+
+
+def _created(content: Mapping[str, Any]) -> float:
+    """When a job was created, in seconds; 0 for a manifest that does not say so."""
+    created = content.get("created")
+    return created if isinstance(created, int | float) else 0.0
 
 
 def differences(old: Identity, new: Identity) -> list[str]:

@@ -9,23 +9,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..model_patches.files import write_text
+from ..model_patches.files import read_json, write_text
 from .errors import RenderError, storage
-from .formats import Format
 from .job import LATENTS, STATE, Job, Record, checksum
+from .planning import SAMPLING, Look, Output, Plan, check_length, plan, watched
 from .preview import Clock, Progress, Strip
 from .segments import JoinedVideo, join, segment_writer, write_pictures
 
 State = dict[str, Tensor]
-DIGITS = 12
-SAMPLING = 0.9  # share of the work on a clip; the rest is decoding and writing
+DIGITS = 9  # of the largest number of a clip or take
 
 
 class Watch:
@@ -57,87 +54,6 @@ class Work:
     inputs: Callable[[int], str] = lambda _clip: ""
 
 
-@dataclass(frozen=True)
-class Output:
-    kind: Format
-    fps: Fraction
-    frames: int  # of a clip
-    metadata: Mapping[str, Any]
-    unit: str = "clip"  # the word for a clip in messages
-    doubled: int = 0  # frames by which every clip but the first is shorter
-
-    def first(self, clip: int) -> int:
-        """Number of frames of the video before a clip."""
-        return clip * self.frames - self.doubled * max(0, clip - 1)
-
-    def segment(self, job: Job, clip: int) -> Path:
-        return job.path(clip, f"segment{self.kind.suffix}")
-
-    def video(self, job: Job) -> Path:
-        return job.folder / f"{job.name}{self.kind.suffix}"
-
-    def pictures(self, job: Job, clip: int) -> list[Path]:
-        places = range(self.first(clip) + 1, self.first(clip + 1) + 1) if self.kind.pictures else ()
-        return [job.folder / "frames" / f"{i:06}.{self.kind.pictures}" for i in places]
-
-
-@dataclass
-class Plan:
-    """The work to do for a clip."""
-
-    take: int
-    inputs: str = ""
-    sample: bool = False
-    encode: bool = False
-    damaged: tuple[str, ...] = ()
-
-    @property
-    def work(self) -> float:
-        return SAMPLING * self.sample + (1 - SAMPLING) * self.encode
-
-
-def plan(job: Job, clips: int, output: Output, takes: Mapping[int, int], inputs: Callable[[int], str]) -> list[Plan]:
-    """The work to do for each clip: what is incomplete, or has another take than requested. Clips that are not in
-    `takes` keep their take. inputs: see Work.
-
-    A dropped state is only sampled again if a later clip must be sampled. RenderError for a take of a clip that is not
-    in the video.
-    """
-    if beyond := [clip + 1 for clip in takes if not 0 <= clip < clips]:
-        raise RenderError(
-            f"render: clip {beyond[0]} cannot be rendered again, because the video has clips 1 to {clips}; choose one "
-            "of these"
-        )
-    hashes = chain_hashes(clips, inputs)
-    plans, state_needed = [], False
-    for clip in reversed(range(clips)):
-        record = job.record(clip)
-        take = takes.get(clip, record.take)
-        stored = {path: job.state_of(record, path) for path in (job.path(clip, LATENTS), job.path(clip, STATE))}
-        outputs = {
-            path: job.state_of(record, path) for path in (output.segment(job, clip), *output.pictures(job, clip))
-        }
-        latents, state = stored.values()
-        same = take == record.take and hashes[clip] == record.inputs
-        sample = not same or latents != "whole" or state in {"damaged", "missing"}
-        sample = sample or (state_needed and state == "dropped")
-        encode = not same or any(state_name != "whole" for state_name in outputs.values())
-        damaged = tuple(job.key(path) for path, state_name in (stored | outputs).items() if state_name == "damaged")
-        plans.append(Plan(take, hashes[clip], sample, encode, damaged))
-        state_needed = sample
-    return plans[::-1]
-
-
-def chain_hashes(clips: int, inputs: Callable[[int], str]) -> list[str]:
-    """For every clip, a hash of its inputs and those of all previous clips; "" as long as they are empty."""
-    hashes, previous = [], ""
-    for clip in range(clips):
-        text = inputs(clip)
-        previous = hashlib.sha256(f"{previous} {text}".encode()).hexdigest()[:DIGITS] if text or previous else ""
-        hashes.append(previous)
-    return hashes
-
-
 def render(
     job: Job,
     clips: int,
@@ -160,11 +76,13 @@ class _Run:
         self, job: Job, clips: int, work: Work, output: Output, takes: Mapping[int, int], watch: Watch
     ) -> None:
         self.job, self.clips, self.work, self.output, self.watch = job, clips, work, output, watch
-        _sweep(job.folder)
-        self.plans = plan(job, clips, output, takes, work.inputs)
-        self.clock, self.done = Clock(sum(p.work for p in self.plans)), 0.0
+        check_length(clips, output)
+        with storage(job.folder):
+            _sweep(job.folder, self.watch.check)
+            self.plans = plan(job, clips, output, takes, work.inputs, self.watch.check)
+        self.clock, self.done = Clock(sum(p.work for p in watched(self.plans, self.watch.check))), 0.0
         self.clip, self.strip = 0, Strip()
-        for clip, p in enumerate(self.plans):
+        for clip, p in enumerate(watched(self.plans, self.watch.check)):
             for name in p.damaged:
                 again = "rendered" if p.sample else "written"
                 self.remark(f"{name} is damaged; {output.unit} {clip + 1} is {again} again")
@@ -174,6 +92,7 @@ class _Run:
             if any(p.work for p in self.plans):
                 self._clips()
             path = self._join()
+        with suppress(PermissionError):  # Windows does not delete a file that a player has open
             self.growing.unlink(missing_ok=True)
         return path
 
@@ -188,24 +107,32 @@ class _Run:
     def _clips(self) -> None:
         """Render the clips. The growing file gets all clips in order, including those of earlier runs."""
         with ExitStack() as stack:
-            growing = JoinedVideo(
-                self.growing, self.output.kind, self.output.fps, live=True, metadata=self.output.metadata
-            )
-            stack.callback(growing.close)
+            growing = self._open_growing(stack)
             for clip, p in enumerate(self.plans):
                 self.clip = clip
                 self._clip(clip, p)
-                growing.add(self.output.segment(self.job, clip))
+                if growing is not None:
+                    growing.add(self.output.segment(self.job, clip))
+
+    def _open_growing(self, stack: ExitStack) -> JoinedVideo | None:
+        """The growing file; None where it cannot be replaced, as on Windows while a player has it open."""
+        output = self.output
+        try:
+            growing = JoinedVideo(self.growing, output.kind, output.fps, live=True, metadata=output.metadata)
+        except PermissionError:
+            self.remark(f"{self.growing.name} is open in another program, so it does not show this render")
+            return None
+        stack.callback(growing.close)
+        return growing
 
     def _clip(self, clip: int, p: Plan) -> None:
         self.watch.check()
-        start, work = self.done, p.work
-        if p.sample and self._sample(clip, Record(p.take, inputs=p.inputs)):
-            p.encode = True
+        start = self.done
+        changed = p.sample and self._sample(clip, Record(p.take, inputs=p.inputs))
         self.done = start + SAMPLING * p.sample
-        if p.encode:
+        if p.encode or changed:
             self._encode(clip)
-        self.done = start + work
+        self.done = start + p.work
 
     def _sample(self, clip: int, new: Record) -> bool:
         """Sample and store a clip; True if its latents changed. new: the clip's record without files."""
@@ -216,11 +143,21 @@ class _Run:
         job.log(f"{self.output.unit} {clip + 1} is sampled" + (f", take {new.take}" if new.take else ""))
         before = job.read_tensors(clip - 1, STATE) if clip else None
         latents, state = self.work.sample(clip, new.take, before, lambda share: self._report(start + SAMPLING * share))
+        self._check_finite(clip, {**state, **latents_of(latents)})
         paths = [job.write_tensors(clip, STATE, state), job.write_tensors(clip, LATENTS, latents_of(latents))]
         changed = not same or old.files.get(job.key(paths[1])) != checksum(paths[1])
         # files from other latents are no longer valid
         job.write_record(clip, replace(new, files=({} if changed else old.files) | job.sums(paths)))
         return changed
+
+    def _check_finite(self, clip: int, tensors: State) -> None:
+        """RenderError before a clip is recorded that is no picture. A recorded clip would never be rendered again."""
+        if any(value.is_floating_point() and not value.isfinite().all() for value in tensors.values()):
+            unit = self.output.unit
+            raise RenderError(
+                f"render: {unit} {clip + 1} has values that are not finite (NaN or infinity); the {unit}s before it "
+                "are kept. Lower the guidance scales, choose another sampler, or run ComfyUI with --force-fp32"
+            )
 
     def _encode(self, clip: int) -> None:
         job, output, start = self.job, self.output, self.done
@@ -248,19 +185,30 @@ class _Run:
         """The path of the video, which is joined again if it is incomplete or has other segments."""
         job, output = self.job, self.output
         path, record = output.video(job), job.folder / "video.json"
-        digest = hashlib.sha256(
-            "".join(job.record(c).files[job.key(output.segment(job, c))] for c in range(self.clips)).encode()
-        ).hexdigest()
+        look = self.watch.check
+        sums = (self._segment_sum(clip) for clip in watched(range(self.clips), look))
+        digest = hashlib.sha256("".join(sums).encode()).hexdigest()
         with suppress(OSError, ValueError, KeyError, TypeError):
-            old = json.loads(record.read_text(encoding="utf-8"))
-            if old["made_of"] == digest and old["sum"] == checksum(path):
+            old = read_json(record)
+            if old["made_of"] == digest and old["sum"] == checksum(path, look):
                 return path
-        segments = (output.segment(job, clip) for clip in range(self.clips))
+        segments = (output.segment(job, clip) for clip in watched(range(self.clips), look, every=1))
         count = join(segments, path, output.kind, output.fps, output.metadata)
-        write_text(json.dumps({"made_of": digest, "sum": checksum(path), "frames": count}), record)
+        write_text(json.dumps({"made_of": digest, "sum": checksum(path, look), "frames": count}), record)
         clips = "" if output.unit == "frame" else f"{self.clips} {output.unit}s, "
         self.remark(f"{path.name} has {clips}{count} frames")
         return path
+
+    def _segment_sum(self, clip: int) -> str:
+        """The recorded checksum of a clip's segment."""
+        job = self.job
+        try:
+            return job.record(clip).files[job.key(self.output.segment(job, clip))]
+        except KeyError as error:
+            raise RenderError(
+                f"render: {job.clip_folder(clip)} was removed or changed during the render; queue again: what is "
+                "still there is not rendered again"
+            ) from error
 
 
 def parse_takes(text: str) -> dict[int, int]:
@@ -271,10 +219,11 @@ def parse_takes(text: str) -> dict[int, int]:
     takes = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         clip, _, take = (part.strip() for part in entry.partition(":"))
-        if not clip.isdecimal() or int(clip) < 1 or (take and not take.isdecimal()):
+        is_number = clip.isdecimal() and len(clip) <= DIGITS and int(clip) >= 1
+        if not is_number or (take and not (take.isdecimal() and len(take) <= DIGITS)):
             raise RenderError(
-                f'render again: clips contains {entry!r}; write clips, counted from 1, as "7" or "7, 9", "7:2" for '
-                'take 2 of clip 7, or "7:0" for its first take'
+                f'render again: clips contains {entry[:100]!r}; write clips, counted from 1, as "7" or "7, 9", "7:2" '
+                'for take 2 of clip 7, or "7:0" for its first take'
             )
         takes[int(clip) - 1] = int(take) if take else 1
     return takes
@@ -284,8 +233,8 @@ def latents_of(latents: Tensor) -> State:
     return {"latents": latents}
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, look: Look) -> None:
     """Delete partial files of killed processes. The job is locked, so no other process uses them."""
     for pattern in (".*.partial", "clips/*/.*.partial", "frames/.*.partial"):
-        for path in folder.glob(pattern):
+        for path in watched(folder.glob(pattern), look):
             path.unlink(missing_ok=True)

@@ -6,10 +6,14 @@ where the prompt changes.
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 FRAMES = 16  # per prompt in the paper
+MAX_FRAMES = 1_000_000  # of a story
+DIGITS = 4000  # of a number that Python reads
 COUNTED = re.compile(r"(\d+):\s+(.*)")
 
 
@@ -22,19 +26,24 @@ class Story:
     @property
     def frames(self) -> int:
         """Number of frames of all prompts."""
-        return sum(count for count, _ in self.prompts)
+        return self.ends[-1]
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """For each prompt, the first frame behind its own ones."""
+        return tuple(accumulate(count for count, _ in self.prompts))
 
     def place(self, frame: int) -> int:
         """Index of the prompt of a frame, both counted from 0."""
-        ends = accumulate(count for count, _ in self.prompts[:-1])
-        return sum(end <= frame for end in ends)
+        return min(bisect_right(self.ends, frame), len(self.prompts) - 1)
 
     def text(self, frame: int) -> str:
         return self.prompts[self.place(frame)][1]
 
     def start(self, frame: int) -> int:
         """The first frame of the prompt to which a frame belongs."""
-        return sum(count for count, _ in self.prompts[: self.place(frame)])
+        place = self.place(frame)
+        return self.ends[place - 1] if place else 0
 
 
 def anchor_of(frame: int, story: Story | None = None) -> int | None:
@@ -53,19 +62,29 @@ def parse_story(text: str) -> Story:
     """Lines -> prompts, in order. Empty lines are ignored.
 
     "24: text" applies to 24 frames, a line without a number to 16, as in the paper. ValueError when there is no line,
-    or a line has 0 frames or no text.
+    a line has 0 frames or no text, or the frames are more than MAX_FRAMES.
 
     >>> parse_story("a cat\\n24: a dog").prompts
     ((16, 'a cat'), (24, 'a dog'))
     """
-    prompts = tuple(_line(line) for line in filter(None, (line.strip() for line in text.splitlines())))
+    prompts, frames = [], 0
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        prompts.append(_line(line))
+        frames += prompts[-1][0]
+        if frames > MAX_FRAMES:
+            raise ValueError(
+                f"story: up to the line {line[:100]!r} there are {frames:,} frames, and a video can have at most "
+                f"{MAX_FRAMES:,}; give smaller numbers, or make several videos"
+            )
     if not prompts:
         raise ValueError('story: there is no prompt; write one per line, "24: a red ball rolls" for 24 frames of it')
-    return Story(prompts)
+    return Story(tuple(prompts))
 
 
 def _line(line: str) -> tuple[int, str]:
     match = COUNTED.fullmatch(f"{line} ")
+    if match and len(match[1]) > DIGITS:
+        raise ValueError(f"story: the line {line[:100]!r} is for too many frames; a video can have {MAX_FRAMES:,}")
     count, prompt = (int(match[1]), match[2].strip()) if match else (FRAMES, line)
     if not count:
         raise ValueError(f"story: the line {line!r} is for 0 frames; give 1 or more, or leave the line out")

@@ -1,6 +1,7 @@
 """One prompt per clip, stored as text, so that a thousand clips need no more memory than one."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -54,7 +55,7 @@ class PromptSchedule:
     last: tuple[str, Any] | None = None  # the text that was encoded last
 
     def text(self, clip: int) -> str:
-        return next(text for start, text in reversed(self.lines) if start <= clip)
+        return self.lines[bisect_right(self.lines, clip, key=lambda line: line[0]) - 1][1]
 
     def encoded(self, clip: int) -> list[list[Any]]:
         """ComfyUI's conditioning of one clip."""

@@ -45,3 +45,20 @@ def test_a_line_without_a_number_has_as_many_frames_as_in_the_paper():
 def test_stories_that_tell_nothing_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_story(text)
+
+
+@pytest.mark.parametrize("text", ["99999999999: a cat", "a cat\n999999: a dog", "9" * 5000 + ": a cat"])
+def test_a_story_of_too_many_frames_is_refused_with_the_number(text):
+    with pytest.raises(ValueError, match=r"story: .* 1,000,000"):
+        parse_story(text)
+
+
+def test_a_long_story_has_the_prompts_and_anchors_of_its_definition():
+    story = parse_story("\n".join(f"{1 + i % 3}: prompt {i}" for i in range(50)))
+    frames = [(i, text) for i, (count, text) in enumerate(story.prompts) for _ in range(count)]
+    assert story.frames == len(frames)
+    for frame, (place, text) in enumerate(frames):
+        start = sum(count for count, _ in story.prompts[:place])
+        assert (story.place(frame), story.text(frame), story.start(frame)) == (place, text, start)
+        assert anchor_of(frame, story) == (max(0, start - 1) if frame else None)
+    assert story.place(story.frames + 5) == 49
