@@ -2,7 +2,8 @@
 render, restarted, and given the same prompt again.
 
 --workflow: a bundled one with Long Video, Staged Video or Autoregressive Video; only that node and its inputs are run.
-A clip is a stage of a Staged Video, or a frame of an Autoregressive Video.
+By default the kills are shared out among one of each. A clip is a stage of a Staged Video, or a frame of an
+Autoregressive Video.
 
 Keys: `workflow`; `kills`; `identical`: the number of kills after which all frames and latents equal those of an
 uninterrupted render; `max_clips_redone`: the largest number of clips that one kill caused to be sampled again.
@@ -33,6 +34,7 @@ from devkit.server import Server, spare_threads
 
 LONG, STAGED = "StillMotion_LongVideo", "StillMotion_StagedVideo"
 ROLL = "StillMotion_AutoregressiveVideo"  # a clip is a single frame here
+WORKFLOWS = ("vidrd_long_video", "dreamvideo_stages", "artv_text_image_to_video")
 
 
 def start(base: Path) -> Server:
@@ -117,8 +119,8 @@ def trial(server: Server, base: Path, prompt: dict, seconds: float) -> tuple[Ser
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workflow", default="vidrd_long_video", help="a bundled workflow that renders a job")
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--workflow", help="a bundled workflow that renders a job (default: one for each node)")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills, of all workflows together")
     parser.add_argument(
         "--clips", type=int, default=12, help="number of clips; of stages (Staged Video) or of frames (ART-V)"
     )
@@ -126,7 +128,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     args = parser.parse_args()
-    rng, identical, redone = random.Random(args.seed), 0, 0
+    workflows = [args.workflow] if args.workflow else list(WORKFLOWS)
+    identical, redone = 0, 0
+    for i, name in enumerate(workflows):
+        args.workflow, kills = name, len(range(i, args.kills, len(workflows)))
+        equal, again = measure(args, kills, random.Random(args.seed + i))
+        identical, redone = identical + equal, max(redone, again)
+    figures = {"workflow": ", ".join(workflows), "kills": args.kills}
+    finish("kill", figures | {"identical": identical, "max_clips_redone": redone})
+
+
+def measure(args: argparse.Namespace, kills: int, rng: random.Random) -> tuple[int, int]:
+    """Kill one workflow so often; returns how many renders were identical, and the most clips that were redone."""
+    identical, redone = 0, 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = Path(folder)
         prompt = prompt_of(args)
@@ -137,8 +151,8 @@ def main() -> None:
             start_time = time.monotonic()
             Client(server.url).run(prompt, timeout=3600).check()
             duration, expected, clips = time.monotonic() - start_time, digest(job_of(base)), clip_starts(job_of(base))
-            print(f"uninterrupted: {clips} clips, {duration:.1f} s", flush=True)
-            for i in range(args.kills):
+            print(f"{args.workflow}, uninterrupted: {clips} clips, {duration:.1f} s", flush=True)
+            for i in range(kills):
                 seconds = rng.uniform(0, duration)
                 server, starts = trial(server, base, prompt, seconds)
                 equal = digest(job_of(base)) == expected
@@ -146,8 +160,7 @@ def main() -> None:
                 print(f"kill {i + 1} after {seconds:.1f} s: identical {equal}, {starts - clips} redone", flush=True)
         finally:
             server.stop(gentle=False)
-    figures = {"workflow": args.workflow, "kills": args.kills, "identical": identical, "max_clips_redone": redone}
-    finish("kill", figures)
+    return identical, redone
 
 
 if __name__ == "__main__":
