@@ -155,8 +155,8 @@ class _Run:
         if any(value.is_floating_point() and not value.isfinite().all() for value in tensors.values()):
             unit = self.output.unit
             raise RenderError(
-                f"render: {unit} {clip + 1} has values that are not finite (NaN or infinity); the {unit}s before it "
-                "are kept. Lower the guidance scales, choose another sampler, or run ComfyUI with --force-fp32"
+                f"render: {unit} {clip + 1} contains NaN or infinite values; the {unit}s before it are saved. "
+                "Lower the guidance scales, choose another sampler, or run ComfyUI with --force-fp32"
             )
 
     def _encode(self, clip: int) -> None:

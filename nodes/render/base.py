@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -88,6 +88,7 @@ class Request:
 
     def render(self, prompt: Any, pnginfo: Any, node: Any) -> tuple[Path, Any]:
         """The path of the finished video, and pictures of it."""
+        self.check_numbers()
         options, size, name = self.output_options, self.size(), self.folder.replace("_", " ")
         kind = check_format(options.format, size[1] * options.enlarge, size[0] * options.enlarge)
         rendering = self.rendering(size)
@@ -103,6 +104,14 @@ class Request:
                 watch=watch, keep=options.keep, remarks=[remark, *rendering.remarks], takes=rendering.takes,
             )  # fmt: skip
             return path, rendering.pictures(job)
+
+    def check_numbers(self) -> None:
+        """ValueError for a setting that is NaN or infinite, which ComfyUI's limits let through."""
+        parts = (self, *(value for value in vars(self).values() if is_dataclass(value)))
+        numbers = {name: value for part in parts for name, value in vars(part).items() if isinstance(value, float)}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{self.folder.replace('_', ' ')}: {name} is {value}; give a finite number")
 
     def rate(self) -> Fraction:
         return rate_of(self.output_options.fps)

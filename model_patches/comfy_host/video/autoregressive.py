@@ -29,7 +29,18 @@ from ..artv.files import LoadedArtv
 from ..base.fingerprint import of_machine, of_model, of_values
 from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import StoryPrompts
-from .shared import SAMPLERS, SCHEDULERS, as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
+from .shared import (
+    SAMPLERS,
+    SCHEDULERS,
+    as_bytes,
+    check_finite,
+    clip_seed,
+    decoded,
+    latent_shape,
+    levels_of,
+    sampler_of,
+    sampler_seed,
+)
 
 __all__ = [
     "FITS",
@@ -134,6 +145,7 @@ class Rollout:
         self.model, self.artv, self.vae, self.story = model, artv, vae, story
         self.seed, self.level, self.weights, self.start = seed, level, weights, start or Start()
         self.each = masks == MASKS[1]
+        self._json = -1, ""  # the index of a prompt, and its text as JSON
         if artv.config.anchor != "latent":
             raise ValueError(
                 f"{LABEL}: the anchor of this ART-V model is {artv.config.anchor} tokens, but this node only has the "
@@ -165,7 +177,13 @@ class Rollout:
 
     def inputs(self, frame: int) -> str:
         """The prompt of a frame and the index of its anchor frame, as JSON; "" without a story."""
-        return "" if self.story is None else json.dumps([self.story.text(frame), anchor_of(frame, self.story.story)])
+        if self.story is None:
+            return ""
+        story = self.story.story
+        place, anchor = story.place(frame), anchor_of(frame, story)
+        if self._json[0] != place:  # a story has up to a million frames, and few prompts
+            self._json = place, json.dumps(story.prompts[place][1])
+        return f"[{self._json[1]}, {json.dumps(anchor)}]"
 
     def noise(self, frame: int, take: int) -> Tensor:
         noise: Any = comfy.sample.prepare_noise(torch.zeros(1, *self.shape), clip_seed(self.seed, frame, take))
@@ -191,12 +209,7 @@ class Rollout:
         else:
             latent = self._sampled(frame, take, state, step)
         latent = latent.float().cpu()
-        if not latent.isfinite().all():
-            raise ValueError(
-                f"{LABEL}: frame {frame + 1} contains NaN or infinite values; the frames before it are saved. Lower "
-                "the weights, use another sampler, or run ComfyUI with --force-fp32 (--fp32-vae if an image is the "
-                "first frame)"
-            )
+        check_finite(latent, f"{LABEL}: frame {frame + 1}", "the weights")
         previous, anchor = (latent, latent[0]) if state is None else (state["references"][:1], state["anchor"])
         return latent, {"references": torch.cat([latent, previous]), "anchor": anchor.clone()}
 
@@ -233,7 +246,7 @@ class Rollout:
         return state
 
     def _sampled(self, frame: int, take: int, state: State | None, step: Callable[[float], None]) -> Tensor:
-        part, seed = Part(frame, frame + 1), clip_seed(self.seed, frame, take)
+        part, seed = Part(frame, frame + 1), sampler_seed(clip_seed(self.seed, frame, take))
         guider = ArtvGuider(part.model(self._patched(frame, take, state)), self.weights, condition_names(state))
         guider.original_conds = part.conditions(self._conditions(frame))
         return guider.sample(

@@ -22,7 +22,16 @@ from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import PromptSchedule
 from ..vidrd.decoder import TemporalVAE
 from ..vidrd.reuse import ClipSampler
-from .shared import as_bytes, clip_seed, decoded, latent_shape, levels_of, sampler_of
+from .shared import (
+    as_bytes,
+    check_finite,
+    clip_seed,
+    decoded,
+    latent_shape,
+    levels_of,
+    sampler_of,
+    sampler_seed,
+)
 
 VERSION = 1  # of the computation: a video that another version began cannot be resumed
 
@@ -118,7 +127,10 @@ class LongVideo:
     def sample(
         self, clip: int, take: int, before: dict[str, Tensor] | None, step: Callable[[float], None]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents of a clip, counted from 0, and the tensors of its history. Calls step(share) after every step."""
+        """Latents of a clip, counted from 0, and the tensors of its history. Calls step(share) after every step.
+
+        ValueError, naming the clip, if the latents contain NaN or infinite values.
+        """
         history = None if before is None else History.of(before)
         part = Part(clip * self.frames, (clip + 1) * self.frames)
         guider = part.guider(self.guider, self._conditions(clip))
@@ -130,10 +142,12 @@ class LongVideo:
             self.sigmas,
             callback=lambda k, _x_0, _x, total: step((k + 1) / total),
             disable_pbar=True,
-            seed=self._step_seed(clip, take),
+            seed=sampler_seed(self._step_seed(clip, take)),
         )
         assert sampler.history is not None
-        return clip_latents.float().cpu(), sampler.history.tensors()
+        clip_latents = clip_latents.float().cpu()
+        check_finite(clip_latents, f"long video: clip {clip + 1}", "cfg")
+        return clip_latents, sampler.history.tensors()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Iterator[Tensor]:

@@ -27,15 +27,37 @@ def clip_seed(seed: int, clip: int, take: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {clip} {take}".encode()).digest()[:8], "big")
 
 
+def sampler_seed(seed: int) -> int:
+    """The seed that a sampler gets. Some of ComfyUI's samplers add 1 to it, and 2^64 is no seed."""
+    return min(seed, 2**64 - 2)
+
+
+def check_finite(latents: Tensor, place: str, setting: str) -> None:
+    """ValueError if sampled latents contain NaN or infinite values. place: the node and the clip; setting: what may be
+    too large."""
+    if not latents.isfinite().all():
+        raise ValueError(
+            f"{place} contains NaN or infinite values; everything before it is saved. Lower {setting} or the weights in "
+            "prompts, use another sampler, or run ComfyUI with --force-fp32 (--fp32-vae if an image is the first frame)"
+        )
+
+
 def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
     """Frames in parts, each (k, H, W, 3) in 0..1.
 
     An image VAE decodes one frame at a time: ComfyUI's batch size depends on the free memory, and the rounding error
-    depends on the batch size. A temporal decoder streams the clip, in parts of up to its own size.
+    depends on the batch size. A temporal decoder streams the clip, in parts of up to its own size. ValueError if a
+    frame contains NaN or infinite values.
     """
     single = map(vae.decode, latents.split(1))
     for images in vae.decode_stream([latents]) if isinstance(vae, TemporalVAE) else single:
-        yield images[..., :3].float().cpu().clamp(0, 1)
+        frames = images[..., :3].float().cpu()
+        if not frames.isfinite().all():
+            raise ValueError(
+                "decoding: a frame contains NaN or infinite values after the VAE; everything before it is saved. Run "
+                "ComfyUI with --fp32-vae, or connect another VAE"
+            )
+        yield frames.clamp(0, 1)
 
 
 def as_bytes(parts: Iterator[Tensor]) -> Iterator[Tensor]:

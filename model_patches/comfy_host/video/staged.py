@@ -25,7 +25,17 @@ from ..conditions.prompts import PromptSchedule
 from ..dreamvideo.guider import DoubleConditionGuider, double_condition_guider
 from ..dreamvideo.retention import Conditioning, LoadedBranch, apply_retention
 from ..vidrd.decoder import TemporalVAE
-from .shared import SAMPLERS, SCHEDULERS, clip_seed, decoded, latent_shape, levels_of, sampler_of
+from .shared import (
+    SAMPLERS,
+    SCHEDULERS,
+    check_finite,
+    clip_seed,
+    decoded,
+    latent_shape,
+    levels_of,
+    sampler_of,
+    sampler_seed,
+)
 
 __all__ = [
     "FITS",
@@ -127,11 +137,7 @@ class StagedVideo:
         """
         image = self.image if before is None else as_image(before["image"])
         latents = self._sampled(stage, take, image, lambda share: step(SAMPLING * share))
-        if not latents.isfinite().all():
-            raise ValueError(
-                f"{LABEL}: stage {stage + 1} contains NaN or infinite values; the stages before it are saved. Lower "
-                "the scales, use another sampler, or run ComfyUI with --force-fp32"
-            )
+        check_finite(latents, f"{LABEL}: stage {stage + 1}", "the scales")
         pictures = self._decoded(latents, lambda share: step(SAMPLING + (1 - SAMPLING) * share))
         colours = self._colours(pictures) if before is None else before["colours"]
         if self.reanchor == "every frame":
@@ -155,7 +161,7 @@ class StagedVideo:
             self.sigmas,
             callback=lambda k, _x_0, _x, total: step((k + 1) / total),
             disable_pbar=True,
-            seed=clip_seed(self.seed, stage, take),
+            seed=sampler_seed(clip_seed(self.seed, stage, take)),
         )
         return latents.float().cpu()
 

@@ -192,7 +192,7 @@ def test_a_picture_of_another_size_is_fitted_and_told(rendered):
         ({"negative": None}, "text_weight is 2, but negative is not connected"),
         ({"positive": words(1, 2)}, "positive condition has 2 rows of cross_attn for a video of 3 frames"),
         ({"anchor": picture()}, "anchor is connected without a video"),
-        ({"anchor_weight": float("nan")}, "the weight of anchor is nan"),
+        ({"anchor_weight": float("nan")}, "anchor_weight is nan"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):

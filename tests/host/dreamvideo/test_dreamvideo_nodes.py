@@ -43,7 +43,9 @@ def test_the_loader_lists_files_and_tells_what_is_in_one(nodes):
     _branch, info = nodes.LoadRetentionBranch.execute("mine.safetensors").result
     assert "a retention branch for block channels (32, 64) and text 32 wide" in info
     assert nodes.LoadRetentionBranch.fingerprint_inputs("mine.safetensors")[1] > 1000
-    with pytest.raises(ValueError, match=r"retention branch: the file gone\.safetensors does not exist; put it in one of"):
+    with pytest.raises(
+        ValueError, match=r"retention branch: the file gone\.safetensors does not exist; put it in one of"
+    ):
         nodes.LoadRetentionBranch.execute("gone.safetensors")
 
 

@@ -66,7 +66,9 @@ def test_it_loads_again_when_the_file_changes(nodes, tmp_path):
 
 
 def test_a_file_that_has_gone_is_named_with_the_folders(nodes, tmp_path):
-    with pytest.raises(ValueError, match=r"the file gone\.safetensors does not exist; put it in one of .*animatediff_models"):
+    with pytest.raises(
+        ValueError, match=r"the file gone\.safetensors does not exist; put it in one of .*animatediff_models"
+    ):
         nodes.LoadMotionModel.execute("gone.safetensors")
 
 

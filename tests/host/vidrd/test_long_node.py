@@ -143,6 +143,22 @@ def test_bad_input_is_told_before_anything_is_sampled(rendered, tiny_sd, changes
         rendered(**({"model": model} | changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cfg": float("nan")}, "cfg is nan"),
+        ({"seconds": float("inf")}, "seconds is inf"),
+        ({"fps": float("nan")}, "fps is nan"),
+        ({"recycle": float("inf")}, "recycle"),
+    ],
+)
+def test_settings_that_are_not_finite_are_refused(rendered, output, changes, message):
+    """JSON of other programs has NaN and Infinity, and ComfyUI's limits let them through."""
+    with pytest.raises(ValueError, match=message):
+        rendered(**changes)
+    assert not list(output.iterdir())
+
+
 def test_the_size_of_a_latent_counts(rendered, tiny_vae):
     empty = {"samples": torch.zeros(1, 4, 6, 4), "downscale_ratio_spacial": 8}
     assert frames_of(rendered(latent=empty)[0]).shape[1:3] == (48, 32)

@@ -285,3 +285,28 @@ def test_frames_are_decoded_alike_however_many_there_are(long_video):
     assert together.shape == (3, SIZE, SIZE, 3)
     assert torch.equal(torch.cat(list(long.decode(latents[2:]))), together[2:])
     assert together.dtype == torch.uint8
+
+
+def test_broken_latents_stop_the_render_and_name_the_clip(long_video, tiny_sd):
+    calls = []
+
+    def broken(args):
+        calls.append(None)
+        return args["denoised"] * (float("nan") if len(calls) > 3 else 1.0)
+
+    model = tiny_sd.clone()
+    model.set_model_sampler_post_cfg_function(broken)
+    with pytest.raises(ValueError, match="long video: clip 2 contains NaN"):
+        clips_of(long_video(model=model), 3)
+
+
+def test_broken_pictures_are_never_written(long_video):
+    long = long_video()
+    with pytest.raises(ValueError, match=r"NaN or infinite values after the VAE"):
+        list(long.decode(torch.full((1, 4, SIZE // 8, SIZE // 8), float("nan"))))
+
+
+def test_the_largest_seed_works_with_samplers_that_add_to_it(long_video):
+    """Clip 0 is sampled with the seed itself, and ddim and the ancestral samplers add 1 to it."""
+    for sampler in ("ddim", "euler_ancestral"):
+        assert clips_of(long_video(sampler=sampler, seed=2**64 - 1, step_noise=True), 1)[0].isfinite().all()
