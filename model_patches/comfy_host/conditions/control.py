@@ -7,16 +7,15 @@ condition, calls it, and weights its output for each frame.
 Shapes: f frames of a clip; the U-Net's batch is (chunks * clips * f, c, h, w).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import comfy.controlnet
 import torch
 from torch import Tensor
 
+from ..base.windows import WindowedControl, places_of, with_hints
 from ..dreamvideo.retention import RetentionControl
 
-ControlBase: Any = comfy.controlnet.ControlBase
 Conditioning = list[list[Any]]
 
 
@@ -98,12 +97,12 @@ def hints_by_frame(hint: Tensor, strengths: Mapping[int, float], frames: int) ->
     return hint[index]
 
 
-class FrameControl(ControlBase):
+class FrameControl(WindowedControl):
     """A ControlNet whose output is weighted per frame. ControlNets applied before it are not affected."""
 
-    def __init__(self, inner: Any, weights: Tensor, hint: Tensor) -> None:
-        super().__init__()
-        self.inner, self.weights, self.hint = inner, weights, hint
+    def __init__(self, inner: Any, weights: Tensor) -> None:
+        super().__init__(inner)
+        self.weights = weights
 
     @classmethod
     def around(cls, control: Any, strengths: Mapping[int, float], frames: int) -> "FrameControl":
@@ -112,13 +111,9 @@ class FrameControl(ControlBase):
                 "ControlNet frames: this retention branch adds to the outputs of the up blocks, which cannot be "
                 "limited to frames; use a branch that adds to the skips, or remove the node"
             )
-        hint = hints_by_frame(control.cond_hint_original, strengths, frames)
-        inner = control.copy().set_cond_hint(
-            hint, control.strength, control.timestep_percent_range, control.vae, control.extra_concat_orig
-        )
         weights = torch.zeros(frames)
         weights[list(strengths)] = torch.tensor(list(strengths.values()))
-        wrapper = cls(inner, weights, hint)
+        wrapper = cls(with_hints(control, lambda images: hints_by_frame(images, strengths, frames)), weights)
         wrapper.set_previous_controlnet(control.previous_controlnet)
         return wrapper
 
@@ -126,10 +121,12 @@ class FrameControl(ControlBase):
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        weights = self._weights_of(x_noisy, (transformer_options or {}).get("context_window"))
+        places = places_of(transformer_options)
+        weights = self._weights_of(len(x_noisy), places)
         if not weights.any():
             return previous
-        output = self.inner.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        control = self.of_window(places, t)
+        output = control.get_control(x_noisy, t, cond, batched_number, transformer_options)
         if output is None:  # outside its part of the schedule
             return previous
         weighted = {
@@ -138,48 +135,23 @@ class FrameControl(ControlBase):
         }
         return self.control_merge(weighted, previous, None)
 
-    def _weights_of(self, x: Tensor, window: Any) -> Tensor:
+    def _weights_of(self, rows: int, places: Sequence[int] | None) -> Tensor:
         """The weight of every row of the batch. In a context window, the rows are the frames of the window."""
-        weights = self.weights
-        if window is not None:
-            anchor = getattr(window, "causal_anchor_index", None)
-            places = [*([anchor] if anchor is not None and anchor >= 0 else []), *window.index_list]
-            weights = weights[places]
-            if len(self.hint) > 1:
-                self.inner.cond_hint_original, self.inner.cond_hint = self.hint[places], None
-        if len(x) % len(weights):
+        weights = self.weights if places is None else self.weights[[place % len(self.weights) for place in places]]
+        if rows % len(weights):
             raise ValueError(
-                f"ControlNet frames: frames is {len(self.weights)}, which does not divide this batch of {len(x)} "
+                f"ControlNet frames: frames is {len(self.weights)}, which does not divide this batch of {rows} "
                 "images; set it to the number of frames of one clip"
             )
-        return weights.repeat(len(x) // len(weights))
+        return weights.repeat(rows // len(weights))
 
-    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
-        super().pre_run(model, percent_to_timestep_function)
-        self.inner.pre_run(model, percent_to_timestep_function)
-
-    def cleanup(self) -> None:
-        super().cleanup()
-        self.inner.cleanup()
-        self.inner.cond_hint_original = self.hint
-
-    def copy(self) -> "FrameControl":
-        clone = FrameControl(self.inner.copy(), self.weights, self.hint)
+    def cut(self, select: Callable[[Tensor], Tensor]) -> "FrameControl":
+        """A copy with select(rows) of the weights and of the hints."""
+        clone = FrameControl(with_hints(self.inner, select), select(self.weights))
         self.copy_to(clone)
         return clone
 
-    def get_models(self) -> list[Any]:
-        return super().get_models() + self.inner.get_models()
-
-    def get_extra_hooks(self) -> list[Any]:
-        return super().get_extra_hooks() + self.inner.get_extra_hooks()
-
-    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
-        return super().inference_memory_requirements(dtype) + self.inner.inference_memory_requirements(dtype)
-
-    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "FrameControl":
-        clone = FrameControl(self.inner.deepclone_multigpu(load_device), self.weights, self.hint)
+    def _around(self, inner: Any) -> Any:
+        clone = FrameControl(inner, self.weights)
         self.copy_to(clone)
-        if autoregister:
-            self.multigpu_clones[load_device] = clone
         return clone

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..base.windows import hints_of, with_hints
 from .control import FrameControl
 
 Conditions = dict[str, list[dict[str, Any]]]  # by role, as in a guider
@@ -49,24 +50,11 @@ class Part:
 
     def _control(self, control: Any, copies: dict[int, Any]) -> Any:
         if id(control) not in copies:
-            part = self._frame_control(control) if isinstance(control, FrameControl) else self._control_copy(control)
+            part = control.cut(self.of) if isinstance(control, FrameControl) else with_hints(control, self.of)
             if control.previous_controlnet is not None:
                 part.set_previous_controlnet(self._control(control.previous_controlnet, copies))
             copies[id(control)] = part
         return copies[id(control)]
-
-    def _control_copy(self, control: Any) -> Any:
-        part = control.copy()
-        if isinstance(part.cond_hint_original, Tensor):
-            part.cond_hint_original = self.of(part.cond_hint_original)
-        part.extra_concat_orig = [self.of(extra) for extra in part.extra_concat_orig]
-        return part
-
-    def _frame_control(self, control: FrameControl) -> FrameControl:
-        part = control.copy()
-        part.weights, part.hint = self.of(part.weights), self.of(part.hint)
-        part.inner.cond_hint_original = part.hint
-        return part
 
     def model(self, model: Any) -> Any:
         """A clone of a MODEL whose IP-Adapters, if any, use the images of this part."""
@@ -98,12 +86,7 @@ def check_rows(by_role: Conditions, frames: int, total: int) -> None:
 
 def _all_rows(condition: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     yield from ((key, value) for key, value in condition.items() if _by_frame(key, value))
-    control = condition.get("control")
-    while control is not None:
-        hint = control.weights if isinstance(control, FrameControl) else control.cond_hint_original
-        if isinstance(hint, Tensor):
-            yield "ControlNet images", hint
-        control = control.previous_controlnet
+    yield from (("ControlNet images", hint) for hint in hints_of(condition.get("control")))
 
 
 def _by_frame(key: str, value: Any) -> bool:

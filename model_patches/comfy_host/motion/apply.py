@@ -27,6 +27,7 @@ from ...harivo.model import HarivoModel
 from ...vidrd.config import VidrdConfig
 from ..base.betas import Betas, set_betas
 from ..base.unet import check_base, places, run_transformer
+from ..base.windows import for_windows, frames_of_window
 from . import spatial as vidrd
 from .clips import check_run, clip_length, rows_of_condition
 from .files import LoadedMotion, hold, load_motion, longest_clip, temporal
@@ -269,6 +270,8 @@ def _outer_sample(
     run = Run({slot for motion, _ in motions for slot in temporal(motion).modules_by_slot()}, noise.shape[0])
     # the guider's options are a copy for this run
     guider.model_options["transformer_options"][RUN] = run
+    if guider.model_options.get("context_handler") is not None:
+        guider.conds = for_windows(guider.conds, noise.shape[0])  # so are its conditions
     model, trained = guider.model_patcher, [use.betas for _, use in motions if use.betas is not None]
     guider.model_patcher, sigmas = with_trained_levels(model, trained[-1] if trained else None, sigmas)
     try:
@@ -387,6 +390,7 @@ def _behind_cross_attention(n: Tensor, options: dict[str, Any]) -> Tensor:
 INSIDE = {"middle_patch": _before_cross_attention, "attn2_output_patch": _behind_cross_attention}
 WRAPPERS = {
     WrappersMP.OUTER_SAMPLE: _outer_sample,
+    WrappersMP.CALC_COND_BATCH: frames_of_window,
     WrappersMP.APPLY_MODEL: _apply_model,
     WrappersMP.DIFFUSION_MODEL: _diffusion_model,
 }

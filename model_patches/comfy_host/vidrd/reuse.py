@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...vidrd.reuse import RULES, History, Recorder, Rule, StepNoise, next_noise
 from ...vidrd.reuse import Config as ReuseConfig
+from ..base.windows import hints_of
 
 __all__ = ["KINDS", "RULES", "ClipSampler", "ReuseConfig", "ReuseNoise", "ReuseSampler", "Rule", "kind_of"]
 
@@ -301,8 +302,7 @@ def _refuse_conditions_of_frames(guider: Any, total: int, frames: int) -> None:
     for conditions in getattr(guider, "conds", {}).values():
         for condition in conditions or ():
             tensors = [getattr(c, "cond", None) for c in condition.get("model_conds", {}).values()]
-            hint = getattr(condition.get("control"), "cond_hint_original", None)
-            for tensor in (*tensors, hint):
+            for tensor in (*tensors, *hints_of(condition.get("control"))):
                 if isinstance(tensor, Tensor) and tensor.ndim > 1 and frames < len(tensor):
                     raise ValueError(
                         f"reuse: a condition has {len(tensor)} rows for {total} frames, but clips of {frames} frames "
