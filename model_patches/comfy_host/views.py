@@ -50,6 +50,9 @@ def noise_clips(latent: dict[str, Any], noise: Any | None, frames: int) -> Tenso
     return values.movedim(2, 1) if values.ndim == 5 else values.unflatten(0, (-1, frames))
 
 
+STRENGTHS = {"mapping": "mapping_strength", "tokens": "token_strength"}  # inputs of Apply Motion Model
+
+
 def _harivo(model: ModelPatcher, part: str, subject: str) -> tuple[ModelPatcher, HarivoModel, Use]:
     """The HARIVO model on a MODEL whose `part` is active. ValueError says what to do if there is none."""
     for patcher in model.get_additional_models_with_key(KEY):
@@ -59,7 +62,7 @@ def _harivo(model: ModelPatcher, part: str, subject: str) -> tuple[ModelPatcher,
             return patcher, candidate, use
     raise ValueError(
         f"{subject}: this MODEL has no active {part}; apply a HARIVO file that contains it (Load Motion Model shows "
-        f"the content of a file) with Apply Motion Model and {part} above 0"
+        f"the content of a file) with Apply Motion Model and {STRENGTHS[part]} above 0"
     )
 
 
