@@ -16,7 +16,7 @@ def texts(tree: ast.AST) -> list[str]:
     """All strings of a source, with GAP for each value in an f-string or % format."""
     plain = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     joined = [
-        "".join(part.value if isinstance(part, ast.Constant) else GAP for part in node.values)
+        "".join(str(part.value) if isinstance(part, ast.Constant) else GAP for part in node.values)
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr)
     ]
