@@ -248,13 +248,20 @@ def _foreign_decoder(path: Path, header: dict[str, str], weights: dict[str, Tens
 
 
 def _foreign_motion(path: Path, header: dict[str, str], weights: dict[str, Tensor], layout: str) -> Checkpoint:
-    if layout == layouts.DIFFUSERS:
-        weights = layouts.from_diffusers(weights)
-    config = layouts.motion_config(weights, path.name)
-    name = f"AnimateDiff {layouts.animatediff_version(config)}"
-    return Checkpoint(MOTION, config, weights, header, f"{name} (diffusers)" if layout == layouts.DIFFUSERS else name)
+    rename = _MOTION_NAMES.get(layout)
+    weights = rename(weights) if rename else weights
+    with_tables = layouts.with_position_tables(weights)
+    config = layouts.motion_config(with_tables, path.name, layout)
+    if layout == layouts.HOTSHOT:
+        name = "Hotshot-XL"
+    else:
+        lcm = len(with_tables) != len(weights)
+        name = "AnimateLCM" if lcm else f"AnimateDiff {layouts.animatediff_version(config)}"
+        name += " (diffusers)" if layout == layouts.DIFFUSERS else ""
+    return Checkpoint(MOTION, config, with_tables, header, name)
 
 
+_MOTION_NAMES = {layouts.DIFFUSERS: layouts.from_diffusers, layouts.HOTSHOT: layouts.from_hotshot}
 _FOREIGN_LAYOUTS = {
     layouts.VIDRD: (VIDRD, _foreign_vidrd),
     layouts.VIDRD_DECODER: (VIDRD_DECODER, _foreign_decoder),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .core.config import MotionConfig
-from .core.temporal import MotionModel
+from .core.temporal import MotionModel, sinusoid
 from .vidrd.config import DecoderConfig, VidrdConfig
 from .vidrd.decoder import TemporalDecoder
 from .vidrd.model import VidrdModel, is_temporal
@@ -27,14 +27,20 @@ class CheckpointError(ValueError):
 
 ANIMATEDIFF = "animatediff"
 DIFFUSERS = "diffusers"
+HOTSHOT = "hotshot"
 VIDRD = "vidrd"
 VIDRD_DECODER = "vidrd decoder"
 SDXL_CHANNELS = (320, 640, 1280)
 LINEAR_BETAS: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
+# of AnimateDiff-SDXL (beta); of SDXL itself, with which Hotshot-XL was trained
+SDXL_BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.020}
+HOTSHOT_BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+ANIMATELCM_FRAMES = 64  # positions of AnimateLCM, whose file does not contain its table
 
 _DECODER = "decoder.up_blocks."
 _BLOCK = re.compile(r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.")
 _SLOT = re.compile(r"^(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
+_HOTSHOT_SLOT = re.compile(r"^((?:down_blocks\.\d+|up_blocks\.\d+)\.)temporal_attentions\.(\d+)\.")
 _TO_DIFFUSERS = (
     ("temporal_transformer.", ""),
     ("attention_blocks.0.pos_encoder.pe", "pos_embed.pe"),
@@ -57,11 +63,6 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
         lambda k: k.startswith(("controlnet_", "input_hint_block.", "control_model.")),
         "a ControlNet or SparseCtrl",
         "it guides a motion model and cannot replace one; load a motion model here",
-    ),
-    (
-        lambda k: ".temporal_attentions." in k,
-        "a Hotshot-XL motion model",
-        "it belongs to SDXL; StillMotion reads AnimateDiff motion models for SD 1.5",
     ),
     (
         lambda k: k.startswith(("img_encoder.", "motion_embedding.", "fps_embedding.")),
@@ -102,7 +103,7 @@ def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
             weights = inner
     tensors = {k.removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
     tensors = {k.removeprefix("unet."): v for k, v in tensors.items()}
-    motion = {k: v for k, v in tensors.items() if ".motion_modules." in k}
+    motion = {k: v for k, v in tensors.items() if ".motion_modules." in k or _HOTSHOT_SLOT.match(k)}
     if motion and any(".resnets." in k for k in tensors):
         return motion
     return tensors
@@ -119,6 +120,8 @@ def identify(weights: Weights, source: str) -> str:
     for matches, kind, advice in _FOREIGN:
         if any(matches(key) for key in weights):
             raise CheckpointError(f"{source} is {kind}: {advice}")
+    if any(_HOTSHOT_SLOT.match(key) for key in weights):
+        return HOTSHOT
     if any(_SLOT.match(key) and ".temporal_transformer." in key for key in weights):
         return ANIMATEDIFF
     if any(_SLOT.match(key) and ".transformer_blocks.0.attn1." in key for key in weights):
@@ -148,6 +151,25 @@ def from_diffusers(weights: Weights) -> dict[str, Tensor]:
     return renamed
 
 
+def from_hotshot(weights: Weights) -> dict[str, Tensor]:
+    """Hotshot-XL's keys -> AnimateDiff's: the same layers under other names."""
+    renamed = (_HOTSHOT_SLOT.sub(r"\1motion_modules.\2.temporal_transformer.", key) for key in weights)
+    names = (key.replace(".pos_encoder.positional_encoding", ".pos_encoder.pe") for key in renamed)
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def with_position_tables(weights: Weights) -> dict[str, Tensor]:
+    """The weights of AnimateLCM with the sinusoidal tables that its file leaves out; other weights unchanged."""
+    if any(key.endswith(".pos_encoder.pe") for key in weights):
+        return dict(weights)
+    tables = {}
+    for key, weight in weights.items():
+        if key.endswith(".to_q.weight"):
+            table = sinusoid(ANIMATELCM_FRAMES, weight.shape[1])[None]
+            tables[key.replace(".to_q.weight", ".pos_encoder.pe")] = table.to(weight.device, weight.dtype)
+    return {**weights, **tables}
+
+
 def to_diffusers(weights: Weights) -> dict[str, Tensor]:
     """AnimateDiff's keys -> diffusers' MotionAdapter keys, which have one positional table for both attentions."""
     renamed: dict[str, Tensor] = {}
@@ -160,28 +182,20 @@ def to_diffusers(weights: Weights) -> dict[str, Tensor]:
     return renamed
 
 
-def motion_config(weights: Weights, source: str) -> dict[str, Any]:
+def motion_config(weights: Weights, source: str, layout: str = ANIMATEDIFF) -> dict[str, Any]:
     """The config of weights with AnimateDiff's keys, inferred from their names and shapes.
 
-    Such files do not contain the number of heads and the noise schedule; all released ones have 8 and linear betas.
+    layout: that of the file, on which the noise schedule depends. Such files contain neither the number of heads, which
+    is 8 in all of them, nor the noise schedule.
     """
     channels, layers = _down_blocks(weights, source)
-    tables = [v for k, v in weights.items() if k.endswith(".pos_encoder.pe")]
-    if not tables:
-        raise CheckpointError(
-            f"{source} is a motion model without positional tables (AnimateLCM), which this version of StillMotion "
-            "does not support; load an AnimateDiff v1, v2 or v3 motion model"
-        )
-    if channels == SDXL_CHANNELS:
-        raise CheckpointError(
-            f"{source} is a motion model for SDXL, but StillMotion supports motion models for SD 1.5; load one of these"
-        )
+    sdxl = HOTSHOT_BETAS if layout == HOTSHOT else SDXL_BETAS
     config = MotionConfig(
         block_channels=channels,
         layers_per_block=layers,
         mid_block=any(k.startswith("mid_block.") for k in weights),
-        max_frames=tables[0].shape[1],
-        **LINEAR_BETAS,
+        max_frames=next((v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")), ANIMATELCM_FRAMES),
+        **(sdxl if channels == SDXL_CHANNELS else LINEAR_BETAS),
     )
     with torch.device("meta"):
         check_weights(MotionModel(config), weights, source)
@@ -274,7 +288,9 @@ def _conv_layers(weights: Weights) -> int:
 
 
 def animatediff_version(config: Mapping[str, Any]) -> str:
-    """The version of a release, from the two differences: the middle block and the length of the positional table."""
+    """The version of a release, from its differences: the blocks, the middle block, the length of the positional table."""
+    if tuple(config["block_channels"]) == SDXL_CHANNELS:
+        return "SDXL"
     versions = {(False, 24): "v1", (True, 32): "v2", (False, 32): "v3"}
     return versions.get((config["mid_block"], config["max_frames"]), f"of {config['max_frames']} frames")
 

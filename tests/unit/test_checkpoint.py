@@ -160,7 +160,6 @@ def test_our_own_file_keeps_everything(tmp_path):
             ],
             "is a ControlNet or SparseCtrl",
         ),
-        (["down_blocks.0.temporal_attentions.0.norm.weight"], "is a Hotshot-XL motion model"),
         (["unet.down_blocks.0.temp_convs.0.convs.0.weight"], "is a VidRD"),
         (["img_encoder.conv.weight"], "is an image-conditioned motion model"),
         (
@@ -182,14 +181,64 @@ def test_other_files_are_refused_by_name(tmp_path, keys, message):
         checkpoint.load(path)
 
 
-def test_sdxl_and_animatelcm_are_refused_by_name(weights):
-    with torch.device("meta"):
-        sdxl = MotionModel(MotionConfig(block_channels=(320, 640, 1280))).state_dict()
-    with pytest.raises(CheckpointError, match="is a motion model for SDXL"):
-        layouts.motion_config(sdxl, "f")
-    blind = {k: v for k, v in weights.items() if "pos_encoder" not in k}
-    with pytest.raises(CheckpointError, match="AnimateLCM"):
-        layouts.motion_config(blind, "f")
+SDXL = (320, 640, 1280)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "positions", "betas"),
+    [
+        ("animatelcm", SD15, 64, ("linear", 0.012)),
+        ("animatediff_sdxl", SDXL, 32, ("scaled_linear", 0.020)),
+        ("hotshot", SDXL, 24, ("scaled_linear", 0.012)),
+    ],
+)
+def test_the_rest_of_the_family_is_told_by_its_keys(kind, channels, positions, betas):
+    """The lists of keys are written from the layouts that the projects publish."""
+    weights = golden_weights(f"keys_{kind}.txt")
+    layout = layouts.identify(weights, "f")
+    assert layout == (layouts.HOTSHOT if kind == "hotshot" else layouts.ANIMATEDIFF)
+    ours = layouts.with_position_tables(layouts.from_hotshot(weights) if kind == "hotshot" else weights)
+    config = layouts.motion_config(ours, "f", layout)
+    assert (config["block_channels"], config["max_frames"]) == (list(channels), positions)
+    assert (config["beta_schedule"], config["beta_start"], config["beta_end"]) == (betas[0], 0.00085, betas[1])
+    modules = 20 if channels == SD15 else 15
+    assert len(ours) == 28 * (modules + config["mid_block"])
+
+
+def to_hotshot(weights):
+    return {
+        k.replace(".motion_modules.", ".temporal_attentions.")
+        .replace(".temporal_transformer.", ".")
+        .replace(".pos_encoder.pe", ".pos_encoder.positional_encoding"): v
+        for k, v in weights.items()
+    }
+
+
+@pytest.mark.parametrize("rest_of_the_unet", [False, True])
+def test_a_hotshot_file_loads_to_the_same_weights(tmp_path, weights, rest_of_the_unet):
+    content = to_hotshot(weights)
+    if rest_of_the_unet:
+        content |= {"down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "conv_in.weight": torch.ones(1)}
+    file = checkpoint.load(saved(tmp_path, content))
+    assert (file.system, file.layout) == ("motion", "Hotshot-XL")
+    assert set(file.weights) == set(weights)
+    assert all(torch.equal(file.weights[k], v) for k, v in weights.items())
+
+
+def test_an_animatelcm_file_gets_its_tables(tmp_path):
+    weights = motion_of(max_frames=64).state_dict()
+    without = {k: v for k, v in weights.items() if "pos_encoder" not in k}
+    file = checkpoint.load(saved(tmp_path, without))
+    assert (file.layout, file.config["max_frames"]) == ("AnimateLCM", 64)
+    assert set(file.weights) == set(weights)
+    assert all(torch.equal(file.weights[k], v) for k, v in weights.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_tables_of_an_animatelcm_file_have_the_type_of_its_weights(tmp_path, dtype):
+    without = {k: v.to(dtype) for k, v in motion_of().state_dict().items() if "pos_encoder" not in k}
+    file = checkpoint.load(saved(tmp_path, without))
+    assert {weight.dtype for weight in file.weights.values()} == {dtype}
 
 
 def test_damaged_weights_are_named(tmp_path, weights):
