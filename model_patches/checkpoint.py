@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from . import control_layouts, layouts, systems
+from . import control_layouts, layouts, lora_layouts, systems
 from .dreamvideo.config import DreamVideoConfig
 from .files import packed, replacing
 from .layouts import CheckpointError
+from .lora_layouts import LoraLayer
 from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
 FORMAT = "stillmotion/1"
@@ -43,6 +44,7 @@ __all__ = [
     "header_json",
     "load",
     "load_controlnet",
+    "load_motion_lora",
     "motion_of",
     "save",
 ]
@@ -116,6 +118,18 @@ def load_controlnet(path: Path | str) -> Checkpoint:
     _check_finite(weights, path.name)
     config = DreamVideoConfig(branch=branch).to_dict()
     return Checkpoint(DREAMVIDEO, config, {f"branch.{k}": v for k, v in weights.items()}, header, "ControlNet")
+
+
+def load_motion_lora(path: Path | str) -> dict[str, LoraLayer]:
+    """Name of a weight in a motion model -> its change by this motion LoRA, see `lora_layouts`.
+
+    CheckpointError when the file is something else, is damaged, or contains NaN.
+    """
+    path = Path(path)
+    _, content = _read(path)
+    weights = layouts.unwrap(content)
+    _check_finite(weights, path.name)
+    return lora_layouts.motion_lora(weights, path.name)
 
 
 def motion_of(checkpoint: Checkpoint) -> Checkpoint:

@@ -56,7 +56,7 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (
         lambda k: "lora" in k and ("motion_modules" in k or "temporal" in k),
         "a motion LoRA",
-        "it changes a motion model and cannot replace one; load a motion model here",
+        "it changes a motion model and cannot replace one; load it with Motion LoRA, and a motion model here",
     ),
     (lambda k: "lora" in k, "a LoRA for the image model", "load it with ComfyUI's LoRA loader"),
     (
@@ -288,7 +288,7 @@ def _conv_layers(weights: Weights) -> int:
 
 
 def animatediff_version(config: Mapping[str, Any]) -> str:
-    """The version of a release, from its differences: the blocks, the middle block, the length of the positional table."""
+    """The version of a release, from its channels, its middle block and the length of its positional table."""
     if tuple(config["block_channels"]) == SDXL_CHANNELS:
         return "SDXL"
     versions = {(False, 24): "v1", (True, 32): "v2", (False, 32): "v3"}

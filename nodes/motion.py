@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..model_patches.comfy_host.motion.apply import BETA_SCHEDULES, FROM_FILE, apply_motion
 from ..model_patches.comfy_host.motion.files import load_motion
+from ..model_patches.comfy_host.motion.lora import with_lora
 from . import files
 from .files import POCKET
 from .sockets import CATEGORY, MotionModel
@@ -17,7 +18,9 @@ FOLDERS = (files.OWN, "animatediff_models")  # folders in models/: ours, and tha
 OWN = ("motion", "harivo", "vidrd", "dreamvideo")
 BUNDLED = {f"pocket/{name}.safetensors": POCKET / f"{name}.safetensors" for name in OWN}
 
-for name in FOLDERS:
+LORA_FOLDERS = (files.OWN, "animatediff_motion_lora")  # folders in models/: ours, and that of AnimateDiff's LoRAs
+
+for name in (*FOLDERS, *LORA_FOLDERS):
     files.add_folder(name)
 
 
@@ -39,8 +42,8 @@ class LoadMotionModel(io.ComfyNode):
             display_name="Load Motion Model",
             category=f"{CATEGORY}/loaders",
             description="Loads a motion model: StillMotion's own files, HARIVO and VidRD files with all their parts, "
-            "AnimateDiff v1, v2 and v3 for SD 1.5, and diffusers' motion adapters. The kind is recognised by the "
-            "content of the file.",
+            "AnimateDiff v1, v2 and v3 and AnimateLCM for SD 1.5, AnimateDiff-SDXL, Hotshot-XL, and diffusers' motion "
+            "adapters. The kind is recognised by the content of the file.",
             search_aliases=["AnimateDiff", "HARIVO", "VidRD", "motion module", "motion adapter", "temporal layers"],
             inputs=[
                 io.Combo.Input(
@@ -63,6 +66,75 @@ class LoadMotionModel(io.ComfyNode):
     @classmethod
     def execute(cls, motion_name: str) -> io.NodeOutput:
         motion = load_motion(motion_path(motion_name))
+        return io.NodeOutput(motion, motion.info)
+
+
+class MotionLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StillMotion_MotionLora",
+            display_name="Motion LoRA",
+            category=f"{CATEGORY}/motion",
+            description="Adds a motion LoRA to a motion model, for example a camera movement for AnimateDiff v2. "
+            "Several of these nodes can follow each other. The layouts of AnimateDiff, MotionDirector, diffusers and "
+            "PEFT are recognised by the content of the file.",
+            search_aliases=["AnimateDiff", "motion LoRA", "camera movement", "MotionDirector", "pan", "zoom"],
+            inputs=[
+                MotionModel.Input(
+                    "motion_model", tooltip="The output of Load Motion Model, or of another Motion LoRA."
+                ),
+                io.Combo.Input(
+                    "lora_name",
+                    options=files.names(LORA_FOLDERS, {}),
+                    tooltip="A file in models/animatediff_motion_lora or models/stillmotion, trained on this kind of "
+                    "motion model.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Strength of the LoRA, a factor without unit. 1 is as trained, 0 is off, negative values "
+                    "reverse it.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the LoRA starts, as a fraction: 0 is the first step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Where in the sampling the LoRA ends, as a fraction: 1 is the last step. A LoRA that does "
+                    "not last from 0 to 1 needs the memory of a second motion model.",
+                ),
+            ],
+            outputs=[
+                MotionModel.Output(
+                    "motion_model", tooltip="The motion model with the LoRA; connect it to Apply Motion Model."
+                ),
+                io.String.Output("info", tooltip="The motion model and its LoRAs, as text."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str, **_: object) -> tuple[int, int]:
+        return files.fingerprint(files.path_of(lora_name, LORA_FOLDERS, {}, "motion LoRA"))
+
+    @classmethod
+    def execute(
+        cls, motion_model, lora_name: str, strength: float, start_percent: float, end_percent: float
+    ) -> io.NodeOutput:
+        path = files.path_of(lora_name, LORA_FOLDERS, {}, "motion LoRA")
+        motion = with_lora(motion_model, path, strength=strength, start_percent=start_percent, end_percent=end_percent)
         return io.NodeOutput(motion, motion.info)
 
 
@@ -188,4 +260,4 @@ class ApplyMotionModel(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
-NODES = [LoadMotionModel, ApplyMotionModel]
+NODES = [LoadMotionModel, MotionLora, ApplyMotionModel]

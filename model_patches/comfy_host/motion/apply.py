@@ -33,6 +33,7 @@ from .clips import check_run, clip_length, rows_of_condition
 from .files import LoadedMotion, hold, load_motion, longest_clip, temporal
 from .harivo import PromptTokens, check_parts, mapped, tokens_of_frames, with_tokens
 from .levels import with_trained_levels
+from .lora import parts
 
 __all__ = ["BETA_SCHEDULES", "FROM_FILE", "KEY", "LoadedMotion", "Use", "apply_motion", "hold", "load_motion"]
 
@@ -58,13 +59,15 @@ class Use:
     tokens: float
     betas: Betas | None = None
     """Of the training, or as selected; None: those of the base model."""
+    to_the_end: bool = True
+    """Whether the noise level at end_percent belongs to it."""
 
     def active(self, sampling: Any, sigma: Tensor) -> bool:
         """Whether this noise level is between start and end, as ComfyUI defines them for conditions."""
         if self.start_percent <= 0 and self.end_percent >= 1:
             return True
-        level = float(sigma[0])
-        return sampling.percent_to_sigma(self.end_percent) <= level <= sampling.percent_to_sigma(self.start_percent)
+        level, last = float(sigma[0]), sampling.percent_to_sigma(self.end_percent)
+        return last <= level <= sampling.percent_to_sigma(self.start_percent) and (self.to_the_end or level != last)
 
 
 @dataclass
@@ -172,12 +175,15 @@ def apply_motion(
         log.warning("motion model: a clip of 1 frame has no motion; the model is not changed")
         return patched
     _warn_of_competitors(model)
-    patcher = motion.patcher.clone()
     betas = _betas(motion.config, beta_schedule)
-    patcher.set_attachments(KEY, Use(frames, strength, start_percent, end_percent, mapping, tokens, betas))
+    patchers = list(patched.get_additional_models_with_key(KEY))
+    for part in parts(motion, start_percent, end_percent, tuple(patchers)):
+        use = Use(frames, strength, part.start, part.end, mapping, tokens, betas, to_the_end=part.last)
+        part.patcher.set_attachments(KEY, use)
+        patchers.append(part.patcher)
     if motion.spatial and spatial:
         vidrd.add_spatial(patched, motion, spatial)
-    patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
+    patched.set_additional_models(KEY, patchers)
     _add_handlers(patched)
     if betas is not None:
         _set_betas(patched, betas)

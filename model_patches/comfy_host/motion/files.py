@@ -42,6 +42,8 @@ class LoadedMotion:
     """The configuration of a HARIVO file; None for any other file."""
     spatial: dict[str, Tensor] = field(default_factory=dict)
     """The fine-tuned blocks of a VidRD file, under the names in the file."""
+    loras: tuple[Any, ...] = ()
+    """The motion LoRAs on it, see `lora`."""
 
 
 class Typed(nn.Module):
