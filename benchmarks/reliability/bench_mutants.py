@@ -31,6 +31,7 @@ TESTS: dict[str, Sequence[str]] = {
     "model_patches/core": (
         "--fast",
         "unit/core",
+        "unit/test_value_classes.py",
         "unit/test_temporal.py",
         "unit/vidrd/test_layers.py",
         "unit/artv/test_modules.py",
@@ -43,6 +44,7 @@ TESTS: dict[str, Sequence[str]] = {
     "model_patches/harivo": (
         "--fast",
         "unit/harivo",
+        "unit/test_value_classes.py",
         "host/harivo/test_guidance.py",
         "host/harivo/test_stepped_cfg.py",
         "host/harivo/test_harivo.py",
@@ -51,6 +53,7 @@ TESTS: dict[str, Sequence[str]] = {
     "model_patches/vidrd": (
         "--fast",
         "unit/vidrd",
+        "unit/test_value_classes.py",
         "host/vidrd/test_reuse.py",
         "host/vidrd/test_vidrd.py",
         "host/vidrd/test_vidrd_decoder.py",
@@ -60,6 +63,7 @@ TESTS: dict[str, Sequence[str]] = {
     "model_patches/artv": (
         "--fast",
         "unit/artv",
+        "unit/test_value_classes.py",
         "host/artv/test_artv.py",
         "host/artv/test_autoregressive.py",
         "train/systems/test_artv_training.py",
@@ -67,11 +71,12 @@ TESTS: dict[str, Sequence[str]] = {
     "model_patches/dreamvideo": (
         "--fast",
         "unit/dreamvideo",
+        "unit/test_value_classes.py",
         "host/dreamvideo/test_dreamvideo.py",
         "host/dreamvideo/test_double_guidance.py",
         "train/systems/test_dreamvideo_training.py",
     ),
-    "rendering": ("unit/rendering", "host/vidrd/test_long_video.py"),
+    "rendering": ("unit/rendering", "unit/test_value_classes.py", "host/vidrd/test_long_video.py"),
     "training/engine": (
         "--fast",
         "train/engine/test_step.py",

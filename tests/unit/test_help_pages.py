@@ -54,5 +54,7 @@ def test_messages_are_compared_without_their_values():
     code = texts(ast.parse('f"a clip has {n} frames, not {m}"'))
     assert any(map(pattern("a clip has 48 frames, not 32").search, code))
     assert not any(map(pattern("a clip of 48 frames").search, code))
-    page = "# T\n\n## Errors\n\n| message | what to do |\n|---|---|\n| no file | choose one |\n\n- *no luck*: try again.\n"
+    page = (
+        "# T\n\n## Errors\n\n| message | what to do |\n|---|---|\n| no file | choose one |\n\n- *no luck*: try again.\n"
+    )
     assert messages(page) == ["no file", "no luck"]

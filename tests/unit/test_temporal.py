@@ -8,7 +8,7 @@ import torch
 from stillmotion.model_patches.core import temporal
 from stillmotion.model_patches.core.config import MotionConfig
 from stillmotion.model_patches.core.slots import MIDDLE, Slot, slots
-from stillmotion.model_patches.core.temporal import MotionModel, MotionModule, sdpa, sinusoid
+from stillmotion.model_patches.core.temporal import MotionModel, MotionModule, in_parts, sdpa, sinusoid
 
 
 def trained(channels=32, *, heads=4, max_frames: int | None = 8, group_norm="per_frame"):
@@ -97,6 +97,32 @@ def test_many_pixels_in_parts_are_the_same(monkeypatch):
     monkeypatch.setattr(temporal, "CPU_PART", 7 * 4 * 8 * 32)  # seven pixels of four frames, eight times 32 channels
     torch.testing.assert_close(module(x, 4), whole)
     assert sizes == [7, 7, 7, 7, 2]  # of 2 clips of 3 x 5 pixels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "frames", "channels", "part"),
+    [(4096, 16, 320, 64), (100, 16, 1280, 16), (3, 4096, 1280, 1), (30, 16, 1280, 16), (10, 16, 1280, 10)],
+)
+def test_a_part_holds_ten_megabytes_or_one_pixel(pixels, frames, channels, part):
+    """In the widest tensor, that of the gated feed-forward, which has 2 x 4 numbers for each number of the input."""
+    sizes = []
+
+    def run(tokens):
+        sizes.append(len(tokens))
+        return tokens[..., :1]
+
+    tokens = torch.zeros(1, 1, 1).expand(pixels, frames, channels)  # needs no memory
+    assert len(in_parts(run, tokens)) == pixels
+    assert set(sizes[:-1]) <= {part}
+    assert sizes[-1] == (pixels % part or part)
+    assert 4 * 8 * part * frames * channels <= 10.5e6 or part == 1
+
+
+def test_the_default_sizes_are_those_of_animatediff():
+    module: Any = MotionModule(64)
+    (block,) = module.temporal_transformer.transformer_blocks
+    assert [attention.heads for attention in block.attention_blocks] == [8, 8]
+    assert module.max_frames == 32
 
 
 def test_positions_are_sines_of_falling_frequency():

@@ -146,7 +146,9 @@ def test_noise_is_tested_before_and_behind_the_mapping_network(views, apply):
     _, table = views.NoiseNormality.execute(empty, FRAMES, noise, apply(trained())).result
     rows = [line.split("  ")[0].strip() for line in table.splitlines()[1:3]]
     assert rows == ["noise", "after the mapping"]
-    with pytest.raises(ValueError, match=r"mapping network: this MODEL has no active mapping;.* mapping_strength above 0"):
+    with pytest.raises(
+        ValueError, match=r"mapping network: this MODEL has no active mapping;.* mapping_strength above 0"
+    ):
         views.NoiseNormality.execute(empty, FRAMES, noise, apply(trained(), mapping=0.0))
 
 

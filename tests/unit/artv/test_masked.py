@@ -81,6 +81,21 @@ def test_the_level_adds_nothing_at_0_and_something_above(form):
     assert level_shift(embed, 32, t, t, "none") is None
 
 
+def test_the_shift_of_a_level_is_the_difference_of_two_embeddings():
+    torch.manual_seed(0)
+    embed = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64))
+    t, level, zero = torch.tensor([3, 700]), torch.tensor([550, 20]), torch.tensor([0, 0])
+
+    def features(steps):
+        angle = steps[:, None] / 10000 ** (torch.arange(16) / 16)
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+    added = embed(features(level)) - embed(features(zero))
+    inside = embed(features(t) + features(level) - features(zero)) - embed(features(t))
+    for form, shift in (("added", added), ("inside", inside)):
+        torch.testing.assert_close(level_shift(embed, 32, t, level, form), shift, rtol=1e-4, atol=1e-4)
+
+
 CONFIG = ArtvConfig(block_channels=(32,), attention=(True,), heads=(4,), mask_channels=(16,), mask_heads=(2,))
 
 

@@ -1,6 +1,8 @@
 """ART-V's networks: the parameter counts of Table 2, the identity if untrained, inputs that affect outputs."""
 
+import math
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,8 +12,8 @@ from stillmotion.model_patches.artv.adapter import ReferenceAdapter
 from stillmotion.model_patches.artv.anchor import AnchorBlock, patch_tokens
 from stillmotion.model_patches.artv.config import POCKET, SD15, SD21, ArtvConfig
 from stillmotion.model_patches.artv.model import ArtvModel
-from stillmotion.model_patches.artv.places import sites
-from stillmotion.model_patches.core.slots import MIDDLE
+from stillmotion.model_patches.artv.places import AnchorBlocks, sites
+from stillmotion.model_patches.core.slots import MIDDLE, Slot
 
 SD21_UNET = 865.910724  # in M, counted with diffusers' own class
 SMALL = ArtvConfig(
@@ -103,6 +105,21 @@ def test_a_fresh_anchor_block_changes_no_bit_and_a_trained_one_looks_at_the_anch
     assert torch.equal(once[0], block(x[:1], tokens[:1])[0])  # the images of a batch do not mix
 
 
+def test_every_place_has_an_anchor_block_of_its_own_and_other_layers_have_none():
+    anchors = AnchorBlocks(SMALL, SMALL.block_channels, SMALL.heads)
+    keys = {
+        Slot("down", 1, 0): "down_blocks.1.0",
+        MIDDLE: "mid_block",
+        Slot("up", 0, 0): "up_blocks.0.0",
+        Slot("up", 0, 1): "up_blocks.0.1",
+    }
+    assert list(sites(SMALL)) == list(keys)
+    assert all(anchors.at(slot) is anchors.get_submodule(key) for slot, key in keys.items())
+    assert all(anchors.at(slot) is None for slot in (Slot("down", 0, 0), Slot("up", 1, 0), Slot("down", 1, 1)))
+    x = noise(1, 32, 3, 5)
+    assert anchors.change(Slot("down", 0, 0), x, noise(1, 6, 68)) is x
+
+
 def test_patches_hold_the_latent_and_tell_where_they_are():
     anchor = noise(2, 4, 6, 9)
     bare, placed = patch_tokens(anchor, 4, False), patch_tokens(anchor, 4, True)
@@ -111,6 +128,14 @@ def test_patches_hold_the_latent_and_tell_where_they_are():
     assert bare.sum() == pytest.approx(anchor.sum().item(), abs=1e-3)
     assert len({tuple(row) for row in placed[0, :, 64:].tolist()}) == 6
     assert torch.equal(bare[0, 0].view(4, 4, 4), anchor[0, :, :4, :4])
+
+
+def test_the_position_of_a_patch_is_that_of_its_centre_on_half_a_circle():
+    tokens = patch_tokens(noise(2, 4, 12, 20), 4, True)[..., 64:]
+    for row, column in product(range(3), range(5)):
+        y, x = math.pi * (2 * row + 1) / 6, math.pi * (2 * column + 1) / 10
+        position = torch.tensor([math.sin(y), math.cos(y), math.sin(x), math.cos(x)])
+        torch.testing.assert_close(tokens[:, 5 * row + column], position.expand(2, 4))
 
 
 def test_a_fresh_mask_is_a_half_and_a_trained_one_depends_on_everything():
@@ -151,6 +176,10 @@ def test_a_fresh_mask_is_a_half_and_a_trained_one_depends_on_everything():
         ({"block_channels": ()}, "block_channels is empty"),
         ({"heads": (4,)}, "heads has 1 entries for 2 down blocks"),
         ({"mask_heads": (3, 3)}, "3 heads do not divide 16 channels"),
+        ({"block_channels": (0, 64)}, "4 heads do not divide 0 channels"),
+        ({"block_channels": (-8, 64)}, "4 heads do not divide -8 channels"),
+        ({"heads": (0, 4)}, "0 heads do not divide 32 channels"),
+        ({"mask_channels": (16, 15), "mask_heads": (2, 3)}, "15 channels, or the channels are odd"),
         ({"static": "both"}, "static is 'both'; choose one of consistent, paper, reversed"),
         ({"anchor": "pixels"}, "anchor is 'pixels'; choose one of latent, clip"),
         ({"level_embedding": "outside"}, "level_embedding is 'outside'"),
@@ -166,3 +195,12 @@ def test_a_config_is_what_it_was_after_a_file():
     assert ArtvConfig.from_dict(SMALL.to_dict()) == SMALL
     with pytest.raises(ValueError, match="unknown setting frames"):
         ArtvConfig.from_dict(SMALL.to_dict() | {"frames": 3})
+
+
+def test_heads_are_as_wide_as_in_the_paper_and_few_in_the_pocket_models():
+    assert {c // n for c, n in zip(SD21.block_channels, SD21.heads, strict=True)} == {64}
+    assert {c // n for c, n in zip(SD21.mask_channels, SD21.mask_heads, strict=True)} == {32}
+    assert replace(SD15, heads=SD21.heads, context_dim=SD21.context_dim) == SD21
+    assert (SD15.heads, SD15.context_dim, SD21.context_dim) == ((8,) * 4, 768, 1024)
+    assert (POCKET.block_channels, POCKET.heads) == ((64, 128, 128), (4, 4, 4))
+    assert (POCKET.mask_channels, POCKET.mask_heads) == ((24, 32, 32), (2, 2, 2))

@@ -43,6 +43,17 @@ def test_pad_adds_white_edges_on_both_sides():
     assert (high[:, :, 6:] == 1).all()
 
 
+def test_pad_keeps_the_aspect_ratio_of_an_image_that_is_not_square():
+    image = torch.full((1, 3, 4, 6), 0.25)
+    wide = fit(image, 4, 11, "pad")  # an odd rest: one column less on the left
+    assert torch.equal(wide[..., 2:8], image)
+    assert (wide[..., :2] == 1).all()
+    assert (wide[..., 8:] == 1).all()
+    upright = image.transpose(2, 3)
+    high = fit(upright, 11, 4, "pad")
+    assert torch.equal(high, wide.transpose(2, 3))
+
+
 def test_stretch_uses_the_whole_image():
     image = stripes(4, 8)
     stretched = fit(image, 4, 4, "stretch")
@@ -86,3 +97,9 @@ def test_whether_the_aspect_ratio_is_the_same(image, video, same):
 def test_a_thin_image_keeps_at_least_one_pixel():
     assert fit(torch.rand(1, 3, 1, 9), 9, 1, "crop").shape == (1, 3, 9, 1)
     assert fit(torch.rand(1, 3, 1, 9), 9, 1, "pad").shape == (1, 3, 9, 1)
+
+
+def test_of_a_much_too_wide_image_crop_keeps_one_column_of_pixels():
+    image = stripes(1, 9)
+    assert torch.equal(fit(image, 9, 1, "crop"), image[..., 4:5].expand(1, 3, 9, 1))
+    assert torch.equal(fit(image.transpose(2, 3), 1, 9, "crop"), image[..., 4:5].expand(1, 3, 1, 9))

@@ -78,6 +78,15 @@ def test_the_temporal_module_runs_between_cross_attention_and_feed_forward():
     torch.testing.assert_close(block(x, context, 3), block(x, context))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [Block(32, 16, 4), SpatialTransformer(32, 16, heads=4, linear=True)])
+def test_without_a_number_of_frames_every_image_is_a_clip_of_its_own(layer):
+    x, context = torch.randn(6, 5, 32), torch.randn(6, 3, 16)
+    x = x if isinstance(layer, Block) else x.transpose(1, 2).unflatten(2, (1, 5))
+    assert torch.equal(layer(x, context, temporal=Scaled()), layer(x, context, 1, Scaled()))
+    assert not torch.allclose(layer(x, context, temporal=Scaled()), layer(x, context, 2, Scaled()))
+
+
 def test_the_feed_forward_is_four_times_as_wide_by_default():
     assert Block(32, 16, 4).ff.net[2].in_features == 128
     assert Block(32, 16, 4, widening=2).ff.net[2].in_features == 64

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillmotion.model_patches.harivo import losses
 from stillmotion.model_patches.harivo.losses import Queue, decoupled_contrastive, map_change, streamed_change
@@ -104,6 +105,26 @@ def test_streaming_keeps_no_map_for_the_way_back():
 
     assert stored(64) <= 2 * 64 * 4
     assert stored(256) <= 2 * 256 * 4
+
+
+class LargestMap(TorchDispatchMode):
+    """The number of queries of the largest attention map."""
+
+    queries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._softmax.default:
+            self.queries = max(self.queries, result.shape[-2])
+        return result
+
+
+@pytest.mark.parametrize(("part", "queries"), [({"part": 8}, 8), ({"part": 500}, 130), ({}, 64)])
+def test_streaming_computes_no_larger_part_of_a_map_than_it_says(part, queries):
+    query, key = torch.randn(2, 2, 1, 130, 4)
+    with LargestMap() as largest:
+        streamed_change(query, key, 2, **part)
+    assert largest.queries == queries
 
 
 def contrastive_by_hand(z1, z2, negatives, tau):

@@ -223,6 +223,7 @@ def test_a_config_survives_its_file():
         ({"tokens": {"context_dim": 4, "colour": 1}}, "token config: unknown setting colour"),
         ({"motion": MOTION.to_dict() | {"colour": 1}}, "motion config: unknown setting colour"),
         ({"mapping": {"width": 30}}, "8 heads do not divide a width of 30"),
+        ({"mapping": {"width": 9, "heads": 3}}, "3 heads do not divide a width of 9, or the width is odd"),
         ({"mapping": {"max_frames": 4}}, "max_frames is 8 for the temporal layers, but only 4 for the mapping network"),
         ({"mapping": {"channels": 0}}, "channels is 0; it must be a whole number of at least 1"),
         ({"tokens": {"context_dim": 4, "kernel": 2}}, "kernel is 2; choose 1 or 3"),

@@ -109,3 +109,26 @@ def test_the_frozen_judge_teaches_the_decoder_and_not_itself():
     assert all(p.grad is None for p in net.parameters())
     discriminator_hinge(net(pictures(1)), net(x.detach())).backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "convolutions"),
+    [
+        # the 70 x 70 discriminator of Isola et al., appendix 6.1.2: C64-C128-C256-C512 and a convolution to one score
+        ({}, [(3, 64, 2, True), (64, 128, 2, False), (128, 256, 2, False), (256, 512, 1, False), (512, 1, 1, True)]),
+        ({"width": 8, "layers": 1}, [(3, 8, 2, True), (8, 16, 1, False), (16, 1, 1, True)]),
+        (
+            {"width": 1, "layers": 4},  # never wider than eight times the first
+            [(3, 1, 2, True), (1, 2, 2, False), (2, 4, 2, False), (4, 8, 2, False), (8, 8, 1, False), (8, 1, 1, True)],
+        ),
+    ],
+)
+def test_the_discriminator_is_that_of_pix2pix(sizes, convolutions):
+    """Input, output, stride and bias of each convolution; those before a norm have no bias."""
+    net = PatchDiscriminator(**sizes).net
+    layers = [layer for layer in net if isinstance(layer, torch.nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.stride[0], c.bias is not None) for c in layers] == convolutions
+    assert {(c.kernel_size, c.padding) for c in layers} == {((4, 4), (1, 1))}
+    norms = [layer for layer in net if isinstance(layer, torch.nn.GroupNorm)]
+    assert [norm.num_channels for norm in norms] == [out for _, out, _, _ in convolutions[1:-1]]
+    assert {layer.negative_slope for layer in net if isinstance(layer, torch.nn.LeakyReLU)} == {0.2}

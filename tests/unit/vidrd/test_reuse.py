@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from stillmotion.model_patches.vidrd.reuse import Config, Recorder, guided_frames, next_noise, reused_share
+from stillmotion.model_patches.vidrd.reuse import Config, History, Recorder, guided_frames, next_noise, reused_share
 
 FRAMES, STEPS = 8, 10
 SIGMAS = [*torch.linspace(10, 0.5, STEPS).tolist(), 0.0]
@@ -156,6 +156,10 @@ def test_another_schedule_size_or_setting_is_an_error():
     history = recorder.history(z)
     with pytest.raises(ValueError, match="was sampled with 10 steps from 10 to 0, this clip with 9 steps"):
         Recorder(Config(), SIGMAS[1:], history)
+    with pytest.raises(ValueError, match="this clip with 0 steps;"):
+        Recorder(Config(), [], history)
+    with pytest.raises(ValueError, match="this clip with 0 steps from 3 to 3;"):
+        Recorder(Config(), [3.0], history)
     with pytest.raises(ValueError, match="clips of one video need the same number of frames"):
         next_noise(z, z[:, :4], Config())
     with pytest.raises(ValueError, match="has nothing for step 4"):
@@ -164,6 +168,22 @@ def test_another_schedule_size_or_setting_is_an_error():
         Recorder(Config(), SIGMAS, history).step(0, z[..., :2])
     with pytest.raises(ValueError, match="needs its last 6 frames"):
         Recorder(Config(overlap=6), SIGMAS, history).step(0, z)
+
+
+def test_a_history_comes_back_from_its_tensors_bit_for_bit():
+    z, *step_noise = drawn(13)  # more than ten: their names are not in the order of the alphabet
+    recorder = Recorder(Config(), SIGMAS, None)
+    for k in range(STEPS):
+        recorder.step(k, z + k)
+    history = recorder.history(z, step_noise)
+    again = History.of(dict(sorted(history.tensors().items())))
+    assert again.sigmas == tuple(SIGMAS)
+    assert torch.equal(again.noise, z)
+    assert again.states.keys() == history.states.keys() == {0, 1, 2, 3}
+    assert all(torch.equal(again.states[k], history.states[k]) for k in history.states)
+    assert len(again.step_noise) == len(step_noise)
+    assert all(torch.equal(a, b) for a, b in zip(again.step_noise, step_noise, strict=True))
+    assert again.bytes() == history.bytes()
 
 
 def test_less_overlap_than_before_takes_the_frames_next_to_the_join():
@@ -182,6 +202,7 @@ def test_less_overlap_than_before_takes_the_frames_next_to_the_join():
         ({"recycle": -0.1}, "recycle is -0.1"),
         ({"recycle": math.inf}, "recycle is inf"),
         ({"staged_guidance": 1.5}, "staged_guidance is 1.5"),
+        ({"staged_guidance": -0.1}, "staged_guidance is -0.1"),
         ({"rule": "other"}, "rule is 'other'; use one of code, paper"),
     ],
 )
