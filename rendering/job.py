@@ -1,7 +1,7 @@
 """The folder of one render job: its identity, and which of its files are complete.
 
     ROOT/NAME-0123456789ab/         the hash covers everything on which the frames depend
-        manifest.json               this identity, written once
+        manifest.json               this identity, and the versions and device of the newest render
         clips/00001/clip.json       the complete files of clip 1 with their SHA-256, and its take
                     latents.safetensors, state.safetensors, segment.mp4
         frames/000001.png           only for image formats
@@ -148,8 +148,13 @@ class Job:
 
 
 @contextmanager
-def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, str]]:
+def open_job(
+    root: Path, name: str, identity: Identity, machine: Mapping[str, str] | None = None
+) -> Iterator[tuple[Job, str]]:
     """The new or existing job with this name and identity, locked; and a remark about it.
+
+    machine: versions and device, on which only the last bits of the frames depend. They are recorded, but are not part
+    of the identity, so that an update does not make every job a new one; the remark names those that changed.
 
     RenderError for a name that is not a valid file name, NotWritableError, BusyError, OtherVersionError.
     """
@@ -160,14 +165,30 @@ def open_job(root: Path, name: str, identity: Identity) -> Iterator[tuple[Job, s
         (job.folder / "log.txt").touch()
     with exclusive(job.folder):
         if (job.folder / MANIFEST).is_file():
-            read_manifest(job.folder)
-            yield job, f"resumes in {job.folder.name}"
+            content = read_manifest(job.folder)
+            remark = f"resumes in {job.folder.name}" + _other_machine(content, machine or {})
+            if machine and content.get("machine") != machine:
+                _write_manifest(job.folder, content | {"machine": dict(machine)})
+            yield job, remark
         else:
             remark = reason_for_new_job(root, name, identity)
             content = {"version": VERSION, "created": time.time(), "name": name, "identity": identity}
-            with storage(job.folder):
-                write_text(json.dumps(content, indent=1), job.folder / MANIFEST)
+            _write_manifest(job.folder, content | ({"machine": dict(machine)} if machine else {}))
             yield job, remark
+
+
+def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    with storage(folder):
+        write_text(json.dumps(content, indent=1), folder / MANIFEST)
+
+
+def _other_machine(content: Mapping[str, Any], machine: Mapping[str, str]) -> str:
+    """What changed since the job was last rendered, as the end of a sentence; "" for nothing."""
+    recorded = content.get("machine")
+    changes = differences(recorded, machine) if machine and isinstance(recorded, dict) else []
+    if not changes:
+        return ""
+    return f"; {', '.join(changes)}: the last bits of what is rendered from here on may differ from the frames before"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

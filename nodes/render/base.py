@@ -14,7 +14,7 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
-from ...model_patches.comfy_host.base.fingerprint import of_sampler
+from ...model_patches.comfy_host.base.fingerprint import of_machine, of_sampler
 from ...model_patches.comfy_host.video.shared import latent_size
 from ...rendering.formats import check_format, repeat_pixels
 from ...rendering.graph import input_hashes, source_of
@@ -96,7 +96,7 @@ class Request:
         meta = metadata(prompt, pnginfo)
         output = Output(kind, self.rate(), rendering.frames, meta, unit=self.unit, doubled=rendering.doubled)
         watch = NodeWatch(rendering.count, len(rendering.engine.sigmas) - 1, name)
-        with open_job(job_root(self.folder), options.name, identity) as (job, remark):
+        with open_job(job_root(self.folder), options.name, identity, of_machine()) as (job, remark):
             decode = as_files(rendering.engine.decode, options.enlarge)
             work = Work(rendering.engine.sample, decode, rendering.inputs(job))
             path = render_job(

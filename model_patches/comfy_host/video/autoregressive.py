@@ -26,7 +26,7 @@ from ...core.pictures import fit
 from ..artv.apply import apply_artv, blended
 from ..artv.checks import FrameInputs
 from ..artv.files import LoadedArtv
-from ..base.fingerprint import of_machine, of_model, of_values
+from ..base.fingerprint import of_model, of_values
 from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import StoryPrompts
 from .shared import (
@@ -172,7 +172,7 @@ class Rollout:
             "conditions": {role: of_values(values) for role, values in self.conditions.items()},
             "start": of_values([self.start.image, self.start.references, self.start.anchor]),
             "sigmas": self.sigmas.tolist(),
-            "versions": {LABEL: str(VERSION), **of_machine()},
+            "versions": {LABEL: str(VERSION)},
         }
 
     def inputs(self, frame: int) -> str:

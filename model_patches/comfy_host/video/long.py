@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...vidrd.reuse import Config as ReuseConfig
 from ...vidrd.reuse import History, next_noise
-from ..base.fingerprint import of_machine, of_model, of_values
+from ..base.fingerprint import of_model, of_values
 from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import PromptSchedule
 from ..vidrd.decoder import TemporalVAE
@@ -108,7 +108,7 @@ class LongVideo:
         guider = {"kind": type(self.guider).__name__, "cfg": float(getattr(self.guider, "cfg", 1.0))}
         if hasattr(self.guider, "scales"):
             guider["scales"] = list(self.guider.scales)
-        versions = {"long video": str(VERSION), **of_machine()}
+        versions = {"long video": str(VERSION)}
         return {
             "models": models,
             "conditions": conditions,

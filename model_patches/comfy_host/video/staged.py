@@ -20,7 +20,7 @@ from ...core.pictures import FITS, fit, same_aspect
 from ...dreamvideo.guidance import TEXT_FIRST
 from ...dreamvideo.image import pixels
 from ...dreamvideo.stages import REANCHOR, UNDER_NOISE, StagePlan, colours_of, parse_stages, reanchored
-from ..base.fingerprint import of_machine, of_model, of_values
+from ..base.fingerprint import of_model, of_values
 from ..conditions.prompts import PromptSchedule
 from ..dreamvideo.guider import DoubleConditionGuider, double_condition_guider
 from ..dreamvideo.retention import Conditioning, LoadedBranch, apply_retention
@@ -114,7 +114,7 @@ class StagedVideo:
             "conditions": {"negative": of_values(comfy.sampler_helpers.convert_cond(self.negative))},
             "image": of_values(self.image),
             "sigmas": self.sigmas.tolist(),
-            "versions": {LABEL: str(VERSION), **of_machine()},
+            "versions": {LABEL: str(VERSION)},
         }
 
     def inputs(self, stage: int) -> str:

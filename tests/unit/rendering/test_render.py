@@ -306,6 +306,26 @@ def test_other_inputs_are_another_job_and_the_reason_is_told(tmp_path):
     assert heard.remarks[0] == f"resumes in {first.name}"
 
 
+def test_another_version_of_the_host_continues_a_job_and_says_what_may_differ(tmp_path):
+    """An update of ComfyUI must not make every finished video a new job."""
+    old, new = {"comfyui": "0.30.0", "torch": "2.11"}, {"comfyui": "0.33.0", "torch": "2.11"}
+    remarks = []
+    for machine in (old, old, new, new, None):
+        with open_job(tmp_path, "toy", IDENTITY, machine) as (job, remark):
+            remarks.append(remark)
+    name = job.folder.name
+    assert remarks == [
+        "a new job",
+        f"resumes in {name}",
+        f"resumes in {name}; comfyui: 0.30.0 -> 0.33.0: the last bits of what is rendered from here on may differ from "
+        "the frames before",
+        f"resumes in {name}",
+        f"resumes in {name}",
+    ]
+    assert json.loads((job.folder / "manifest.json").read_text())["machine"] == new
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_two_processes_cannot_render_one_job(tmp_path):
     with (
         open_job(tmp_path, "toy", IDENTITY),
