@@ -121,8 +121,8 @@ def _add(digest: Any, value: Tensor) -> None:
     elif value.device.type != "meta":
         data = value.detach().contiguous().reshape(-1).view(torch.uint8)
         if data.numel() > LARGE:
-            words, data = data.split([data.numel() // BLOCK * BLOCK, data.numel() % BLOCK])
-            words = (words if words.storage_offset() % 8 == 0 else words.clone()).view(torch.int64)
-            for part in (words.view(-1, BLOCK // 8).sum(1), words[::EVERY]):
+            blocks, data = data.split([data.numel() // BLOCK * BLOCK, data.numel() % BLOCK])
+            blocks = (blocks if blocks.storage_offset() % 8 == 0 else blocks.clone()).view(torch.int64)
+            for part in (blocks.view(-1, BLOCK // 8).sum(1), blocks[::EVERY]):
                 digest.update(part.cpu().contiguous().numpy())
         digest.update(data.cpu().numpy())
