@@ -35,6 +35,7 @@ LINEAR_BETAS: dict[str, Any] = {"beta_schedule": "linear", "beta_start": 0.00085
 # of AnimateDiff-SDXL (beta); of SDXL itself, with which Hotshot-XL was trained
 SDXL_BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.020}
 HOTSHOT_BETAS: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+V1_FRAMES = 24  # positions of AnimateDiff v1; later versions have 32
 ANIMATELCM_FRAMES = 64  # positions of AnimateLCM, whose file does not contain its table
 
 _DECODER = "decoder.up_blocks."
@@ -190,11 +191,15 @@ def motion_config(weights: Weights, source: str, layout: str = ANIMATEDIFF) -> d
     """
     channels, layers = _down_blocks(weights, source)
     sdxl = HOTSHOT_BETAS if layout == HOTSHOT else SDXL_BETAS
+    mid_block = any(k.startswith("mid_block.") for k in weights)
+    frames = next((v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")), ANIMATELCM_FRAMES)
+    is_v1 = frames == V1_FRAMES and not mid_block and channels != SDXL_CHANNELS
     config = MotionConfig(
         block_channels=channels,
         layers_per_block=layers,
-        mid_block=any(k.startswith("mid_block.") for k in weights),
-        max_frames=next((v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")), ANIMATELCM_FRAMES),
+        mid_block=mid_block,
+        max_frames=frames,
+        image_norm="per_clip" if is_v1 else "per_frame",
         **(sdxl if channels == SDXL_CHANNELS else LINEAR_BETAS),
     )
     with torch.device("meta"):

@@ -96,7 +96,7 @@ def _modules(config: MotionConfig, weights: Weights) -> str:
     return (
         f"{_count(weights, '.temporal_transformer.norm.weight')} modules for block channels {config.block_channels}, "
         f"{'with' if config.mid_block else 'no'} middle block, up to {config.max_frames} frames, "
-        f"{_betas(config.beta_schedule)}"
+        f"{_betas(config.beta_schedule)}" + (", image norms over the clip" if config.image_norm == "per_clip" else "")
     )
 
 

@@ -95,8 +95,8 @@ class ModelSamplingBetas(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model to sample with. Connect it after Apply Motion Model to replace the noise levels "
-                    "that the motion model sets.",
+                    tooltip="The model to sample with. Apply Motion Model, after this node, sets the noise levels of "
+                    "the motion file, unless its beta_schedule is model.",
                 ),
                 io.Combo.Input(
                     "schedule",

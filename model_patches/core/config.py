@@ -26,6 +26,8 @@ class MotionConfig:
     """Rows of the positional table, which is the length of the longest clip in frames."""
     group_norm: str = "per_frame"
     """Statistics of a module's GroupNorm: "per_frame" (the released weights) or "per_clip" (as in diffusers)."""
+    image_norm: str = "per_frame"
+    """Statistics of the image U-Net's GroupNorms with this model: "per_frame", or "per_clip" for AnimateDiff v1."""
     position_encoding: bool = True
     beta_schedule: str | None = None
     """Noise schedule of the training, "linear" or "scaled_linear" as diffusers calls them; None: the base model's."""
@@ -41,10 +43,11 @@ class MotionConfig:
         for name in ("layers_per_block", "max_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"motion config: {name} is {getattr(self, name)}; it must be at least 1")
-        if self.group_norm not in GROUP_NORMS:
-            raise ValueError(
-                f"motion config: group_norm is {self.group_norm!r}; choose one of {', '.join(GROUP_NORMS)}"
-            )
+        for name in ("group_norm", "image_norm"):
+            if getattr(self, name) not in GROUP_NORMS:
+                raise ValueError(
+                    f"motion config: {name} is {getattr(self, name)!r}; choose one of {', '.join(GROUP_NORMS)}"
+                )
         if self.beta_schedule is not None and (self.beta_start is None or self.beta_end is None):
             raise ValueError(f"motion config: beta_schedule {self.beta_schedule!r} needs beta_start and beta_end")
 

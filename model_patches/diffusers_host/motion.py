@@ -6,10 +6,12 @@ Shapes: b clips, f frames; the U-Net's batch is (b f, c, h, w), the frames of a 
 from typing import Any
 
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..core.norms import as_frames, as_volumes
 from ..core.slots import Slot
 from ..core.temporal import MotionModel, check_frames
 
@@ -33,6 +35,12 @@ class Handle:
             unet.register_forward_hook(self._after),
             *(hook for slot, module in self._modules.items() for hook in self._enter(unet, slot, module)),
         ]
+        if getattr(motion.config, "image_norm", "") == "per_clip":
+            for norm in image_norms(unet):
+                self._hooks += [
+                    norm.register_forward_pre_hook(self._before_norm),
+                    norm.register_forward_hook(self._after_norm),
+                ]
 
     def remove(self) -> None:
         """Remove the hooks, which restores the U-Net."""
@@ -54,7 +62,7 @@ class Handle:
         def hook(_layer: nn.Module, _args: tuple, output: Any) -> Any:
             self.calls += 1
             frames, strength = self.frames, self.strength
-            if frames is None or frames == 1 or strength == 0:
+            if frames is None or not self._runs():
                 return None
             x = (
                 output[0] if isinstance(output, tuple) else output
@@ -63,6 +71,15 @@ class Handle:
             return (x, *output[1:]) if isinstance(output, tuple) else x
 
         return hook
+
+    def _runs(self) -> bool:
+        return self.frames not in (None, 1) and self.strength != 0
+
+    def _before_norm(self, _norm: nn.Module, args: tuple) -> Any:
+        return (as_volumes(args[0], self.frames), *args[1:]) if self.frames and self._runs() else None
+
+    def _after_norm(self, _norm: nn.Module, _args: tuple, x: Tensor) -> Any:
+        return as_frames(x) if self._runs() else None
 
     def _after(self, _unet: nn.Module, _args: tuple, _output: Any) -> None:
         if self.calls < len(self._modules):
@@ -96,6 +113,12 @@ def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
             "motion model: it has a module for the middle block, but this U-Net has no middle block; load the base "
             "model that the motion model was trained on"
         )
+
+
+def image_norms(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """The GroupNorms of the ResBlocks and of the output, which AnimateDiff v1 applies to whole clips."""
+    blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+    return [norm for block in blocks for norm in (block.norm1, block.norm2)] + [unet.conv_norm_out]
 
 
 def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:

@@ -101,6 +101,7 @@ def test_animatediff_files_load(tmp_path, mid, positions, layout, suffix):
     found = checkpoint.load(path)
     assert (found.system, found.layout) == ("motion", layout)
     assert found.config["max_frames"] == positions
+    assert found.config["image_norm"] == ("per_clip" if layout == "AnimateDiff v1" else "per_frame")
     assert all(torch.equal(found.weights[k], v) for k, v in weights.items())
     assert layout in checkpoint.describe(found)
     assert f"{11 if mid else 10} modules" in checkpoint.describe(found)

@@ -87,6 +87,12 @@ def check_base(model: comfy.model_patcher.ModelPatcher, config: MotionConfig) ->
         )
 
 
+def image_norms(unet: UNetModel) -> list[nn.Module]:
+    """The GroupNorms of the ResBlocks and of the output, which AnimateDiff v1 applies to whole clips."""
+    blocks: list[Any] = [module for module in unet.modules() if isinstance(module, ResBlock)]
+    return [norm for block in blocks for norm in (block.in_layers[0], block.out_layers[0])] + [unet.out[0]]
+
+
 def channels_by_slot(unet: UNetModel) -> dict[Slot, int]:
     """Slot -> channels of the U-Net there."""
     return {slot: channels_of(layer) for slot, layer in layers_by_slot(unet).items()}

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from ...core.config import MotionConfig
 from ...core.levels import BETA_END, BETA_START, SCHEDULES
+from ...core.norms import norms_over_clips
 from ...vidrd.config import VidrdConfig
 from ..base.betas import Betas, set_betas
-from ..base.unet import check_base, run_transformer
+from ..base.unet import check_base, image_norms, run_transformer
 from ..base.windows import for_windows, frames_of_window
 from . import spatial as vidrd
 from .call import RUN, Active, Call, Run, Use, frames_of_call
@@ -246,6 +247,9 @@ def _diffusion_model(
             transformer_options = transformer_options | {
                 "patches": _with_own_patches(transformer_options.get("patches", {}))
             }
+        if (frames := call.norm_frames()) > 1:
+            with norms_over_clips(image_norms(executor.class_obj), frames):
+                return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
     return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
 

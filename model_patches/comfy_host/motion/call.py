@@ -14,6 +14,7 @@ from ...harivo.model import HarivoModel
 from ..base.betas import Betas
 from ..base.unet import places
 from .clips import clip_length
+from .files import temporal
 from .harivo import PromptTokens, mapped, tokens_of_frames, with_tokens
 
 RUN = "stillmotion.motion.run"
@@ -103,6 +104,12 @@ class Call:
                 update = module.update(features, motion.frames)
                 x = torch.add(x, update, alpha=motion.use.strength)
         return x
+
+    def norm_frames(self) -> int:
+        """Frames over which the image U-Net's GroupNorms take their statistics in this call; 1: of single frames."""
+        active = [motion for motion in self.motions if motion.on and motion.use.strength]
+        configs = [(temporal(motion.model).config, motion.frames) for motion in active]
+        return max((frames for config, frames in configs if getattr(config, "image_norm", "") == "per_clip"), default=1)
 
     def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """The U-Net's inputs, scaled latent and text, after mapping networks and with frame-wise tokens."""
