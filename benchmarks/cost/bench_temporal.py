@@ -1,24 +1,33 @@
 """The cost of a motion model: a forward of SD 1.5's U-Net, random weights, 16 frames of latent 16x16, one thread, fp32.
 
-Three networks with the same weights run in turn: the plain U-Net in ComfyUI, the same with our motion model (v2, which
-has a middle module), and diffusers' UNetMotionModel. Keys: `ours_over_plain`, `ours_over_diffusers` (ratios of seconds,
-the least of all rounds; CPU time of the process, as other processes share the cores), `max_abs_error` (largest
-difference of our output from diffusers', with diffusers' rule for the GroupNorm), and the three times. Needs 10 GB.
+Networks with the same weights run in turn: the plain U-Net in ComfyUI, the same with our motion model (v2, which has a
+middle module), ours with torch's own linear layers, diffusers' UNetMotionModel and, where --evolved names its folder,
+AnimateDiff-Evolved. Keys: `kernels` (the library of our linear layers on this processor), `NETWORK_over_plain` and
+`ours_added_over_NETWORK` (the time that ours adds over the time that another adds; both are medians over the rounds of
+ratios within a round; CPU time of the process, as other processes share the cores), `max_abs_error` (largest difference
+of our output from diffusers', with diffusers' rule for the GroupNorm), `max_abs_error_evolved` (from
+AnimateDiff-Evolved's, which has our rule), and the least seconds of each. Needs 10 GB.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...model_patches import layouts
 from ...model_patches.checkpoint import Checkpoint
 from ...model_patches.core.config import MotionConfig
+from ...model_patches.core.linear import KERNELS
 from ...model_patches.core.temporal import MotionModel
 from ...model_patches.ldm_names import rename, unet_prefixes
 from ...model_patches.systems import MOTION
+from ..common.evolved import evolved_motion
 from ..common.pocket_host import start_comfyui
 from ..common.report import finish
 
@@ -123,16 +132,55 @@ class TimedModel:
         from comfy import sample
 
         latent = torch.zeros_like(noise)
-        sample.sample(
-            self.model, noise, 1, 1.0, "euler", "normal", conditioning, conditioning, latent, disable_pbar=True
-        )
+        sampling = (1, 1.0, "euler", "normal", conditioning, conditioning, latent)
+        sample.sample(self.model, noise, *sampling, disable_pbar=True, seed=0)
+
+
+class DiffusersModel:
+    """diffusers' motion U-Net, with the interface of TimedModel; `example` provides its inputs."""
+
+    def __init__(self, unet: Any, example: TimedModel, frames: int) -> None:
+        self.unet, self.example, self.frames = unet, example, frames
+        self.seconds: list[float] = []
+        self.output = torch.empty(0)
+
+    def run(self, _noise: Tensor, _conditioning: list) -> None:
+        x, timesteps, context = self.example.input
+        clip = x.unflatten(0, (-1, self.frames)).transpose(1, 2)  # (b, c, f, h, w)
+        start_time = time.process_time()
+        output = self.unet(clip, timesteps[0], context, return_dict=False)[0]
+        self.seconds.append(time.process_time() - start_time)
+        self.output = output.transpose(1, 2).flatten(0, 1)
+
+
+def with_torch_linear(motion: Any) -> Any:
+    """The loaded motion model, whose linear layers use torch's own product."""
+    for layer in motion.patcher.model.modules():
+        if hasattr(layer, "product"):
+            layer.product = F.linear
+    return motion
+
+
+def summary(networks: dict[str, Any]) -> dict[str, float]:
+    """Ratios to the plain network and of the added times, from the rounds."""
+    seconds = {name: network.seconds[-len(networks["plain"].seconds) :] for name, network in networks.items()}
+    rounds = [dict(zip(seconds, values, strict=True)) for values in zip(*seconds.values(), strict=True)]
+    over_plain = {f"{name}_over_plain": median(r[name] / r["plain"] for r in rounds) for name in networks}
+    added = {
+        f"ours_added_over_{name}": median((r["ours"] - r["plain"]) / (r[name] - r["plain"]) for r in rounds)
+        for name in networks
+        if name not in ("plain", "ours")
+    }
+    del over_plain["plain_over_plain"]
+    return over_plain | added | {f"seconds_{name}": min(values) for name, values in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network; the shortest time counts")
+    parser.add_argument("--rounds", type=int, default=3, help="forwards of each network, in turn")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=16, help="height and width of the latent")
+    parser.add_argument("--evolved", type=Path, metavar="FOLDER", help="a copy of ComfyUI-AnimateDiff-Evolved")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start_comfyui()
@@ -145,39 +193,37 @@ def main() -> None:
     frames, noise = options.frames, torch.randn(options.frames, 4, options.size, options.size)
     conditioning = [[torch.randn(1, 77, CONTEXT), {}]]
 
-    def moving(group_norm: str) -> TimedModel:
-        motion_model = hold(motion_file(group_norm, weights))
+    def moving(group_norm: str = "per_frame", change: Callable = lambda motion: motion) -> TimedModel:
+        motion_model = change(hold(motion_file(group_norm, weights)))
         return TimedModel(base, lambda model: apply_motion(model, motion_model, frames=frames))
 
-    plain, stillmotion, same_rule = TimedModel(base), moving("per_frame"), moving("per_clip")
-    diffusers_model = diffusers_unet(base.model.diffusion_model.state_dict(), weights)
-    seconds: list[float] = []
-    output = torch.empty(0)
+    same_rule = moving("per_clip")
+    unet = diffusers_unet(base.model.diffusion_model.state_dict(), weights)
+    networks: dict[str, Any] = {
+        "plain": TimedModel(base),
+        "ours": moving(),
+        "ours_torch_linear": moving(change=with_torch_linear),
+        "diffusers": DiffusersModel(unet, same_rule, frames),
+    }
+    if options.evolved:
+        networks["evolved"] = TimedModel(base, lambda model: evolved_motion(options.evolved, model, weights))
     with torch.inference_mode():
         same_rule.run(noise, conditioning)  # also warms up
-        x, timesteps, context = same_rule.input
-        clip = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
         for _ in range(options.rounds):
-            plain.run(noise, conditioning)
-            stillmotion.run(noise, conditioning)
-            start_time = time.process_time()
-            output = diffusers_model(clip, timesteps[0], context, return_dict=False)[0]
-            seconds.append(time.process_time() - start_time)
-            print(
-                f"plain {plain.seconds[-1]:.2f} s, ours {stillmotion.seconds[-1]:.2f} s, diffusers {seconds[-1]:.2f} s"
-            )
-    error = (same_rule.output - output.transpose(1, 2).flatten(0, 1)).abs().max().item()
-    fastest = {"plain": min(plain.seconds), "ours": min(stillmotion.seconds), "diffusers": min(seconds)}
-    print(f"{'network':<12}{'seconds':>9}{'over plain':>12}")
-    for name, value in fastest.items():
-        print(f"{name:<12}{value:>9.2f}{value / fastest['plain']:>12.3f}")
-    print(f"largest output {output.abs().max().item():.2f}, largest difference {error:.1e}")
-    figures = {
-        "ours_over_plain": fastest["ours"] / fastest["plain"],
-        "ours_over_diffusers": fastest["ours"] / fastest["diffusers"],
-        "max_abs_error": error,
-    }
-    finish("temporal", figures | {f"seconds_{name}": value for name, value in fastest.items()})
+            for network in networks.values():
+                network.run(noise, conditioning)
+            print(", ".join(f"{name} {network.seconds[-1]:.2f} s" for name, network in networks.items()), flush=True)
+    figures: dict[str, Any] = {"kernels": KERNELS, **summary(networks)}
+    output = networks["diffusers"].output
+    figures["max_abs_error"] = (same_rule.output - output).abs().max().item()
+    if options.evolved:
+        difference = networks["ours"].output - networks["evolved"].output
+        figures["max_abs_error_evolved"] = difference.abs().max().item()
+    print(f"our linear layers use {KERNELS}\n{'network':<20}{'seconds':>9}{'over plain':>12}")
+    for name in networks:
+        print(f"{name:<20}{figures[f'seconds_{name}']:>9.2f}{figures.get(f'{name}_over_plain', 1.0):>12.3f}")
+    print(f"largest output {output.abs().max().item():.2f}, largest difference {figures['max_abs_error']:.1e}")
+    finish("temporal", figures)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ class AnchorBlock(Block):
             for parameter in module.parameters():  # a host's layers may not have their weights yet
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:  # type: ignore[override]
-        """(n, c, h, w), (n, T, k) -> (n, c, h, w)"""
+    def forward(self, x: Tensor, tokens: Tensor, options: Any = None) -> Tensor:  # type: ignore[override]
+        """(n, c, h, w), (n, T, k) -> (n, c, h, w). options: passed to the host's attention."""
         h, w = x.shape[-2:]
         z = x.flatten(2).transpose(1, 2).contiguous()
-        z = super().forward(z, tokens.to(z))
+        z = super().forward(z, tokens.to(z), options=options)
         # contiguous: with another memory layout the next convolution sums in another order, and the last bits differ
         return z.transpose(1, 2).unflatten(2, (h, w)).contiguous()
 

@@ -59,7 +59,10 @@ class AnchorBlocks(nn.Module):
         blocks: Any = self.down_blocks if slot.part == "down" else self.up_blocks
         return blocks[slot.block][slot.layer]
 
-    def change(self, slot: Slot, x: Tensor, tokens: Tensor) -> Tensor:  # (n, c, h, w), (n, T, k) -> (n, c, h, w)
-        """The output of the slot's block for x, or x itself where there is no block."""
+    def change(self, slot: Slot, x: Tensor, tokens: Tensor, options: Any = None) -> Tensor:
+        """The output of the slot's block for x, or x itself where there is no block.
+
+        (n, c, h, w), (n, T, k) -> (n, c, h, w). options: passed to the host's attention.
+        """
         block = self.at(slot)
-        return x if block is None else block(x, tokens)
+        return x if block is None else block(x, tokens, options)

@@ -73,9 +73,10 @@ class CrossAttention(FrameAttention):
         if context != channels:
             self.to_k, self.to_v = (ops.Linear(context, channels, bias=False) for _ in range(2))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (n, p, c), (n, L, d) -> (n, p, c)
+    def forward(self, x: Tensor, options: Any = None, context: Tensor | None = None) -> Tensor:
+        """(n, p, c), (n, L, d) -> (n, p, c)"""
         source = x if context is None else context
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(source), self.to_v(source), self.heads))
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(source), self.to_v(source), self.heads, options))
 
 
 class Block(nn.Module):
@@ -98,9 +99,11 @@ class Block(nn.Module):
         self.attn2 = CrossAttention(channels, context, heads, ops, attention)
         self.ff = FeedForward(channels, ops, widening)
 
-    def forward(self, x: Tensor, context: Tensor, frames: int = 1, temporal: Any = None) -> Tensor:  # (n, p, c) -> same
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+    def forward(
+        self, x: Tensor, context: Tensor, frames: int = 1, temporal: Any = None, options: Any = None
+    ) -> Tensor:  # (n, p, c) -> same
+        x = x + self.attn1(self.norm1(x), options)
+        x = x + self.attn2(self.norm2(x), options, context)
         if temporal is not None:
             x = x + temporal.update(x, frames)
         return x + self.ff(self.norm3(x))

@@ -26,10 +26,11 @@ from .slots import Slot, slots
 # Numbers in the widest tensor of a part: 10 MB in fp32. Larger parts cause page faults; smaller ones would read the
 # weights of SD 1.5's widest layers (8 x 1280 for 16 pixels of 16 frames) twice.
 CPU_PART = 256 * 8 * 1280
-Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Attention = Callable[..., Tensor]
+"""attention(q, k, v, heads, options) -> the shape of q; `options` is what the host passes to `update`, or None."""
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, _options: Any = None) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V per head. q, k, v: (B, tokens, heads * d) -> the same."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # (B, heads, tokens, d)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -89,10 +90,10 @@ class FrameAttention(nn.Module):
         self.to_out = nn.ModuleList([ops.Linear(channels, channels)])
         self.pos_encoder = None if max_frames is None else PositionTable(channels, max_frames)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
+    def forward(self, x: Tensor, options: Any = None) -> Tensor:  # (B, f, c) -> same
         if self.pos_encoder is not None:
             x = self.pos_encoder(x)
-        return self.to_out[0](self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+        return self.to_out[0](self.attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads, options))
 
 
 class GEGLU(nn.Module):
@@ -132,9 +133,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, ops)
         self.ff_norm = ops.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, f, c) -> same
+    def forward(self, x: Tensor, options: Any = None) -> Tensor:  # (B, f, c) -> same
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            x = x + attention(norm(x))
+            x = x + attention(norm(x), options)
         return x + self.ff(self.ff_norm(x))
 
 
@@ -153,32 +154,30 @@ class TemporalTransformer(nn.Module):
         for parameter in self.proj_out.parameters():  # a host's layers may not have their weights yet
             nn.init.zeros_(parameter)
 
-    def normed(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
+    def normed(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> (b, f, c, h, w)
         if not self.per_clip:
-            return self.norm(x)
-        clips = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
-        return self.norm(clips).transpose(1, 2).flatten(0, 1)
+            return self.norm(x).unflatten(0, (-1, frames))
+        return self.norm(x.unflatten(0, (-1, frames)).transpose(1, 2)).transpose(1, 2)
 
-    def transformed(self, tokens: Tensor) -> Tensor:  # (B, f, c) -> same
+    def transformed(self, tokens: Tensor, options: Any) -> Tensor:  # (B, f, c) -> same
+        tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
-            tokens = block(tokens)
-        return tokens
+            tokens = block(tokens, options)
+        return self.proj_out(tokens)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
+    def forward(self, x: Tensor, frames: int, options: Any = None) -> Tensor:  # (b f, c, h, w) -> same
         _, _, h, w = x.shape
-        # contiguous, because torch multiplies a transposed batch one matrix at a time
-        z = self.proj_in(self.normed(x, frames).flatten(2).transpose(1, 2).contiguous())  # (b f, h w, c)
-        tokens = z.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)  # (B, f, c)
-        tokens = in_parts(self.transformed, tokens)
-        z = tokens.unflatten(0, (-1, h * w)).transpose(1, 2).flatten(0, 1)  # (b f, h w, c)
-        return self.proj_out(z).transpose(1, 2).unflatten(2, (h, w))
+        # one copy into the order of the attention, for all layers in between; one copy back
+        tokens = self.normed(x, frames).permute(0, 3, 4, 1, 2).flatten(0, 2).contiguous()  # (B, f, c)
+        tokens = in_parts(lambda part: self.transformed(part, options), tokens)
+        return tokens.unflatten(0, (-1, h, w)).permute(0, 3, 4, 1, 2).flatten(0, 1)
 
 
 class MotionModule(nn.Module):
     """x + update(x): the module of one slot. A new module is the identity, bit for bit.
 
-    The host provides the layer classes (`ops`: Linear, GroupNorm, LayerNorm) and `attention(q, k, v, heads)` over
-    (B, tokens, heads * d). `max_frames=None` omits the positional tables.
+    The host provides the layer classes (`ops`: Linear, GroupNorm, LayerNorm) and `attention(q, k, v, heads, options)`
+    over (B, tokens, heads * d). `max_frames=None` omits the positional tables.
     """
 
     def __init__(
@@ -196,10 +195,13 @@ class MotionModule(nn.Module):
         self.max_frames = max_frames
         self.temporal_transformer = TemporalTransformer(channels, heads, max_frames, group_norm, ops, attention)
 
-    def update(self, x: Tensor, frames: int) -> Tensor:
-        """The residual for x. x: (b f, c, h, w) -> same. ValueError unless the batch is whole clips that fit."""
+    def update(self, x: Tensor, frames: int, options: Any = None) -> Tensor:
+        """The residual for x. x: (b f, c, h, w) -> same. ValueError unless the batch is whole clips that fit.
+
+        options: passed to the host's attention.
+        """
         check_frames(x.shape[0], frames, self.max_frames)
-        return self.temporal_transformer(x, frames)
+        return self.temporal_transformer(x, frames, options)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same
         return x + self.update(x, frames)

@@ -34,8 +34,8 @@ class MappingNetwork(nn.Module):
         for parameter in self.proj_out.parameters():  # a host's layers may not have their weights yet
             nn.init.zeros_(parameter)
 
-    def update(self, x: Tensor, frames: int) -> Tensor:
-        """The residual for x. x: (b f, c, h, w) -> same.
+    def update(self, x: Tensor, frames: int, options: Any = None) -> Tensor:
+        """The residual for x. x: (b f, c, h, w) -> same. options: passed to the host's attention.
 
         ValueError when the batch is not whole clips, a clip is longer than the table, or the channels do not match.
         """
@@ -48,7 +48,7 @@ class MappingNetwork(nn.Module):
         z = self.conv(x.unflatten(0, (-1, frames)).transpose(1, 2).contiguous())  # (b, width, f, h, w)
         b, _, _, h, w = z.shape
         tokens = z.permute(0, 3, 4, 2, 1).flatten(0, 2).contiguous()  # (b h w, f, width)
-        output = self.proj_out(tokens + self.attention(self.norm(tokens)))  # (b h w, f, c)
+        output = self.proj_out(tokens + self.attention(self.norm(tokens), options))  # (b h w, f, c)
         return output.unflatten(0, (b, h, w)).permute(0, 3, 4, 1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # (b f, c, h, w) -> same

@@ -54,7 +54,7 @@ class TemporalConv(nn.Module):
         convolution: Any = self.convs[-1]
         return convolution.weight
 
-    def update(self, x: Tensor, frames: int) -> Tensor:
+    def update(self, x: Tensor, frames: int, _options: Any = None) -> Tensor:
         """The residual for x. x: (b f, c, h, w) -> same. ValueError when the batch is not whole clips."""
         check_frames(x.shape[0], frames)
         if frames == 1:
@@ -88,14 +88,17 @@ class TemporalAttention(nn.Module):
         self.temp_attn = FrameAttention(channels, heads, None, ops, attention)
         _zero(self.temp_attn.to_out)
 
-    def update(self, x: Tensor, frames: int) -> Tensor:
-        """The residual for x. x: (b f, p, c) -> same. ValueError when the batch is not whole clips."""
+    def update(self, x: Tensor, frames: int, options: Any = None) -> Tensor:
+        """The residual for x. x: (b f, p, c) -> same. ValueError when the batch is not whole clips.
+
+        options: passed to the host's attention.
+        """
         check_frames(x.shape[0], frames)
         if frames == 1:
             return torch.zeros_like(x)
         e = sinusoid(frames, x.shape[2]).to(x)  # (f, c)
         tokens = (x.unflatten(0, (-1, frames)) + e[:, None]).transpose(1, 2).flatten(0, 1)  # (b p, f, c)
-        change = in_parts(lambda part: self.temp_attn(self.temp_norm(part)), tokens)
+        change = in_parts(lambda part: self.temp_attn(self.temp_norm(part), options), tokens)
         change = change + e if self.stream else change
         return change.unflatten(0, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)
 

@@ -80,12 +80,12 @@ def test_the_host_gives_layers_and_attention():
     class Ops:
         Linear, GroupNorm, LayerNorm = torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm
 
-    def attention(q, k, v, heads):
-        seen.append((tuple(q.shape), heads))
+    def attention(q, k, v, heads, options):
+        seen.append((tuple(q.shape), heads, options))
         return sdpa(q, k, v, heads)
 
-    MotionModule(32, heads=4, ops=Ops, attention=attention)(frames_of(), 4)
-    assert seen == [((30, 4, 32), 4)] * 2  # 2 clips of 3 x 5 pixels
+    MotionModule(32, heads=4, ops=Ops, attention=attention).update(frames_of(), 4, "options of the host")
+    assert seen == [((30, 4, 32), 4, "options of the host")] * 2  # 2 clips of 3 x 5 pixels
 
 
 def test_many_pixels_in_parts_are_the_same(monkeypatch):

@@ -381,7 +381,7 @@ def _transformer(
     if call is None or slot is None:
         return x
     call.reach("anchor block", slot)
-    return call.model.anchors.change(slot, x, call.conditions.tokens)
+    return call.model.anchors.change(slot, x, call.conditions.tokens, options)
 
 
 HANDLER = "forward_timestep_embed_patch"

@@ -212,7 +212,7 @@ def _apply_model(
     motions = [] if base.current_patcher is None else _motions(base.current_patcher)
     level, run = options.get("sigmas", t), options.get(RUN)
     rows = rows_of_condition(len(x), options, c_crossattn) if motions else len(x)
-    options[KEY] = Call(
+    call = options[KEY] = Call(
         [
             Active(
                 motion,
@@ -225,7 +225,10 @@ def _apply_model(
         ],
         run,
     )
-    return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    if run is not None:
+        run.visited.update(call.visited)
+    return result
 
 
 def _diffusion_model(
@@ -241,7 +244,7 @@ def _diffusion_model(
     """Wrap one call of the U-Net: store the layers of this instance, and apply HARIVO to its inputs."""
     call = (transformer_options or {}).get(KEY)
     if call is not None:
-        x, context = call.enter(x, context)
+        x, context = call.enter(x, context, transformer_options)
         call.find(executor.class_obj)
         if call.needs("attended"):
             transformer_options = transformer_options | {
@@ -265,7 +268,7 @@ def _after(layer: nn.Module, x: Tensor, options: dict[str, Any]) -> Tensor:
         return x
     for slot in call.slots.get(id(layer), ()):
         if slot.place != "attended":
-            x = call.change(slot, x)
+            x = call.change(slot, x, options)
             x = sum((added[slot] for added in options.get(ADDED, ()) if slot in added), start=x)
     return x
 
@@ -295,7 +298,7 @@ def _before_cross_attention(x: Tensor, options: dict[str, Any]) -> Tensor:
 def _behind_cross_attention(n: Tensor, options: dict[str, Any]) -> Tensor:
     """n is the output of cross-attention: the feed-forward gets x + n."""
     call: Call = options[KEY]
-    return n if call.inside is None else call.change(call.inside, n, call.residual)
+    return n if call.inside is None else call.change(call.inside, n, options, call.residual)
 
 
 INSIDE = {"middle_patch": _before_cross_attention, "attn2_output_patch": _behind_cross_attention}

@@ -78,6 +78,9 @@ class Call:
     """id of a layer of the U-Net -> the slots after it and inside it."""
     inside: Slot | None = None
     """The slot inside the currently running spatial transformer."""
+    visited: list[Slot] = field(default_factory=list)
+    """The slots whose modules were called. The run gets them after the call, because torch.compile, which traces the
+    U-Net, loses changes of what lives longer."""
     residual: Tensor | None = None
     """Input to which this transformer's cross-attention will be added: (chunks * clips * f, p, c)."""
 
@@ -91,17 +94,16 @@ class Call:
         """Whether any motion model has modules at such a place."""
         return any(slot.place == place for motion in self.motions for slot in motion.modules)
 
-    def change(self, slot: Slot, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def change(self, slot: Slot, x: Tensor, options: dict[str, Any], residual: Tensor | None = None) -> Tensor:
         """x plus the residuals of the motion models at a slot. The features they get are x, or x + residual."""
         for motion in self.motions:
             module = motion.modules.get(slot)
             if module is None:
                 continue
-            if self.run is not None:
-                self.run.visited.add(slot)
+            self.visited.append(slot)
             if motion.on and motion.use.strength:
                 features = x if residual is None else x + residual
-                update = module.update(features, motion.frames)
+                update = module.update(features, motion.frames, options)
                 x = torch.add(x, update, alpha=motion.use.strength)
         return x
 
@@ -111,7 +113,7 @@ class Call:
         configs = [(temporal(motion.model).config, motion.frames) for motion in active]
         return max((frames for config, frames in configs if getattr(config, "image_norm", "") == "per_clip"), default=1)
 
-    def enter(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def enter(self, x: Tensor, context: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The U-Net's inputs, scaled latent and text, after mapping networks and with frame-wise tokens."""
         run = PromptTokens() if self.run is None else self.run.tokens
         tokens = []
@@ -119,7 +121,7 @@ class Call:
             model, use = motion.model, motion.use
             if not motion.on or not isinstance(model, HarivoModel):
                 continue
-            x = mapped(model, x, motion.frames, use.mapping)
+            x = mapped(model, x, motion.frames, use.mapping, options)
             if model.tokens is not None and use.tokens:
                 tokens.append(tokens_of_frames(model, context, motion.frames, use.tokens, run))
         return x, with_tokens(context, tokens)

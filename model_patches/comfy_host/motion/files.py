@@ -67,11 +67,16 @@ class HostedVidrdModel(Typed, VidrdModel):
     pass
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """ComfyUI's attention; on a CPU torch's, because ComfyUI's default there is meant for thousands of tokens."""
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, options: dict[str, Any] | None = None) -> Tensor:
+    """ComfyUI's attention; on a CPU torch's, because ComfyUI's default there is meant for thousands of tokens.
+
+    options: transformer_options. ComfyUI runs the attention override of another node that is set there; it receives
+    low_precision_attention=False, with which ComfyUI's own SageAttention leaves these short sequences to torch.
+    """
+    dispatch = comfy.ldm.modules.attention.optimized_attention
     if q.device.type == "cpu":
-        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, heads)
-    return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, low_precision_attention=False)
+        dispatch = comfy.ldm.modules.attention.attention_pytorch
+    return dispatch(q, k, v, heads, low_precision_attention=False, transformer_options=options)
 
 
 def load_motion(path: Path | str) -> LoadedMotion:

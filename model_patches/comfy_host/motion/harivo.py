@@ -58,12 +58,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def mapped(model: HarivoModel, x: Tensor, frames: int, strength: float) -> Tensor:
-    """x after the mapping network. Channels after those of the latent (an inpainting mask) are unchanged."""
+def mapped(model: HarivoModel, x: Tensor, frames: int, strength: float, options: Any = None) -> Tensor:
+    """x after the mapping network. Channels after those of the latent (an inpainting mask) are unchanged.
+
+    options: transformer_options, for ComfyUI's attention.
+    """
     if model.mapping is None or strength == 0:
         return x
     latent = x[:, : model.mapping.config.channels]
-    latent_update = torch.add(latent, model.mapping.update(latent, frames), alpha=strength)
+    latent_update = torch.add(latent, model.mapping.update(latent, frames, options), alpha=strength)
     return torch.cat([latent_update, x[:, latent.shape[1] :]], dim=1)
 
 

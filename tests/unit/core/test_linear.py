@@ -18,7 +18,7 @@ def made(rows: tuple[int, ...], i: int, o: int) -> tuple[torch.Tensor, torch.Ten
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The outputs of all convolutions."""
     seen: list[int] = []
-    monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module, "KERNELS", module.ONEDNN)
     monkeypatch.setattr(module.F, "conv2d", lambda x, w, b: seen.append(len(w)) or torch.conv2d(x, w, b))
     return seen
 
@@ -45,10 +45,44 @@ def test_few_or_odd_rows_stay_a_product(convolutions, rows):
 def test_other_numbers_and_other_libraries_stay_a_product(convolutions, monkeypatch):
     x, w, b = (t.bfloat16() for t in made((32, 16), 256, 256))
     assert torch.equal(linear(x, w, b), F.linear(x, w, b))
-    monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: False)
+    monkeypatch.setattr(module, "KERNELS", module.TORCH)
     x, w, b = x.float(), w.float(), b.float()
     assert torch.equal(linear(x, w, b), F.linear(x, w, b))
     assert convolutions == []
+
+
+@pytest.mark.parametrize(
+    ("mkl", "maker", "kernels"),
+    [
+        (True, "AuthenticAMD", module.ONEDNN),
+        (True, "GenuineIntel", module.TORCH),
+        (True, "", module.TORCH),
+        (False, "AuthenticAMD", module.TORCH),
+    ],
+)
+def test_onednn_is_used_where_mkl_is_slow(monkeypatch, mkl, maker, kernels):
+    monkeypatch.setattr(module.torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(module.torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(module, "processor_maker", lambda: maker)
+    assert module._kernels() == kernels
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "processor", "maker"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n", "x86_64", "AuthenticAMD"),
+        ("processor\t: 0\nBogoMIPS\t: 50.0\n", "aarch64", ""),
+        (None, "Intel64 Family 6 Model 158 Stepping 10, GenuineIntel", "GenuineIntel"),
+        (None, "AMD64 Family 25 Model 33 Stepping 2, AuthenticAMD", "AuthenticAMD"),
+        (None, "", ""),
+    ],
+)
+def test_the_maker_on_linux_and_elsewhere(monkeypatch, tmp_path, cpuinfo, processor, maker):
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(module.platform, "processor", lambda: processor)
+    assert module.processor_maker(file) == maker
 
 
 def test_rows_that_are_not_in_order_in_memory(convolutions):
