@@ -103,6 +103,8 @@ class Call:
     """id of a spatial transformer -> its slot."""
     ends: dict[int, tuple[Slot, int]] = field(default_factory=dict)
     """Number of an input block -> the last layer of a down block, and that block's number."""
+    reached: list[tuple[str, Slot]] = field(default_factory=list)
+    """Parts that ran; for the run after the call, because torch.compile loses changes of what lives longer."""
 
     def __post_init__(self) -> None:
         rows = self.x.shape[0] // len(self.chunks)
@@ -163,7 +165,7 @@ class Call:
         }
 
     def reach(self, part: str, slot: Slot) -> None:
-        self.run.visited.add((part, slot))
+        self.reached.append((part, slot))
 
     def blended(self, base: Any, context: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
         """Eq. 7 on the prediction of the clean latent; rows without references are unchanged.
@@ -337,6 +339,7 @@ def _apply_model(
         run = replace(run, features={}, batches={})
     call = options[KEY] = Call(model, use, run, chunks, x, base.get_dtype_inference())
     x_0 = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    run.visited.update(call.reached)
     return call.blended(base, c_crossattn, t, x_0)
 
 
