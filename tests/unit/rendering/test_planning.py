@@ -11,7 +11,7 @@ from stillmotion.rendering.errors import BusyError, NotWritableError, RenderErro
 from stillmotion.rendering.job import clean, open_job
 from stillmotion.rendering.loop import parse_takes
 from stillmotion.rendering.names import check_name
-from stillmotion.rendering.planning import LOOK_EVERY, MAX_CLIPS, plan
+from stillmotion.rendering.planning import LOOK_EVERY, MAX_CLIPS, MAX_FRAMES, check_length, plan
 
 from .toy import IDENTITY, Heard, Toy, output, run
 
@@ -75,6 +75,24 @@ def test_a_video_that_is_too_long_is_refused_with_the_number(tmp_path):
     assert toy.sampled == []
 
 
+@pytest.mark.parametrize(
+    ("clips", "frames", "doubled"), [(MAX_CLIPS, 16, 0), (1000, MAX_FRAMES // 1000, 0), (MAX_CLIPS, 17, 1)]
+)
+def test_the_longest_video_is_allowed_and_one_clip_more_is_not(clips, frames, doubled):
+    check_length(clips - (doubled > 0), output(frames=frames, doubled=doubled))
+    with pytest.raises(RenderError, match="but one job can have at most"):
+        check_length(clips + 1, output(frames=frames, doubled=doubled))
+
+
+def test_new_clips_with_equal_inputs_have_one_plan_in_common(job):
+    plans = plan(job, 5, output(), {1: 2}, lambda clip: "ab" if clip == 3 else "")
+    assert [p.take for p in plans] == [0, 2, 0, 0, 0]
+    assert all(p.sample and p.encode for p in plans)
+    assert plans[0] == plans[2]
+    assert len({p.inputs for p in plans}) == 3  # none, and those of clip 4 also for clip 5
+    assert len({id(p) for p in plan(job, 1000, output(), {}, lambda clip: "")}) == 1
+
+
 def test_clips_beyond_99999_are_in_the_order_of_their_numbers(job):
     for clip in (99_998, 99_999, 7):
         job.write_record(clip, job.record(clip))
@@ -91,6 +109,18 @@ def test_a_name_that_some_system_does_not_take_is_refused_before_anything_is_sam
         run(tmp_path, 1, toy=toy, name=name)
     assert toy.sampled == []
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_at_most_80_characters_and_200_bytes():
+    check_name("a" * 80)
+    check_name("é" * 80)
+    check_name("猫" * 66 + "ab")  # 200 bytes
+    with pytest.raises(RenderError, match=rf"the name is '{'b' * 81}'; use at most 80 letters"):
+        check_name("b" * 81)
+    with pytest.raises(RenderError, match=r"has 201 bytes, and .* at most 200 long; use at most 66 characters"):
+        check_name("猫" * 67)
+    with pytest.raises(RenderError, match=rf"the name is '{'b' * 100}';"):
+        check_name("b" * 300)
 
 
 @pytest.mark.parametrize("name", ["console", "growing up", "猫" * 60, "a.b"])
@@ -169,6 +199,17 @@ def test_values_that_are_not_finite_are_never_recorded(tmp_path, name, value):
     toy = Toy()
     run(tmp_path, 3, toy=toy)
     assert toy.sampled == [(1, 0), (2, 0)]
+
+
+def test_takes_are_counted_as_a_reader_counts():
+    assert parse_takes("") == parse_takes(" , ") == {}
+    assert parse_takes("7") == {6: 1}
+    assert parse_takes(" 7, 9:2,1 : 0 ") == {6: 1, 8: 2, 0: 0}
+    assert parse_takes("999999999:999999999") == {999_999_998: 999_999_999}
+    with pytest.raises(RenderError, match=f"clips contains '{'9' * 100}';"):
+        parse_takes("2, " + "9" * 150)
+    with pytest.raises(RenderError, match="clips contains '0'"):
+        parse_takes("0")
 
 
 @pytest.mark.parametrize("text", ["1" * 5000, "2:" + "9" * 5000, "9" * 10, "-1", "1:x"])

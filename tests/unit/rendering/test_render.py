@@ -11,10 +11,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.codec.codec import UnknownCodecError
 from PIL import Image
 
+from stillmotion.rendering import formats
 from stillmotion.rendering.errors import (
     BusyError,
+    CodecError,
     DiskFullError,
     NotWritableError,
     OtherVersionError,
@@ -103,8 +106,10 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
     whole, _, _ = run(tmp_path / "at once", 4)
     folder, path, _ = run(tmp_path / "extended", 2)
     again = Toy()
-    assert run(tmp_path / "extended", 2, toy=again)[1] == path
+    _, again_path, heard = run(tmp_path / "extended", 2, toy=again)
+    assert again_path == path
     assert (again.sampled, again.decoded) == ([], 0)
+    assert heard.remarks == [f"resumes in {folder.name}"]  # the video is not joined again either
     more = Toy()
     run(tmp_path / "extended", 4, toy=more)
     assert more.sampled == [(2, 0), (3, 0)]
@@ -256,6 +261,35 @@ def test_edited_inputs_survive_a_stop(tmp_path):
     assert contents(folder) == contents(whole)
 
 
+def test_the_take_of_a_new_clip_survives_a_stop(tmp_path):
+    def stop(clip):
+        if clip == 1:
+            raise Stopped
+
+    toy = Toy(note=stop)
+    with pytest.raises(Stopped):
+        run(tmp_path, 3, toy=toy, takes={1: 3})
+    assert toy.sampled == [(0, 0)]
+    rest = Toy()
+    run(tmp_path, 3, toy=rest)
+    assert rest.sampled == [(1, 3), (2, 0)]
+
+
+def test_a_stop_while_damaged_latents_are_sampled_again_leaves_the_segment(tmp_path):
+    def stop(clip):
+        raise Stopped
+
+    folder, _, _ = run(tmp_path, 2)
+    whole = contents(folder)
+    (folder / "clips" / "00001" / "latents.safetensors").unlink()
+    with pytest.raises(Stopped):
+        run(tmp_path, 2, toy=Toy(note=stop))
+    rest = Toy()
+    run(tmp_path, 2, toy=rest)
+    assert (rest.sampled, rest.decoded) == ([(0, 0)], 0)
+    assert contents(folder) == whole
+
+
 def test_every_clip_is_written_as_often_as_the_first(tmp_path, monkeypatch):
     """Each file is flushed to disk, which takes longer than everything else for a clip."""
     replaced = []
@@ -366,6 +400,22 @@ def test_odd_sizes_are_told_with_what_would_do():
     with pytest.raises(SizeError, match="would have 63 x 48 pixels; use 64 x 48, or the format ffv1-mkv"):
         check_format("h264-mp4", 63, 48)
     assert check_format("ffv1-mkv", 63, 47).codec == "ffv1"
+    with pytest.raises(SizeError, match="would have 64 x 47 pixels; use 64 x 48"):
+        check_format("h264-mp4", 64, 47)
+    assert check_format("h264-mp4", 64, 48).suffix == ".mp4"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "other"),
+    [("h264-mp4", "libx264", "ffv1-mkv"), ("png", "ffv1", "h264-mp4"), ("ffv1-mkv", "ffv1", "h264-mp4")],
+)
+def test_an_encoder_that_is_missing_is_named_with_a_format_of_the_other_encoder(monkeypatch, name, codec, other):
+    def missing(name, mode):
+        raise UnknownCodecError(name)
+
+    monkeypatch.setattr(formats, "Codec", missing)
+    with pytest.raises(CodecError, match=rf"has no encoder {codec}, which {name} needs; choose {other},"):
+        check_format(name, 64, 64)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit for the size of files there")
@@ -400,7 +450,6 @@ except Exception as error:
 
 
 def test_segments_of_other_settings_are_not_joined(tmp_path):
-    from stillmotion.rendering.errors import CodecError
     from stillmotion.rendering.segments import join, segment_writer
 
     paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
