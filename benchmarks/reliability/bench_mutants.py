@@ -80,6 +80,7 @@ TESTS: dict[str, Sequence[str]] = {
     "training/engine": (
         "--fast",
         "train/engine/test_step.py",
+        "train/engine/test_records.py",
         "train/engine/test_engine.py",
         "train/engine/test_guarantees.py",
     ),

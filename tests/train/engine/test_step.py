@@ -1,5 +1,7 @@
 """One step of the training loop: clipping, AdamW, and the exponential average of the weights."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -93,3 +95,43 @@ def test_every_step_has_the_learning_rate_of_its_number(run):
     for step in range(run.steps):
         loop.advance()
         assert [group["lr"] for group in loop.optimizer.param_groups] == [learning_rate(run, step)]
+
+
+def test_without_a_warm_up_the_first_step_has_the_whole_learning_rate(run):
+    assert learning_rate(changed(run, warmup=0), 0) == run.lr
+    assert learning_rate(changed(run, warmup=1), 0) == run.lr
+    assert learning_rate(changed(run, warmup=2), 0) == run.lr / 2
+
+
+def test_processes_exchange_gradients_once_a_step_with_the_last_part(run):
+    events = []
+
+    class Noted(Sum):
+        def forward(self, samples):
+            events.append(samples)
+            return super().forward(samples)
+
+    @contextlib.contextmanager
+    def no_sync(_model):
+        events.append("no exchange")
+        yield
+        events.append("end")
+
+    loop = Loop(Noted(), changed(run, batch=5, micro=2))
+    loop.accelerator.no_sync = no_sync
+    loop.advance()
+    assert events == ["no exchange", [0, 1], "end", "no exchange", [2, 3], "end", [4]]
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2, 5])
+def test_a_part_counts_by_its_samples(run, micro):
+    """The gradient is that of the mean over all samples, also where the last part is smaller."""
+
+    class Squares(Sum):
+        def forward(self, samples):
+            return {"loss": (torch.tensor(samples).float()[:, None] * self.weight).mean(0).sum()}
+
+    task = Squares()
+    loop = Loop(task, changed(run, batch=5, micro=micro, grad_clip=100.0))
+    loop.advance()
+    torch.testing.assert_close(loop.optimizer.state[task.weight]["exp_avg"], torch.full((4,), 0.1 * 2.0))

@@ -91,6 +91,17 @@ def test_joining_encodes_nothing_again(tmp_path):
     assert [packet.is_keyframe for packet in packets][::FRAMES] == [True] * 3
 
 
+@pytest.mark.parametrize("kind", ["h264-mp4", "ffv1-mkv"])
+def test_a_segment_plays_by_itself(tmp_path, kind):
+    folder, _, _ = run(tmp_path, 2, kind=kind)
+    (path,) = folder.glob("clips/00002/segment.*")
+    with av.open(str(path)) as video:
+        assert [frame.time for frame in video.decode(video=0)] == pytest.approx(
+            [i / 8 for i in range(FRAMES)], abs=1e-3
+        )
+        assert video.streams.video[0].average_rate == 8
+
+
 def test_colours_survive_the_codec(tmp_path):
     from stillmotion.rendering.segments import segment_writer
 
