@@ -23,8 +23,8 @@ from ..evaluation.drawing.views import (
 from ..evaluation.metrics import continuity
 from ..evaluation.scores.statistics import normality
 from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, with_progress
-from ..rendering import reader
 from .render import widgets
+from .render.reading import frames_of
 from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"
@@ -115,9 +115,7 @@ class VideoContinuity(View):
 
     @classmethod
     def execute(cls, video, frames: int) -> io.NodeOutput:
-        start, duration = video.get_active_trim_window()
-        images = reader.frames(video.get_stream_source(), start=start, duration=duration)
-        measures = continuity.read(with_progress(images, video.get_frame_count()), frames)
+        measures = continuity.read(with_progress(frames_of(video), video.get_frame_count()), frames)
         return cls.output(draw_continuity(measures), continuity_text(measures))
 
 

@@ -118,7 +118,8 @@ def check_base(unet: UNet2DConditionModel, motion: MotionModel) -> None:
 def image_norms(unet: UNet2DConditionModel) -> list[nn.Module]:
     """The GroupNorms of the ResBlocks and of the output, which AnimateDiff v1 applies to whole clips."""
     blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
-    return [norm for block in blocks for norm in (block.norm1, block.norm2)] + [unet.conv_norm_out]
+    norms: list[Any] = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+    return [*norms, unet.conv_norm_out]
 
 
 def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:

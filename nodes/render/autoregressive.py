@@ -6,10 +6,10 @@ from typing import Any
 
 from ...model_patches.artv.guidance import Weights
 from ...model_patches.comfy_host.video.autoregressive import Rollout, Start, encode_start
-from ...rendering import reader
 from ...rendering.job import LATENTS, Job
 from .base import Rendering, Request
 from .options import ArtvOptions
+from .reading import frames_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,7 @@ class RollRequest(Request):
         """The frames of the video to continue."""
         if self.video is None:
             return None
-        start, duration = self.video.get_active_trim_window()
-        return reader.frames(self.video.get_stream_source(), start=start, duration=duration)
+        return frames_of(self.video)
 
     def engine(self, size: tuple[int, int], start: Start) -> Rollout:
         options = self.artv_options
