@@ -7,27 +7,28 @@ only loaded with torch's weights-only reader.
 """
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import control_layouts, layouts, lora_layouts, systems
+from .building import build, check_counts
 from .dreamvideo.config import DreamVideoConfig
-from .files import packed, replacing
+from .files import digest_of, packed, parse_json, replacing
 from .layouts import CheckpointError
 from .lora_layouts import LoraLayer
+from .pocket import TOKEN_IDS, PocketConfig, check_sizes
+from .reading import SUFFIXES, Look, check_values, header_value, read_file
 from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
 FORMAT = "stillmotion/1"
+DIGEST = "digest"  # entry of the header
 FOREIGN = (MOTION, VIDRD, VIDRD_DECODER)  # systems with files of other projects
-PICKLES = (".ckpt", ".pt", ".bin", ".pth")
-SUFFIXES = (".safetensors", *PICKLES)
+WHOLE_NUMBERS = frozenset({TOKEN_IDS})  # tables that are no floating-point numbers
 
 __all__ = [
     "ARTV",
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_controlnet",
     "load_motion_lora",
+    "load_sized",
     "motion_of",
     "save",
 ]
@@ -61,25 +63,40 @@ class Checkpoint:
     layout: str
 
 
-def load(path: Path | str, *, expect: str | Sequence[str] = MOTION) -> Checkpoint:
+def load(path: Path | str, *, expect: str | Sequence[str] = MOTION, look: Look = lambda: None) -> Checkpoint:
     """Read a weight file that is an `expect` ("motion", "harivo", "vidrd", "pocket", ...), or one of several.
 
-    CheckpointError, naming the file and what it is, when it is missing, truncated, of another kind, lacks weights of
-    its config, or contains NaN or infinite weights.
+    look: is called at least twice a second and may stop the reading. CheckpointError, naming the file and what it is,
+    when it is missing, truncated, of another kind, lacks weights of its config, has other weights than its digest says,
+    or contains weights that are not finite floating-point numbers.
     """
     path = Path(path)
     expect = (expect,) if isinstance(expect, str) else tuple(expect)
-    header, tensors = _read(path)
+    header, tensors = read_file(path, look)
     if header.get("format", "").startswith("stillmotion/"):
-        checkpoint = _stillmotion_file(path, header, tensors, expect)
+        checkpoint = _stillmotion_file(path, header, tensors, expect, look)
     elif set(expect) & set(FOREIGN):
         checkpoint = _foreign(path, header, tensors, expect)
     else:
         raise CheckpointError(
             f"{path.name} has no StillMotion header: a StillMotion {_either(expect)} file is needed here"
         )
-    _check_finite(checkpoint.weights, path.name)
+    check_values(checkpoint.weights, path.name, WHOLE_NUMBERS, look)
     return checkpoint
+
+
+def load_sized(path: Path | str, system: str, networks: Sequence[str], look: Look = lambda: None) -> Checkpoint:
+    """Read a pocket file, whose networks a host builds from its sizes. networks: prefixes of those that it has.
+
+    CheckpointError also when the weights do not have the sizes that the header states.
+    """
+    file = load(path, expect=system, look=look)
+    try:
+        shapes = {name: tuple(weight.shape) for name, weight in file.weights.items()}
+        check_sizes(PocketConfig.from_dict(file.config), shapes, networks)
+    except ValueError as error:
+        raise CheckpointError(f"{Path(path).name} has a header that cannot be used ({error}); get it again") from error
+    return file
 
 
 def save(
@@ -98,6 +115,7 @@ def save(
     path = Path(path)
     metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (header or {}).items()}
     metadata |= {"format": FORMAT, "system": system, "config": json.dumps(dict(config))}
+    metadata[DIGEST] = _digest(metadata, weights)
     try:
         with replacing(path) as partial:
             partial.write_bytes(packed(weights, metadata))
@@ -113,9 +131,9 @@ def load_controlnet(path: Path | str) -> Checkpoint:
     CheckpointError when the file is not such a ControlNet, or contains NaN.
     """
     path = Path(path)
-    header, tensors = _read(path)
+    header, tensors = read_file(path)
     branch, weights = control_layouts.from_controlnet(layouts.unwrap(tensors), path.name)
-    _check_finite(weights, path.name)
+    check_values(weights, path.name, WHOLE_NUMBERS)
     config = DreamVideoConfig(branch=branch).to_dict()
     return Checkpoint(DREAMVIDEO, config, {f"branch.{k}": v for k, v in weights.items()}, header, "ControlNet")
 
@@ -126,9 +144,9 @@ def load_motion_lora(path: Path | str) -> dict[str, LoraLayer]:
     CheckpointError when the file is something else, is damaged, or contains NaN.
     """
     path = Path(path)
-    _, content = _read(path)
+    _, content = read_file(path)
     weights = layouts.unwrap(content)
-    _check_finite(weights, path.name)
+    check_values(weights, path.name, frozenset(key for key in weights if key.endswith(".alpha")))
     return lora_layouts.motion_lora(weights, path.name)
 
 
@@ -151,8 +169,12 @@ def motion_of(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def header_json(header: Mapping[str, str], name: str) -> Any:
-    """The value of a header entry that `save` wrote as JSON; None when the file has no such entry."""
-    return json.loads(header[name]) if name in header else None
+    """The value of a header entry that `save` wrote as JSON; None when the file has no such entry. CheckpointError for
+    an entry that is no JSON."""
+    try:
+        return header_value(header, name)
+    except ValueError as error:
+        raise CheckpointError(f"the header of this file is damaged at {name} ({error}); get the file again") from error
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -163,67 +185,42 @@ def describe(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.layout}{summary}, {'/'.join(sorted(dtypes))}"
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Header and content of the file, unchanged."""
-    if not path.is_file():
-        where = "" if path.parent.is_dir() else f" (nor does the folder {path.parent})"
-        raise CheckpointError(f"{path} does not exist{where}; put the file there or choose another")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in PICKLES:
-        return {}, _read_pickle(path)
-    raise CheckpointError(f"{path.name}: weights are read from {', '.join(SUFFIXES)}, not from {path.suffix or 'this'}")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path.name} is truncated or no safetensors file ({error}); download or copy it again"
-        ) from error
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path.name} holds more than weights (pickled code is never run) or is no weight file; "
-            "convert it to safetensors on a machine that trusts it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path.name} is truncated or no weight file ({error}); download or copy it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not named weights")
-    return dict(content)
-
-
 def _stillmotion_file(
-    path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: tuple[str, ...]
+    path: Path, header: dict[str, str], tensors: dict[str, Tensor], expect: tuple[str, ...], look: Look
 ) -> Checkpoint:
     if header["format"] != FORMAT:
         raise CheckpointError(
-            f"{path.name} has the format {header['format']}, this StillMotion reads {FORMAT}: update it"
+            f"{path.name} has the format {header['format'][:50]}, this StillMotion reads {FORMAT}: update it"
         )
     name = header.get("system", "")
     if name not in expect:
-        raise CheckpointError(f"{path.name} is a StillMotion {name!r} file: a {_either(expect)} file is needed here")
+        raise CheckpointError(
+            f"{path.name} is a StillMotion {name[:50]!r} file: a {_either(expect)} file is needed here"
+        )
     system = systems.get(name)
     try:
-        config = json.loads(header["config"])
-        with torch.device("meta"):  # without memory for the weights
-            model = system.model(config) if system else None
-    except (KeyError, TypeError, ValueError) as error:
+        config = parse_json(header["config"])
+        if not isinstance(config, dict):
+            raise ValueError("its config is not a table")
+        check_counts(config, len(tensors))
+        model = build(lambda: system.model(config), len(tensors), look) if system else None
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
         raise CheckpointError(f"{path.name} has a header that cannot be used ({error}); get the file again") from error
     if system is not None and model is not None:
         if system.parts:
             _check_parts(system, model, tensors, path.name)
         layouts.check_weights(model, tensors, path.name)
+    if header.get(DIGEST, "") not in ("", _digest(header, tensors, look)):
+        raise CheckpointError(
+            f"{path.name} is damaged: its weights or its config are not those that were written (their digest "
+            "differs); download or copy it again"
+        )
     return Checkpoint(name, config, tensors, header, FORMAT)
+
+
+def _digest(header: Mapping[str, str], weights: Mapping[str, Tensor], look: Look = lambda: None) -> str:
+    """The digest of the weights, their names, and what they are."""
+    return digest_of(weights, f"{header['system']} {header['config']}", look)
 
 
 def _either(systems: tuple[str, ...]) -> str:
@@ -247,7 +244,14 @@ def _foreign(path: Path, header: dict[str, str], content: Mapping[str, Any], exp
     system, read = _FOREIGN_LAYOUTS.get(layout, (MOTION, _foreign_motion))
     if system not in expect:
         raise CheckpointError(f"{path.name} is {_FOREIGN_TITLES[system]}: a {_either(expect)} file is needed here")
-    return read(path, header, weights, layout)
+    try:
+        return read(path, header, weights, layout)
+    except CheckpointError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{path.name} looks like {_FOREIGN_TITLES[system]}, but no model has its sizes ({error}); get it again"
+        ) from error
 
 
 def _foreign_vidrd(path: Path, header: dict[str, str], weights: dict[str, Tensor], _layout: str) -> Checkpoint:
@@ -285,17 +289,3 @@ _FOREIGN_TITLES = {
     VIDRD: "a VidRD (Reuse and Diffuse) model, for Load Motion Model",
     VIDRD_DECODER: "an autoencoder with VidRD's temporal decoder, for Temporal Decoder",
 }
-
-
-def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    bad = [k for k, v in weights.items() if v.is_floating_point() and not _finite(v)]
-    if bad:
-        raise CheckpointError(
-            f"{source} has NaN or infinite values in {len(bad)} of its weights, first {bad[0]}; "
-            "the file is damaged or its training diverged, use another"
-        )
-
-
-def _finite(weight: Tensor) -> bool:
-    weight = weight.float() if weight.element_size() == 1 else weight  # torch cannot test 8-bit floats
-    return bool(torch.isfinite(weight).all())

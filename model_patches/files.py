@@ -1,17 +1,20 @@
 """Atomic files: each is written under a temporary name, flushed to the disk and then renamed."""
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 MAX_JSON = 2**26  # bytes
+PART = 2**24  # bytes of a digest between two looks
 
 
 @contextmanager
@@ -65,6 +68,22 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("its lists and tables are nested too deeply") from error
+
+
+def digest_of(tensors: Mapping[str, Tensor], label: str = "", look: Callable[[], None] = lambda: None) -> str:
+    """32 hexadecimal digits that differ when any bit of any tensor, a name, a shape, a type or the label differs.
+
+    The order of the tensors does not matter. look: is called for each part of them and may stop it.
+    """
+    digest = hashlib.blake2b(label.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        for part in content.split(PART):
+            look()
+            content_part: Any = part.numpy()
+            digest.update(content_part)
+    return digest.hexdigest()
 
 
 def write_text(text: str, path: Path) -> None:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from .building import build, check_counts
 from .core.config import MotionConfig
 from .core.temporal import MotionModel, sinusoid
 from .vidrd.config import DecoderConfig, VidrdConfig
@@ -40,6 +40,7 @@ ANIMATELCM_FRAMES = 64  # positions of AnimateLCM, whose file does not contain i
 
 _DECODER = "decoder.up_blocks."
 _BLOCK = re.compile(r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.")
+_IN_UNET = re.compile(r"^(model\.)?diffusion_model\.(?=(down_blocks|up_blocks|mid_block)\.)")
 _SLOT = re.compile(r"^(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
 _HOTSHOT_SLOT = re.compile(r"^((?:down_blocks\.\d+|up_blocks\.\d+)\.)temporal_attentions\.(\d+)\.")
 _TO_DIFFUSERS = (
@@ -94,7 +95,8 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
 
 
 def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint without a trainer's wrapping: `state_dict`, `module`, the prefix `module.`.
+    """The tensors of a checkpoint without a trainer's wrapping: `state_dict`, `module`, the prefix `module.`, and the
+    counters of a trainer, such as `global_step`.
 
     Of a training checkpoint that contains the whole U-Net, only the motion modules are returned.
     """
@@ -102,12 +104,19 @@ def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
         inner = weights.get(name)
         if isinstance(inner, Mapping):
             weights = inner
-    tensors = {k.removeprefix("module."): v for k, v in weights.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in weights.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    tensors = {k: v for k, v in tensors.items() if "." in k or v.numel() > 1}
+    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     tensors = {k.removeprefix("unet."): v for k, v in tensors.items()}
     motion = {k: v for k, v in tensors.items() if ".motion_modules." in k or _HOTSHOT_SLOT.match(k)}
     if motion and any(".resnets." in k for k in tensors):
         return motion
-    return tensors
+    return _inner_motion(motion) if motion and all(_IN_UNET.match(k) for k in motion) else tensors
+
+
+def _inner_motion(motion: Weights) -> dict[str, Tensor]:
+    """Motion modules that a file has within a U-Net of latent-diffusion, without that prefix."""
+    return {_IN_UNET.sub("", k): v for k, v in motion.items()}
 
 
 def identify(weights: Weights, source: str) -> str:
@@ -128,10 +137,14 @@ def identify(weights: Weights, source: str) -> str:
     if any(_SLOT.match(key) and ".transformer_blocks.0.attn1." in key for key in weights):
         return DIFFUSERS
     raise CheckpointError(
-        f"{source} is not a motion model: its first keys are {', '.join(list(weights)[:5]) or 'none'}; a motion model "
+        f"{source} is not a motion model: its first keys are {_first(weights)}; a motion model "
         "has keys like down_blocks.0.motion_modules.0.temporal_transformer... (AnimateDiff) or "
         "down_blocks.0.motion_modules.0.transformer_blocks... (diffusers)"
     )
+
+
+def _first(weights: Weights) -> str:
+    return ", ".join(key[:100] for key in list(weights)[:5]) or "none"
 
 
 def from_diffusers(weights: Weights) -> dict[str, Tensor]:
@@ -194,6 +207,7 @@ def motion_config(weights: Weights, source: str, layout: str = ANIMATEDIFF) -> d
     mid_block = any(k.startswith("mid_block.") for k in weights)
     frames = next((v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")), ANIMATELCM_FRAMES)
     is_v1 = frames == V1_FRAMES and not mid_block and channels != SDXL_CHANNELS
+    check_counts({"layers": layers}, len(weights))
     config = MotionConfig(
         block_channels=channels,
         layers_per_block=layers,
@@ -202,8 +216,7 @@ def motion_config(weights: Weights, source: str, layout: str = ANIMATEDIFF) -> d
         image_norm="per_clip" if is_v1 else "per_frame",
         **(sdxl if channels == SDXL_CHANNELS else LINEAR_BETAS),
     )
-    with torch.device("meta"):
-        check_weights(MotionModel(config), weights, source)
+    check_weights(build(lambda: MotionModel(config), len(weights)), weights, source)
     return config.to_dict()
 
 
@@ -212,7 +225,7 @@ def _down_blocks(weights: Weights, source: str) -> tuple[tuple[int, ...], int]:
     channels: dict[int, int] = {}
     layers = 0
     for key, tensor in weights.items():
-        place = re.match(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.temporal_transformer\.norm\.weight$", key)
+        place = re.match(r"down_blocks\.(\d{1,9})\.motion_modules\.(\d{1,9})\.temporal_transformer\.norm\.weight$", key)
         if place:
             channels[int(place[1])] = tensor.shape[0]
             layers = max(layers, int(place[2]) + 1)
@@ -242,6 +255,7 @@ def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
     channels, layers = _vidrd_blocks(weights, source, "down_blocks")
     context = next((v.shape[1] for k, v in weights.items() if k.endswith(".attn2.to_k.weight")), None)
     blocks = range(len(channels))
+    check_counts({"layers": max(layers, _conv_layers(weights))}, len(weights))
     config = VidrdConfig(
         block_channels=channels,
         attention=tuple(any(k.startswith(f"down_blocks.{i}.attentions.") for k in weights) for i in blocks),
@@ -251,22 +265,21 @@ def vidrd_config(weights: Weights, source: str) -> dict[str, Any]:
         spatial=context is not None,
         conv_layers=_conv_layers(weights),
     )
-    with torch.device("meta"):
-        check_weights(VidrdModel(config), weights, source)
+    check_weights(build(lambda: VidrdModel(config), len(weights)), weights, source)
     return config.to_dict()
 
 
 def vidrd_decoder_config(weights: Weights, source: str) -> dict[str, Any]:
     """The config of the Temp-Convs in a decoder. The published ones use statistics over the clip."""
     channels, layers = _vidrd_blocks(weights, source, "up_blocks")
+    check_counts({"layers": max(layers, _conv_layers(weights))}, len(weights))
     config = DecoderConfig(
         block_channels=channels[::-1],
         layers_per_block=layers - 1,
         conv_layers=_conv_layers(weights),
         group_norm="per_clip",
     )
-    with torch.device("meta"):
-        check_weights(TemporalDecoder(config), weights, source)
+    check_weights(build(lambda: TemporalDecoder(config), len(weights)), weights, source)
     return config.to_dict()
 
 
@@ -275,7 +288,7 @@ def _vidrd_blocks(weights: Weights, source: str, side: str) -> tuple[tuple[int, 
     channels: dict[int, int] = {}
     layers = 0
     for key, tensor in weights.items():
-        place = re.match(rf"{side}\.(\d+)\.temp_convs\.(\d+)\.convs\.0\.weight$", key)
+        place = re.match(rf"{side}\.(\d{{1,9}})\.temp_convs\.(\d{{1,9}})\.convs\.0\.weight$", key)
         if place:
             channels[int(place[1])] = tensor.shape[0]
             layers = max(layers, int(place[2]) + 1)
@@ -288,7 +301,7 @@ def _vidrd_blocks(weights: Weights, source: str, side: str) -> tuple[tuple[int, 
 
 def _conv_layers(weights: Weights) -> int:
     """Convolutions in a Temp-Conv: each has four entries in `convs`, two of them with weights."""
-    numbers = [int(place[1]) for k in weights if (place := re.search(r"\.temp_convs\.\d+\.convs\.(\d+)\.", k))]
+    numbers = [int(place[1]) for k in weights if (place := re.search(r"\.temp_convs\.\d+\.convs\.(\d{1,9})\.", k))]
     return max(numbers) // 4 + 1
 
 
@@ -311,5 +324,6 @@ def check_weights(model: nn.Module, weights: Weights, source: str) -> None:
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise CheckpointError(
-                f"{source} {problem} {', '.join(keys[:3])}{more}; the file is damaged or of another kind; get it again"
+                f"{source} {problem} {', '.join(key[:150] for key in keys[:3])}{more}; the file is damaged or of "
+                "another kind; get it again"
             )

@@ -99,6 +99,8 @@ def _layer(name: str, part: Mapping[str, Tensor], source: str) -> LoraLayer:
         sizes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise CheckpointError(f"{source} has matrices of {sizes} for {name}, which do not fit each other; get it again")
     alpha = part.get(ALPHA)
+    if alpha is not None and alpha.numel() != 1:
+        raise CheckpointError(f"{source} has {alpha.numel()} numbers as alpha of {name}, instead of one; get it again")
     return LoraLayer(down, up, None if alpha is None else float(alpha))
 
 

@@ -5,12 +5,14 @@ in captions, and one more row for all other words; `TOKEN_IDS` lists the CLIP id
 a full table.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .core.config import known
 from .ldm_names import control_prefixes, inverse, rename, unet_prefixes, vae_to_ldm
 
 SYSTEM = "pocket"
@@ -21,6 +23,7 @@ TOKEN_TABLE = TEXT + "text_model.embeddings.token_embedding.weight"
 TOKEN_IDS = "token_ids"
 CLIP_VOCABULARY = 49408
 SCALE = 0.18215
+MOST_LAYERS = 64  # of a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +50,69 @@ class PocketConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PocketConfig":
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**settings)
+        """ValueError for an unknown name, or a value that no size has."""
+        settings = known(cls, values, "pocket config")
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**plain)
+
+
+def check_sizes(config: PocketConfig, shapes: Mapping[str, Sequence[int]], networks: Sequence[str]) -> None:
+    """ValueError unless the weights of some networks (UNET, VAE, TEXT, CONTROL) have the sizes of a config, so that no
+    network is built that is larger than its file. shapes: name of a weight -> its shape."""
+    expected: dict[str, tuple[int, int]] = {}  # name -> axis, size
+    for network in networks:
+        expected |= _SIZES[network](config)
+    for name, (axis, size) in expected.items():
+        shape = shapes.get(name)
+        if shape is None:
+            raise ValueError(f"its sizes need the weight {name}, which is missing")
+        if len(shape) <= axis or shape[axis] != size:
+            raise ValueError(f"{name} has the shape {tuple(shape)}, but its sizes need {size} along axis {axis}")
+
+
+def _unet_sizes(config: PocketConfig, prefix: str = UNET) -> dict[str, tuple[int, int]]:
+    layers, sizes = config.unet_layers, {}
+    _check_blocks(config.unet_channels, layers, config.heads)
+    if len(config.unet_attention) != len(config.unet_channels):
+        raise ValueError("unet_attention needs one value for each of unet_channels")
+    for i, (channels, attention) in enumerate(zip(config.unet_channels, config.unet_attention, strict=True)):
+        for j in range(layers):
+            name = f"{prefix}input_blocks.{1 + i * (layers + 1) + j}"
+            sizes[f"{name}.0.in_layers.2.weight"] = 0, channels
+            if attention:
+                sizes[f"{name}.1.transformer_blocks.0.attn2.to_k.weight"] = 1, config.context
+    return sizes
+
+
+def _vae_sizes(config: PocketConfig) -> dict[str, tuple[int, int]]:
+    _check_blocks(config.vae_channels, config.vae_layers, 1)
+    return {
+        f"{VAE}encoder.down.{i}.block.{j}.conv1.weight": (0, channels)
+        for i, channels in enumerate(config.vae_channels)
+        for j in range(config.vae_layers)
+    }
+
+
+def _text_sizes(config: PocketConfig) -> dict[str, tuple[int, int]]:
+    _check_blocks((config.context,), config.text_layers, config.text_heads)
+    layers = range(config.text_layers)
+    sizes = {f"{TEXT}text_model.encoder.layers.{i}.mlp.fc1.weight": (1, config.context) for i in layers}
+    return sizes | {TOKEN_TABLE: (1, config.context), f"{TEXT}text_model.final_layer_norm.weight": (0, config.context)}
+
+
+_SIZES: dict[str, Callable[[PocketConfig], dict[str, tuple[int, int]]]] = {
+    UNET: _unet_sizes,
+    VAE: _vae_sizes,
+    TEXT: _text_sizes,
+    CONTROL: lambda config: _unet_sizes(config, CONTROL),
+}
+
+
+def _check_blocks(channels: Sequence[int], layers: int, heads: int) -> None:
+    if not channels or layers < 1 or heads < 1 or any(c < 1 or c % heads for c in channels):
+        raise ValueError(f"there is no network of {layers} layers of {tuple(channels)} channels with {heads} heads")
+    if layers > MOST_LAYERS or any(c % channels[0] for c in channels):
+        raise ValueError(f"the channels {tuple(channels)} are not multiples of the first, or there are too many layers")
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

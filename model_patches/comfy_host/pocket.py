@@ -17,10 +17,12 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 from comfy import sd1_clip
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor
 
 from .. import checkpoint
+from ..checkpoint import load_sized
 from ..pocket import CONTROL, CONTROL_SYSTEM, SCALE, SYSTEM, TEXT, UNET, VAE, PocketConfig, part, stock_weights
 
 
@@ -37,7 +39,7 @@ class PocketLatents(comfy.latent_formats.SD15):
 
 def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """MODEL, CLIP and VAE of a pocket file. CheckpointError says what is wrong with another file."""
-    file = checkpoint.load(path, expect=SYSTEM)
+    file = load_sized(path, SYSTEM, (UNET, TEXT, VAE), look=interrupted)
     config = PocketConfig.from_dict(file.config)
     weights = stock_weights(file.weights)
     model = _model(config, file.header, part(weights, UNET))
@@ -47,7 +49,7 @@ def load_pocket(path: Path | str) -> tuple[comfy.model_patcher.ModelPatcher, com
 
 def load_pocket_control(path: Path | str) -> comfy.controlnet.ControlNet:
     """CONTROL_NET of a pocket ControlNet file. CheckpointError says what is wrong with another file."""
-    file = checkpoint.load(path, expect=CONTROL_SYSTEM)
+    file = load_sized(path, CONTROL_SYSTEM, (CONTROL,), look=interrupted)
     management, config, weights = (
         comfy.model_management,
         PocketConfig.from_dict(file.config),
@@ -85,7 +87,7 @@ def with_pocket_lora(
 
 def _reload_model(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """Called by ComfyUI for a second copy on several GPUs, or for one without dynamic memory with LoRA hooks."""
-    file = checkpoint.load(path, expect=SYSTEM)
+    file = load_sized(path, SYSTEM, (UNET,), look=interrupted)
     weights = part(file.weights, UNET)
     return _model(PocketConfig.from_dict(file.config), file.header, weights, disable_dynamic=disable_dynamic)
 

@@ -82,7 +82,7 @@ def new_text_encoder(config: PocketConfig, rows: int = CLIP_VOCABULARY) -> CLIPT
 
 def load_pocket(path: Path | str) -> Pocket:
     """The three networks in fp32, frozen and in evaluation mode."""
-    file = checkpoint.load(path, expect=SYSTEM)
+    file = checkpoint.load_sized(path, SYSTEM, (UNET, TEXT, VAE))
     config = PocketConfig.from_dict(file.config)
     unet, vae, text = load_networks(stock_weights(file.weights), config)
     for module in (unet, vae, text):
@@ -92,7 +92,7 @@ def load_pocket(path: Path | str) -> Pocket:
 
 def load_control(path: Path | str) -> ControlNetModel:
     """The ControlNet of a file in fp32, frozen and in evaluation mode. A hint has 8 times the size of the latents."""
-    file = checkpoint.load(path, expect=CONTROL_SYSTEM)
+    file = checkpoint.load_sized(path, CONTROL_SYSTEM, (CONTROL,))
     config = PocketConfig.from_dict(file.config)
     control = ControlNetModel.from_unet(new_unet(config), load_weights_from_unet=False)
     names = control_prefixes(len(config.unet_channels), config.unet_layers, config.unet_attention)

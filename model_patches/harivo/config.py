@@ -108,8 +108,6 @@ class HarivoConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. ValueError for an unknown name, here or in a part."""
         settings = known(cls, values, "HARIVO config")
-        if "motion" not in settings:
-            raise ValueError("HARIVO config: the table motion is missing; it holds the sizes of the temporal layers")
         settings["motion"] = MotionConfig.from_dict(settings["motion"])
         for name, part in (("mapping", MappingConfig), ("tokens", TokenConfig)):
             if settings.get(name) is not None:

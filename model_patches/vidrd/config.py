@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from ..core.config import GROUP_NORMS, at_least_one, known
+from ..core.config import GROUP_NORMS, at_least_one, check_betas, known
 
 EMBEDDINGS = ("stream", "branch")
 
@@ -77,8 +77,7 @@ class VidrdConfig:
                 )
         if self.embedding not in EMBEDDINGS:
             raise ValueError(f"VidRD config: embedding is {self.embedding!r}; choose one of {', '.join(EMBEDDINGS)}")
-        if self.beta_schedule is not None and (self.beta_start is None or self.beta_end is None):
-            raise ValueError(f"VidRD config: beta_schedule {self.beta_schedule!r} needs beta_start and beta_end")
+        check_betas(self, "VidRD config")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they go into a file's header."""

@@ -307,7 +307,7 @@ def test_missing_and_unreadable_names(tmp_path):
     with pytest.raises(CheckpointError, match=r"weights are read from \.safetensors.*not from \.txt"):
         checkpoint.load(tmp_path / "notes.txt")
     (tmp_path / "page.safetensors").write_text("<html>404 Not Found</html>" * 50)
-    with pytest.raises(CheckpointError, match=r"page\.safetensors is truncated or no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"page\.safetensors is a web page, and no weight file; download"):
         checkpoint.load(tmp_path / "page.safetensors")
     torch.save([torch.ones(1)], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match=r"list\.pt holds a list, not named weights"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import comfy.model_patcher
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 
 from ... import checkpoint
 from ...artv.config import ArtvConfig
@@ -34,7 +35,7 @@ class LoadedArtv:
 
 def load_artv(path: Path | str) -> LoadedArtv:
     """Load an ART-V file. CheckpointError says what is wrong with any other file."""
-    artv = hold_artv(checkpoint.load(path, expect=ARTV), Path(path))
+    artv = hold_artv(checkpoint.load(path, expect=ARTV, look=interrupted), Path(path))
     artv.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, artv.info)
     return artv
@@ -47,7 +48,7 @@ def hold_artv(file: checkpoint.Checkpoint, path: Path) -> LoadedArtv:
 
 def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
     """Called by ComfyUI for a second copy on several GPUs, or for one without dynamic memory with LoRA hooks."""
-    return _patcher(checkpoint.load(path, expect=ARTV), disable_dynamic=disable_dynamic)
+    return _patcher(checkpoint.load(path, expect=ARTV, look=interrupted), disable_dynamic=disable_dynamic)
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> ModelPatcher:

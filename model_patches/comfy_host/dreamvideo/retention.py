@@ -19,6 +19,7 @@ import comfy.conds
 import comfy.controlnet
 import comfy.model_patcher
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 from torch import Tensor
 
 from ... import checkpoint
@@ -57,7 +58,7 @@ class LoadedBranch:
 
 def load_branch(path: Path | str) -> LoadedBranch:
     """Load a DreamVideo file. CheckpointError says what is wrong with any other file."""
-    branch = hold_branch(checkpoint.load(path, expect=DREAMVIDEO))
+    branch = hold_branch(checkpoint.load(path, expect=DREAMVIDEO, look=interrupted))
     log.info("%s is %s", Path(path).name, branch.info)
     return branch
 

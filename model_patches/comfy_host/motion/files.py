@@ -14,6 +14,7 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 from torch import Tensor, nn
 
 from ... import checkpoint, systems
@@ -122,7 +123,7 @@ def _reload(path: str, disable_dynamic: bool = False) -> ModelPatcher:
 
 
 def _read(path: Path | str) -> checkpoint.Checkpoint:
-    file = checkpoint.load(path, expect=systems.with_layers(*HOSTED))
+    file = checkpoint.load(path, expect=systems.with_layers(*HOSTED), look=interrupted)
     return file if file.system in HOSTED else checkpoint.motion_of(file)
 
 

@@ -38,7 +38,8 @@ def check_finite(latents: Tensor, place: str, setting: str) -> None:
     if not latents.isfinite().all():
         raise ValueError(
             f"{place} contains NaN or infinite values; everything before it is saved. Lower {setting} or the weights "
-            "in prompts, use another sampler, or run ComfyUI with --force-fp32 (--fp32-vae if an image is the first frame)"
+            "in prompts, use another sampler, or run ComfyUI with --force-fp32 (--fp32-vae if an image is the first "
+            "frame)"
         )
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.models.autoencoder import AutoencodingEngine
 from comfy.ldm.modules.diffusionmodules.model import Decoder
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 from torch import Tensor
 
 from ... import checkpoint
@@ -48,7 +49,7 @@ class LoadedDecoder:
 
 def load_decoder(path: Path | str) -> LoadedDecoder:
     """Load a file of Temp-Convs for a decoder. CheckpointError says what is wrong with any other file."""
-    file = checkpoint.load(path, expect=VIDRD_DECODER)
+    file = checkpoint.load(path, expect=VIDRD_DECODER, look=interrupted)
     loaded = LoadedDecoder(_patcher(file), DecoderConfig.from_dict(file.config), checkpoint.describe(file))
     loaded.patcher.cached_patcher_init = (_reload, (str(path),))
     log.info("%s is %s", Path(path).name, loaded.info)
@@ -56,7 +57,7 @@ def load_decoder(path: Path | str) -> LoadedDecoder:
 
 
 def _reload(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return _patcher(checkpoint.load(path, expect=VIDRD_DECODER), disable_dynamic=disable_dynamic)
+    return _patcher(checkpoint.load(path, expect=VIDRD_DECODER, look=interrupted), disable_dynamic=disable_dynamic)
 
 
 def _patcher(file: checkpoint.Checkpoint, *, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

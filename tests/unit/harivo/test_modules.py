@@ -236,7 +236,7 @@ def test_a_config_that_cannot_be_used_is_named(change, message):
 
 
 def test_a_config_without_temporal_layers_is_named():
-    with pytest.raises(ValueError, match="the table motion is missing"):
+    with pytest.raises(ValueError, match="HARIVO config: motion is missing"):
         HarivoConfig.from_dict({"mapping": None})
 
 
