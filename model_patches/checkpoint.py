@@ -23,6 +23,7 @@ from .layouts import CheckpointError
 from .lora_layouts import LoraLayer
 from .pocket import TOKEN_IDS, PocketConfig, check_sizes
 from .reading import SUFFIXES, Look, check_values, header_value, read_file
+from .sparsectrl.config import LATENT, SparseConfig
 from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
 FORMAT = "stillmotion/1"
@@ -47,6 +48,7 @@ __all__ = [
     "load_controlnet",
     "load_motion_lora",
     "load_sized",
+    "load_sparsectrl",
     "motion_of",
     "save",
 ]
@@ -136,6 +138,20 @@ def load_controlnet(path: Path | str) -> Checkpoint:
     check_values(weights, path.name, WHOLE_NUMBERS)
     config = DreamVideoConfig(branch=branch).to_dict()
     return Checkpoint(DREAMVIDEO, config, {f"branch.{k}": v for k, v in weights.items()}, header, "ControlNet")
+
+
+def load_sparsectrl(path: Path | str) -> tuple[SparseConfig, dict[str, Tensor], str]:
+    """The config and the weights of a SparseCtrl network, and one line for the user that describes it.
+
+    CheckpointError when the file is something else, is damaged, or contains NaN.
+    """
+    path = Path(path)
+    _, content = read_file(path)
+    config, weights = control_layouts.from_sparsectrl(layouts.unwrap(content), path.name)
+    check_values(weights, path.name, WHOLE_NUMBERS)
+    dtypes = "/".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
+    kind = "RGB images" if config.hint == LATENT else "scribbles or edges"
+    return config, weights, f"SparseCtrl for {kind}, up to {config.max_frames} frames, {dtypes}"
 
 
 def load_motion_lora(path: Path | str) -> dict[str, LoraLayer]:

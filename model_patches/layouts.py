@@ -64,7 +64,7 @@ _FOREIGN: tuple[tuple[Callable[[str], bool], str, str], ...] = (
     (
         lambda k: k.startswith(("controlnet_", "input_hint_block.", "control_model.")),
         "a ControlNet or SparseCtrl",
-        "it guides a motion model and cannot replace one; load a motion model here",
+        "load it with ComfyUI's Load ControlNet Model or with Load SparseCtrl, and a motion model here",
     ),
     (
         lambda k: k.startswith(("img_encoder.", "motion_embedding.", "fps_embedding.")),
@@ -100,7 +100,7 @@ def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
 
     Of a training checkpoint that contains the whole U-Net, only the motion modules are returned.
     """
-    for name in ("state_dict", "module", "state_dict", "motion_module", "unet"):
+    for name in ("state_dict", "module", "state_dict", "motion_module", "unet", "controlnet"):
         inner = weights.get(name)
         if isinstance(inner, Mapping):
             weights = inner
@@ -109,7 +109,8 @@ def unwrap(weights: Mapping[str, object]) -> dict[str, Tensor]:
     tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     tensors = {k.removeprefix("unet."): v for k, v in tensors.items()}
     motion = {k: v for k, v in tensors.items() if ".motion_modules." in k or _HOTSHOT_SLOT.match(k)}
-    if motion and any(".resnets." in k for k in tensors):
+    control = any(k.startswith("controlnet_") for k in tensors)
+    if motion and not control and any(".resnets." in k for k in tensors):
         return motion
     return _inner_motion(motion) if motion and all(_IN_UNET.match(k) for k in motion) else tensors
 
@@ -148,7 +149,8 @@ def _first(weights: Weights) -> str:
 
 
 def from_diffusers(weights: Weights) -> dict[str, Tensor]:
-    """diffusers' MotionAdapter keys -> AnimateDiff's. Both attentions get its one positional table."""
+    """diffusers' MotionAdapter keys -> AnimateDiff's. All attentions of a module get its one positional table."""
+    second = any(".attn2." in key and _SLOT.match(key) for key in weights)
     renamed: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         head = _SLOT.match(key)
@@ -160,7 +162,7 @@ def from_diffusers(weights: Weights) -> dict[str, Tensor]:
             tail = re.sub(rf"^(transformer_blocks\.\d+\.){re.escape(diffusers_name)}", rf"\g<1>{name}", tail)
         key = f"{head[0]}temporal_transformer.{tail}"
         renamed[key] = tensor
-        if key.endswith(".attention_blocks.0.pos_encoder.pe"):
+        if second and key.endswith(".attention_blocks.0.pos_encoder.pe"):
             renamed[key.replace(".attention_blocks.0.", ".attention_blocks.1.")] = tensor.clone()
     return renamed
 
@@ -172,14 +174,14 @@ def from_hotshot(weights: Weights) -> dict[str, Tensor]:
     return dict(zip(names, weights.values(), strict=True))
 
 
-def with_position_tables(weights: Weights) -> dict[str, Tensor]:
-    """The weights of AnimateLCM with the sinusoidal tables that its file leaves out; other weights unchanged."""
+def with_position_tables(weights: Weights, frames: int = ANIMATELCM_FRAMES) -> dict[str, Tensor]:
+    """The weights with sinusoidal tables for so many frames, if the file leaves them out as AnimateLCM's does."""
     if any(key.endswith(".pos_encoder.pe") for key in weights):
         return dict(weights)
     tables = {}
     for key, weight in weights.items():
-        if key.endswith(".to_q.weight"):
-            table = sinusoid(ANIMATELCM_FRAMES, weight.shape[1])[None]
+        if ".temporal_transformer." in key and key.endswith(".to_q.weight"):
+            table = sinusoid(frames, weight.shape[1])[None]
             tables[key.replace(".to_q.weight", ".pos_encoder.pe")] = table.to(weight.device, weight.dtype)
     return {**weights, **tables}
 

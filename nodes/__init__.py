@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import artv, decoder, dreamvideo, guidance, long, motion, options, pocket, sampling, stages, views
+from . import artv, decoder, dreamvideo, guidance, long, motion, options, pocket, sampling, sparse, stages, views
 
-GROUPS = (pocket, motion, decoder, guidance, dreamvideo, stages, sampling, long, artv, options, views)
+GROUPS = (pocket, motion, decoder, guidance, dreamvideo, stages, sampling, sparse, long, artv, options, views)
 
 
 class StillMotionExtension(ComfyExtension):

@@ -16,13 +16,13 @@ from ..model_patches.comfy_host.artv.files import load_artv
 from ..model_patches.comfy_host.artv.masks import as_images, image_masks, schedule_parts
 from ..model_patches.comfy_host.conditions.prompts import StoryPrompts
 from ..model_patches.comfy_host.video.autoregressive import FITS
-from . import files, sockets
+from .common import files, sockets
+from .common.sockets import CATEGORY, ArtvModel, Story
 from .options import render_sockets
 from .render import widgets
 from .render.autoregressive import RollRequest
 from .render.base import RenderNode
 from .render.options import ArtvOptions
-from .sockets import CATEGORY, ArtvModel, Story
 
 GROUP = f"{CATEGORY}/autoregressive"
 FOLDERS = (files.OWN,)

@@ -8,8 +8,8 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.vidrd.decoder import TemporalVAE, load_decoder
-from . import files
-from .sockets import CATEGORY
+from .common import files
+from .common.sockets import CATEGORY
 
 FOLDERS = (files.OWN, "vae")
 BUNDLED = {"pocket/temporal_decoder.safetensors": files.POCKET / "temporal_decoder.safetensors"}

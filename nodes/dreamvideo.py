@@ -11,9 +11,9 @@ from ..model_patches.comfy_host.dreamvideo.guider import double_condition_guider
 from ..model_patches.comfy_host.dreamvideo.retention import apply_retention, load_branch
 from ..model_patches.core.pictures import FITS
 from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRST
-from . import files
-from .files import POCKET
-from .sockets import CATEGORY, RetentionBranch
+from .common import files
+from .common.files import POCKET
+from .common.sockets import CATEGORY, RetentionBranch
 
 FOLDERS = (files.OWN,)
 BUNDLED = {"pocket/dreamvideo.safetensors": POCKET / "dreamvideo.safetensors"}

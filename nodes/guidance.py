@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 from ..model_patches.harivo.mitigating import BANDWIDTHS, JACOBIANS, KERNELS, Config
-from .sockets import CATEGORY, GradientOptions, GuidanceReadout
+from .common.sockets import CATEGORY, GradientOptions, GuidanceReadout
 
 DEFAULTS = Config()
 

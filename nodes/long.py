@@ -8,11 +8,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..model_patches.comfy_host.conditions.prompts import PromptSchedule, parse_prompts
+from .common.sockets import CATEGORY, Prompts, ReuseOptions
 from .options import render_sockets
 from .render import widgets
 from .render.base import RenderNode
 from .render.long import LongRequest
-from .sockets import CATEGORY, Prompts, ReuseOptions
 
 LONG = f"{CATEGORY}/long video"
 

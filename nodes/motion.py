@@ -10,9 +10,9 @@ from comfy_api.latest import io
 from ..model_patches.comfy_host.motion.apply import BETA_SCHEDULES, FROM_FILE, apply_motion
 from ..model_patches.comfy_host.motion.files import load_motion
 from ..model_patches.comfy_host.motion.lora import with_lora
-from . import files
-from .files import POCKET
-from .sockets import CATEGORY, MotionModel
+from .common import files
+from .common.files import POCKET
+from .common.sockets import CATEGORY, MotionModel
 
 FOLDERS = (files.OWN, "animatediff_models")  # folders in models/: ours, and that of AnimateDiff files
 OWN = ("motion", "harivo", "vidrd", "dreamvideo")

@@ -9,10 +9,10 @@ from comfy_api.latest import io
 
 from ..rendering.formats import FORMATS
 from ..rendering.loop import parse_takes
-from . import sockets
+from .common import sockets
+from .common.sockets import CATEGORY
 from .render import widgets
 from .render.options import KEEP, OutputOptions, ReuseOptions
-from .sockets import CATEGORY
 
 OPTIONS = f"{CATEGORY}/options"
 

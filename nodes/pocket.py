@@ -7,8 +7,8 @@ from comfy_api.latest import io, ui
 
 from ..evaluation.drawing.views import read_batch
 from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control, with_pocket_lora
-from . import files
-from .sockets import CATEGORY
+from .common import files
+from .common.sockets import CATEGORY
 
 POCKET, CONTROL = files.POCKET / "pocket.safetensors", files.POCKET / "control_edges.safetensors"
 LORA = files.POCKET / "loras" / "pocket_glow.safetensors"

@@ -11,9 +11,9 @@ from ..model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
 from ..model_patches.comfy_host.vidrd.reuse import ReuseNoise, ReuseSampler
 from ..model_patches.core.levels import BETA_END, BETA_START, SCHEDULES
 from ..model_patches.harivo.stepped import EARLY, LATE, SWITCH, SteppedScale
+from .common.sockets import CATEGORY
 from .render import widgets
 from .render.options import ReuseOptions
-from .sockets import CATEGORY
 
 
 class SteppedCFG(io.ComfyNode):

@@ -9,14 +9,14 @@ from comfy_api.latest import io
 
 from ..model_patches.comfy_host.video.staged import FITS, REANCHOR, UNDER_NOISE, parse_stages
 from ..model_patches.dreamvideo.guidance import ORDERS
-from . import sockets
+from .common import sockets
+from .common.sockets import CATEGORY, RetentionBranch
 from .dreamvideo import GROUP
 from .options import render_sockets
 from .render import widgets
 from .render.base import RenderNode
 from .render.options import StageOptions
 from .render.staged import StagedRequest, StagePrompts
-from .sockets import CATEGORY, RetentionBranch
 
 
 class StagePromptsNode(io.ComfyNode):

@@ -23,9 +23,9 @@ from ..evaluation.drawing.views import (
 from ..evaluation.metrics import continuity
 from ..evaluation.scores.statistics import normality
 from ..model_patches.comfy_host.views import mapped_noise, mapping_probe, noise_clips, token_attention, with_progress
+from .common.sockets import CATEGORY, GuidanceReadout
 from .render import widgets
 from .render.reading import frames_of
-from .sockets import CATEGORY, GuidanceReadout
 
 VIEWS = f"{CATEGORY}/views"
 

@@ -122,14 +122,16 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Two attentions over the frames and a feed-forward, each added to its input."""
+    """Attentions over the frames (two in AnimateDiff) and a feed-forward, each added to its input."""
 
-    def __init__(self, channels: int, heads: int, max_frames: int | None, ops: Any, attention: Attention) -> None:
+    def __init__(
+        self, channels: int, heads: int, max_frames: int | None, ops: Any, attention: Attention, attentions: int = 2
+    ) -> None:
         super().__init__()
         self.attention_blocks = nn.ModuleList(
-            FrameAttention(channels, heads, max_frames, ops, attention) for _ in range(2)
+            FrameAttention(channels, heads, max_frames, ops, attention) for _ in range(attentions)
         )
-        self.norms = nn.ModuleList(ops.LayerNorm(channels) for _ in range(2))
+        self.norms = nn.ModuleList(ops.LayerNorm(channels) for _ in range(attentions))
         self.ff = FeedForward(channels, ops)
         self.ff_norm = ops.LayerNorm(channels)
 
@@ -143,13 +145,22 @@ class TemporalTransformer(nn.Module):
     """The residual update of one slot."""
 
     def __init__(
-        self, channels: int, heads: int, max_frames: int | None, group_norm: str, ops: Any, attention: Attention
+        self,
+        channels: int,
+        heads: int,
+        max_frames: int | None,
+        group_norm: str,
+        ops: Any,
+        attention: Attention,
+        attentions: int = 2,
     ) -> None:
         super().__init__()
         self.per_clip = group_norm == "per_clip"
         self.norm = ops.GroupNorm(GROUPS, channels, eps=1e-6)
         self.proj_in = ops.Linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, max_frames, ops, attention)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(channels, heads, max_frames, ops, attention, attentions)]
+        )
         self.proj_out = ops.Linear(channels, channels)
         for parameter in self.proj_out.parameters():  # a host's layers may not have their weights yet
             nn.init.zeros_(parameter)
@@ -177,7 +188,7 @@ class MotionModule(nn.Module):
     """x + update(x): the module of one slot. A new module is the identity, bit for bit.
 
     The host provides the layer classes (`ops`: Linear, GroupNorm, LayerNorm) and `attention(q, k, v, heads, options)`
-    over (B, tokens, heads * d). `max_frames=None` omits the positional tables.
+    over (B, tokens, heads * d). `max_frames=None` omits the positional tables. `attentions`: their number in a block.
     """
 
     def __init__(
@@ -189,11 +200,14 @@ class MotionModule(nn.Module):
         group_norm: str = "per_frame",
         ops: Any = nn,
         attention: Attention = sdpa,
+        attentions: int = 2,
     ) -> None:
         super().__init__()
         check_channels(channels, heads)
         self.max_frames = max_frames
-        self.temporal_transformer = TemporalTransformer(channels, heads, max_frames, group_norm, ops, attention)
+        self.temporal_transformer = TemporalTransformer(
+            channels, heads, max_frames, group_norm, ops, attention, attentions
+        )
 
     def update(self, x: Tensor, frames: int, options: Any = None) -> Tensor:
         """The residual for x. x: (b f, c, h, w) -> same. ValueError unless the batch is whole clips that fit.

@@ -24,6 +24,7 @@ TYPES = {
     "STILLMOTION_RENDER_AGAIN": "render again",
     "STILLMOTION_RETENTION_BRANCH": "retention branch",
     "STILLMOTION_REUSE_OPTIONS": "reuse options",
+    "STILLMOTION_SPARSECTRL": "SparseCtrl network",
     "STILLMOTION_STAGE_OPTIONS": "stage options",
     "STILLMOTION_STAGE_PROMPTS": "stage prompts",
     "STILLMOTION_STORY": "story",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPERS = {f"model_patches/{paper}" for paper in ("harivo", "vidrd", "artv", "dreamvideo")}
+PAPERS = {f"model_patches/{paper}" for paper in ("harivo", "vidrd", "artv", "dreamvideo", "sparsectrl")}
 PURE = {"torch"}
 MATHS = {"model_patches/core", *PAPERS}
 FILES = {"model_patches", *MATHS}

@@ -35,8 +35,7 @@ from .files import LoadedArtv, load_artv
 
 __all__ = ["ANCHOR", "KEY", "REFERENCE", "FrameInputs", "LoadedArtv", "apply_artv", "blended", "load_artv"]
 
-KEY = "stillmotion.artv"
-RUN = "stillmotion.artv.run"
+KEY, RUN = "stillmotion.artv", "stillmotion.artv.run"
 REFERENCE, ANCHOR = "reference", "anchor"
 ALPHA_BARS = alpha_bars()  # for the augmentation, as in training, independent of the MODEL's schedule
 ModelPatcher = comfy.model_patcher.ModelPatcher

@@ -19,9 +19,11 @@ from ..dreamvideo.retention import RetentionControl
 Conditioning = list[list[Any]]
 
 
-def parse_frames(text: str, frames: int) -> dict[int, float]:
+def parse_frames(text: str, frames: int, subject: str = "ControlNet frames") -> dict[int, float]:
     """'0, -1' -> {0: 1.0, frames - 1: 1.0}. Each entry is a frame, counted from 0, or from the end if negative; a range
     a:b, which excludes b; or "all"; optionally followed by =strength. ValueError names an invalid entry.
+
+    subject: begins the messages.
     """
     strengths: dict[int, float] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
@@ -31,11 +33,11 @@ def parse_frames(text: str, frames: int) -> dict[int, float]:
             strengths |= dict.fromkeys(_frame_range(frame.strip(), frames), factor)
         except ValueError as error:
             raise ValueError(
-                f"ControlNet frames: {entry!r} is not a frame of a clip of {frames}; write frames 0 to {frames - 1}, "
+                f"{subject}: {entry!r} is not a frame of a clip of {frames}; write frames 0 to {frames - 1}, "
                 "-1 for the last, ranges like 4:8, strengths like -1=0.5, separated by commas"
             ) from error
     if not strengths:
-        raise ValueError('ControlNet frames: no frame is given; write for example "0, -1" for the first and the last')
+        raise ValueError(f'{subject}: no frame is given; write for example "0, -1" for the first and the last')
     return strengths
 
 

@@ -90,7 +90,7 @@ def double_condition_guider(
             "double-condition guidance: positive has no image; connect it through Apply Image Retention, or use "
             "CFGGuider"
         )
-    dreamvideo.check_base(model, control.branch.config)
+    control.check_base(model)
     if "sampler_cfg_function" in model.model_options:
         raise ValueError(
             "double-condition guidance: another node has set a guidance function on this MODEL (Stepped CFG, "

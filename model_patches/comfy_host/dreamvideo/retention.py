@@ -1,22 +1,16 @@
-"""DreamVideo's retention branch as a ControlNet, derived from ComfyUI's base class.
-
-It is therefore attached to a condition, can be chained with any ControlNet, has a strength and a part of the schedule,
-and ComfyUI loads, offloads and casts its weights. It works with any motion model, since it only adds to the U-Net's
-skips.
+"""DreamVideo's retention branch as a ControlNet, see `motion.branch`.
 
 A condition can use the null image instead (`with_null_image`). Because it is the same object, both run in one batch.
 
 Shapes: f frames of a clip; the U-Net's batch is n = chunks * clips * f, (n, c, h, w).
 """
 
-import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.conds
-import comfy.controlnet
 import comfy.model_patcher
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
@@ -30,15 +24,14 @@ from ...dreamvideo.config import DreamVideoConfig, RetentionConfig
 from ...dreamvideo.image import pixels, white
 from ...dreamvideo.retention import RetentionBranch
 from ...systems import DREAMVIDEO
-from ..base import unet
 from ..base.ops import operations
 from ..motion import apply as motion
+from ..motion.branch import BranchControl
 from ..motion.files import Typed, attention, patcher_of
 
 __all__ = ["FITS", "LoadedBranch", "RetentionControl", "apply_retention", "hold_branch", "load_branch", "retention_of"]
 
 log = logging.getLogger(__name__)
-ControlBase: Any = comfy.controlnet.ControlBase
 Conditioning = list[list[Any]]
 NULL_IMAGE = "stillmotion_null_image"  # in a condition: 1 for the null image, 0 for the image
 
@@ -72,45 +65,23 @@ def hold_branch(file: checkpoint.Checkpoint) -> LoadedBranch:
     return LoadedBranch(patcher_of(module, weights), config.branch, checkpoint.describe(file))
 
 
-class RetentionControl(ControlBase):
-    """The branch and its image in one or more conditions. ControlNets applied before it still run."""
+class RetentionControl(BranchControl):
+    """The branch and its image in one or more conditions."""
+
+    subject = "image retention"
 
     def __init__(self, branch: LoadedBranch, image: Tensor | None, rule: str) -> None:
-        super().__init__()
+        super().__init__(branch.patcher, branch.config)
         self.branch, self.image, self.rule = branch, image, rule
-        self.sampling: Any = None
-        self.dtype, self.frames = torch.float32, 0
         self.features: dict[Any, Tensor] = {}
 
-    @property
-    def control_model_wrapped(self) -> comfy.model_patcher.ModelPatcher:
-        """The model, under the name that ComfyUI's ControlNets use."""
-        return self.branch.patcher
-
-    def get_control(self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any) -> Any:
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        if not self._active(t):
-            return previous
-        x = self.sampling.calculate_input(t, x_noisy).to(self.dtype)
-        context = cond.get("crossattn_controlnet", cond["c_crossattn"]).to(x)
-        module: Any = self.branch.patcher.model
-        z_s = self._conditions(x, cond.get(NULL_IMAGE))
-        frames = len(x) // batched_number
-        if self.frames:
-            frames = motion.frames_of_call(self.frames, frames, transformer_options or {})
-        residuals = module(x, self.sampling.timestep(t), context, z_s, frames)
+    def output(self, x: Tensor, t: Tensor, context: Tensor, frames: int, cond: Any, options: Any) -> dict[str, list]:
+        module: Any = self.patcher.model
+        residuals = module(x, t, context, self._conditions(x, cond.get(NULL_IMAGE)), frames)
         if self.branch.config.inject == "up_blocks":
-            self._store_for_up_blocks(residuals.down, transformer_options)
-            return self.control_merge({"output": [], "middle": [residuals.mid]}, previous, None)
-        return self.control_merge({"output": residuals.down, "middle": [residuals.mid]}, previous, None)
-
-    def _active(self, t: Tensor) -> bool:
-        if not self.strength:
-            return False
-        level, (start, end) = float(t[0]), self.timestep_range
-        return end <= level <= start
+            self._store_for_up_blocks(residuals.down, options)
+            return {"output": [], "middle": [residuals.mid]}
+        return {"output": residuals.down, "middle": [residuals.mid]}
 
     def _store_for_up_blocks(self, down: list[Tensor], options: dict[str, Any]) -> None:
         """Store the residuals for the ends of the up blocks, where the handlers of `motion` add them."""
@@ -132,7 +103,7 @@ class RetentionControl(ControlBase):
         if key not in self.features:
             height, width = (side * self.branch.config.downscale for side in x.shape[2:])
             picture = white(height, width, x) if image is None else self._fit(image, height, width)
-            module: Any = self.branch.patcher.model
+            module: Any = self.patcher.model
             self.features[key] = module.encode(picture.to(x))
         return self.features[key]
 
@@ -147,14 +118,9 @@ class RetentionControl(ControlBase):
         return fit(image, height, width, self.rule)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
-        """Called by ComfyUI before a run. ValueError when the branch is for another base model."""
+        """Called by ComfyUI before a run. ValueError when the branch does not fit this MODEL."""
         super().pre_run(model, percent_to_timestep_function)
-        patcher = model.current_patcher
-        check_base(patcher, self.branch.config)
-        self.sampling, self.dtype = model.model_sampling, model.get_dtype_inference()
-        uses = [p.get_attachment(motion.KEY) for p in patcher.get_additional_models_with_key(motion.KEY)]
-        self.frames = uses[0].frames if uses else 0  # of one clip; without a motion model, the whole batch
-        if self.branch.config.inject == "up_blocks" and not motion.has_handlers(patcher):
+        if self.branch.config.inject == "up_blocks" and not motion.has_handlers(model.current_patcher):
             raise ValueError(
                 "image retention: this branch adds to the outputs of the up blocks, which this MODEL does not support; "
                 "sample with Double-Condition Guider, or add a motion model with Apply Motion Model"
@@ -162,27 +128,11 @@ class RetentionControl(ControlBase):
 
     def cleanup(self) -> None:
         super().cleanup()
-        self.sampling = None
         self.features = {}
 
     def copy(self) -> "RetentionControl":
         clone = RetentionControl(self.branch, self.image, self.rule)
         self.copy_to(clone)
-        return clone
-
-    def get_models(self) -> list[Any]:
-        return [*super().get_models(), self.branch.patcher]
-
-    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "RetentionControl":
-        source = self.branch.patcher
-        module = copy.deepcopy(source.model)
-        patcher = comfy.model_patcher.ModelPatcher(
-            module, load_device=load_device, offload_device=source.offload_device
-        )
-        clone = RetentionControl(LoadedBranch(patcher, self.branch.config, self.branch.info), self.image, self.rule)
-        self.copy_to(clone)
-        if autoregister:
-            self.multigpu_clones[load_device] = clone
         return clone
 
 
@@ -244,25 +194,3 @@ def with_null_image(condition: Conditioning, null: bool) -> Conditioning:
         [tokens, options | {"model_conds": {**options.get("model_conds", {}), NULL_IMAGE: flag}}]
         for tokens, options in condition
     ]
-
-
-def check_base(model: comfy.model_patcher.ModelPatcher, config: RetentionConfig) -> None:
-    """ValueError, naming both sizes, unless the branch was copied from a U-Net of this size."""
-    channels_by_slot = unet.channels_by_slot(unet.require_unet(model))
-    down = {slot: channels for slot, channels in channels_by_slot.items() if slot.part == "down"}
-    actual: dict[str, Any] = {
-        "block channels": tuple(channels for slot, channels in down.items() if slot.layer == 0),
-        "layers in a block": 1 + max(slot.layer for slot in down),
-        "text width": model.model.model_config.unet_config.get("context_dim"),
-    }
-    expected = {
-        "block channels": config.block_channels,
-        "layers in a block": config.layers_per_block,
-        "text width": config.context_dim,
-    }
-    mismatch = next((name for name in expected if actual[name] != expected[name]), None)
-    if mismatch is not None:
-        raise ValueError(
-            f"image retention: the branch was built for a U-Net with {mismatch} {expected[mismatch]}, but this MODEL "
-            f"is {unet.family(model)} with {actual[mismatch]}; load the base model that the branch was trained on"
-        )

@@ -63,7 +63,7 @@ def test_the_time_embedding_is_that_of_diffusers():
 class Scaled(nn.Module):
     """A temporal module with a known update."""
 
-    def update(self, tokens: torch.Tensor, frames: int) -> torch.Tensor:
+    def update(self, tokens: torch.Tensor, frames: int, _options: object = None) -> torch.Tensor:
         return tokens * frames
 
 
@@ -72,7 +72,7 @@ def test_the_temporal_module_runs_between_cross_attention_and_feed_forward():
     block = Block(32, 16, 4)
     x, context = torch.randn(6, 5, 32), torch.randn(6, 3, 16)
     attended = x + block.attn1(block.norm1(x))
-    attended = attended + block.attn2(block.norm2(attended), context)
+    attended = attended + block.attn2(block.norm2(attended), context=context)
     expected = 4 * attended + block.ff(block.norm3(4 * attended))
     torch.testing.assert_close(block(x, context, 3, Scaled()), expected)
     torch.testing.assert_close(block(x, context, 3), block(x, context))

@@ -3,14 +3,15 @@
 from comfy_api.latest import io
 
 # nodes/render defines the types of the shared inputs, because it imports nothing from this folder
-from .render.widgets import OutputOptions as OutputOptions
-from .render.widgets import RenderAgain as RenderAgain
+from ..render.widgets import OutputOptions as OutputOptions
+from ..render.widgets import RenderAgain as RenderAgain
 
 CATEGORY = "StillMotion"
 ArtvModel = io.Custom("STILLMOTION_ARTV")
 MotionModel = io.Custom("STILLMOTION_MOTION_MODEL")
 GuidanceReadout = io.Custom("STILLMOTION_GUIDANCE_READOUT")
 RetentionBranch = io.Custom("STILLMOTION_RETENTION_BRANCH")
+SparseNetwork = io.Custom("STILLMOTION_SPARSECTRL")
 Story = io.Custom("STILLMOTION_STORY")
 Prompts = io.Custom("STILLMOTION_PROMPT_SCHEDULE")
 StagePrompts = io.Custom("STILLMOTION_STAGE_PROMPTS")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import folder_paths
 
-from ..model_patches.checkpoint import SUFFIXES
+from ...model_patches.checkpoint import SUFFIXES
 
 OWN = "stillmotion"  # of models/
-POCKET = Path(__file__).resolve().parents[1] / "pocket"
+POCKET = Path(__file__).resolve().parents[2] / "pocket"
 
 
 def add_folder(name: str) -> None:
