@@ -28,7 +28,10 @@ COLUMNS = {
         "Note",
         "CheckpointLoaderSimple",
         "StillMotion_LoadPocket",
+        "LoraLoaderModelOnly",
         "StillMotion_LoadMotionModel",
+        "StillMotion_MotionLora",
+        "StillMotion_LoadSparseCtrl",
         "StillMotion_LoadRetentionBranch",
         "StillMotion_LoadArtvModel",
         "StillMotion_TemporalDecoder",
@@ -36,6 +39,7 @@ COLUMNS = {
         "PrimitiveInt",
     ),
     "Motion": (
+        "ModelSamplingDiscrete",
         "StillMotion_ApplyMotionModel",
         "StillMotion_ModelSamplingBetas",
         "StillMotion_SteppedCFG",
@@ -58,6 +62,7 @@ COLUMNS = {
         "ControlNetApplyAdvanced",
         "StillMotion_ControlNetFrames",
         "StillMotion_ApplyImageRetention",
+        "StillMotion_ApplySparseCtrl",
     ),
     "Noise": (
         "RandomNoise",
@@ -118,9 +123,9 @@ POCKET_NOTE = """The pocket model knows eight shapes (circle, square, triangle, 
 eight colours (red, green, blue, yellow, orange, purple, cyan, pink). They move right, left, up, down or in a circle, \
 or stand still, slowly or quickly, on a black, white or gray background, at night, over a green field or at sunset."""
 SD15_NOTE = """Files that this graph needs:
-models/checkpoints/v1-5-pruned-emaonly-fp16.safetensors
-models/animatediff_models/mm_sd_v15_v2.ckpt
-Any SD1.5 checkpoint and any AnimateDiff motion module for SD1.5 will do: choose yours in the two loaders."""
+{files}
+Any SD1.5 checkpoint will do: choose yours in the loader. {choice}"""
+MODULE_CHOICE = "So will any AnimateDiff motion module for SD1.5."
 SD15_CARD = ("Your SD1.5", "checkpoint", "+ AnimateDiff module")
 
 # the editor lays the nodes out as loadApiJson leaves them; this puts them into our columns, one group around each
@@ -163,7 +168,7 @@ def arrange(editor: Editor, template: workflow.Template) -> None:
     prompt = dreamvideo.GRAPHS[name]() if name in dreamvideo.GRAPHS else workflow.load(name)
     editor.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name])
     editor.page.wait_for_timeout(1500)
-    note = f"{template.about}\n\n{SD15_NOTE if name.endswith('_sd15') else POCKET_NOTE}"
+    note = f"{template.about}\n\n{photo_note(prompt) if name.endswith('_sd15') else POCKET_NOTE}"
     if without := editor.evaluate(ARRANGE, [COLUMNS, SIZES, ROOM, note]):
         raise Failed(f"{name}: no column for {', '.join(without)}; add it to COLUMNS in {Path(__file__).name}")
     editor.show_all()
@@ -172,6 +177,12 @@ def arrange(editor: Editor, template: workflow.Template) -> None:
     metadata.describe(saved)
     metadata.write(template.api_file, {key: exported[key] for key in sorted(exported, key=int)})
     metadata.write(template.editor_file, saved)
+
+
+def photo_note(prompt: dict) -> str:
+    """The files that a graph for a photo model needs."""
+    files = [f"models/{model['directory']}/{model['name']}" for model in metadata.files_of(prompt)]
+    return SD15_NOTE.format(files="\n".join(files), choice=MODULE_CHOICE if len(files) == 2 else "").strip()
 
 
 def draw(client: Client, template: workflow.Template, folder: Path) -> None:
@@ -197,8 +208,11 @@ def main() -> int:
         base = Path(folder)
         for model in metadata.MODELS.values():  # empty: the loaders' lists must show them, nobody loads them
             path = base / "models" / model["directory"] / model["name"]
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        picture = base / "input" / "example.png"  # which every ComfyUI has
+        picture.parent.mkdir(exist_ok=True)
+        picture.touch()
         with (
             Server(comfyui, Path(sys.executable), base, environment=spare_threads()) as server,
             Editor(server.url, program) as editor,

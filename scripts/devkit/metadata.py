@@ -20,11 +20,23 @@ HUGGING_FACE = "https://huggingface.co"
 REPOSITORIES = {  # file -> (repository on Hugging Face, folder of models/)
     "v1-5-pruned-emaonly-fp16.safetensors": ("Comfy-Org/stable-diffusion-v1-5-archive", "checkpoints"),
     "mm_sd_v15_v2.ckpt": ("guoyww/animatediff", "animatediff_models"),
+    "v2_lora_PanLeft.ckpt": ("guoyww/animatediff", "animatediff_motion_lora"),
+    "v3_sd15_mm.ckpt": ("guoyww/animatediff", "animatediff_models"),
+    "v3_sd15_adapter.ckpt": ("guoyww/animatediff", "loras"),
+    "v3_sd15_sparsectrl_rgb.ckpt": ("guoyww/animatediff", "controlnet"),
+    "AnimateLCM_sd15_t2v.ckpt": ("wangfuyun/AnimateLCM", "animatediff_models"),
+    "AnimateLCM_sd15_t2v_lora.safetensors": ("wangfuyun/AnimateLCM", "loras"),
 }
 MODELS = {
     name: {"name": name, "url": f"{HUGGING_FACE}/{repository}/resolve/main/{name}", "directory": folder}
     for name, (repository, folder) in REPOSITORIES.items()
 }
+
+
+def files_of(prompt: dict[str, Any]) -> list[dict[str, str]]:
+    """The model files that a graph in API form names, of those with an address."""
+    values = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)]
+    return [MODELS[value] for value in values if value in MODELS]
 
 
 def editor_forms() -> list[Path]:

@@ -11,6 +11,7 @@ from devkit.files import PACK
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SHORT = {template.editor_file: template.name for template in workflow.templates().values()}
+FOLDERS = ("checkpoints", "loras", "controlnet", "animatediff_models", "animatediff_motion_lora")  # in models/
 FORMS = {SHORT.get(path, path.stem): json.loads(path.read_text(encoding="utf-8")) for path in metadata.editor_forms()}
 
 
@@ -42,7 +43,7 @@ def test_every_file_that_a_user_must_fetch_has_its_address(name: str):
         for model in models:
             assert model["url"].startswith("https://huggingface.co/")
             assert model["url"].endswith(f"/resolve/main/{model['name']}")
-            assert model["directory"] in ("checkpoints", "animatediff_models")
+            assert model["directory"] in FOLDERS
 
 
 def test_graphs_of_photo_models_name_their_files():
@@ -53,7 +54,9 @@ def test_graphs_of_photo_models_name_their_files():
     photo = {name for name in FORMS if name.endswith("_sd15")}
     assert photo
     assert {name for name, models in named.items() if models} == photo
-    assert all(named[name] == set(metadata.MODELS) for name in photo)
+    for name in photo:
+        assert named[name] == {model["name"] for model in metadata.files_of(workflow.load(name))}
+        assert "v1-5-pruned-emaonly-fp16.safetensors" in named[name]
 
 
 def test_describing_a_graph_again_changes_nothing_and_corrects_what_is_old():
