@@ -100,6 +100,17 @@ def test_clips_beyond_99999_are_in_the_order_of_their_numbers(job):
     assert list(job.finished()) == [7, 99_998, 99_999]
 
 
+def test_only_folders_of_a_clip_with_a_record_are_finished_clips(job):
+    """Clips are counted from 1; a clip that was being sampled has files but no record."""
+    job.write_record(1, job.record(1))
+    for name in ("00000", "00003", "0004", "00000005"):
+        (job.folder / "clips" / name).mkdir()
+    for name in ("00000", "0004", "00000005"):
+        (job.folder / "clips" / name / "clip.json").write_text("{}")
+    (job.folder / "clips" / "00003" / "state.safetensors").touch()
+    assert list(job.finished()) == [1]
+
+
 @pytest.mark.parametrize(
     "name", ["growing", "Growing", "CON", "con", "nul.x", "LPT1", "com9", "猫" * 80, "é" * 79 + "猫" * 30]
 )
