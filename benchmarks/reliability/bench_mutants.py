@@ -76,7 +76,7 @@ TESTS: dict[str, Sequence[str]] = {
         "host/dreamvideo/test_double_guidance.py",
         "train/systems/test_dreamvideo_training.py",
     ),
-    "rendering": ("unit/rendering", "unit/test_value_classes.py", "host/vidrd/test_long_video.py"),
+    "rendering": ("--fast", "unit/rendering", "unit/test_value_classes.py", "host/vidrd/test_long_video.py"),
     "training/engine": (
         "--fast",
         "train/engine/test_step.py",
