@@ -210,9 +210,6 @@ def main() -> int:
             path = base / "models" / model["directory"] / model["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        picture = base / "input" / "example.png"  # which every ComfyUI has
-        picture.parent.mkdir(exist_ok=True)
-        picture.touch()
         with (
             Server(comfyui, Path(sys.executable), base, environment=spare_threads()) as server,
             Editor(server.url, program) as editor,

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -98,6 +99,7 @@ class Server:
         for name in FOLDERS:
             (self.base / name).mkdir(parents=True, exist_ok=True)
         link_folder(self.base / "custom_nodes" / PACK, ROOT)
+        self._copy_example()
         start_time = time.monotonic()
         with self.log.open("wb") as log:
             # a separate process group: Ctrl-C in the terminal reaches only us, and we shut the server down properly
@@ -118,6 +120,13 @@ class Server:
             raise
         self.seconds = time.monotonic() - start_time
         return self
+
+    def _copy_example(self) -> None:
+        """The picture that a new Load Image node shows, as in the input folder of any ComfyUI."""
+        source, picture = (folder / "input" / "example.png" for folder in (self.comfyui, self.base))
+        if source.is_file() and not picture.exists():
+            picture.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, picture)
 
     def _wait(self, start_time: float) -> None:
         assert self.process is not None

@@ -195,7 +195,6 @@ def test_the_sd15_graph_lacks_nothing_but_its_files(client: Client, name: str):
     with pytest.raises(Rejected) as refused:
         client.run(workflow.load(name))
     errors = [str(error) for node in refused.value.node_errors.values() for error in node["errors"]]
-    errors = [error for error in errors if "example.png" not in error]  # a picture that comes with ComfyUI
     missing = {file for error in errors for file in metadata.MODELS if file in error}
     assert len(errors) == len(missing)  # one for each file
     assert missing == {model["name"] for model in metadata.files_of(workflow.load(name))}
