@@ -5,16 +5,16 @@ later prompt the last frame of the previous prompt. The two reference frames are
 where the prompt changes.
 """
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from ..core.prompt_lines import Keyframes, keyframes, numbered
+
 FRAMES = 16  # per prompt in the paper
 MAX_FRAMES = 1_000_000  # of a story
 DIGITS = 4000  # of a number that Python reads
-COUNTED = re.compile(r"(\d+):\s+(.*)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def anchor_of(frame: int, story: Story | None = None) -> int | None:
 
 
 def parse_story(text: str) -> Story:
-    """Lines -> prompts, in order. Empty lines are ignored.
+    """Lines -> prompts, in order. Empty lines are ignored. Prompt-travel text of other packs, whose numbers are the
+    first frame of each prompt, is understood.
 
     "24: text" applies to 24 frames, a line without a number to 16, as in the paper. ValueError when there is no line,
     a line has 0 frames or no text, or the frames are more than MAX_FRAMES.
@@ -67,6 +68,9 @@ def parse_story(text: str) -> Story:
     >>> parse_story("a cat\\n24: a dog").prompts
     ((16, 'a cat'), (24, 'a dog'))
     """
+    travel = keyframes(text)
+    if travel is not None:
+        text = _counted(travel)
     prompts, frames = [], 0
     for line in filter(None, (line.strip() for line in text.splitlines())):
         prompts.append(_line(line))
@@ -81,11 +85,24 @@ def parse_story(text: str) -> Story:
     return Story(tuple(prompts))
 
 
+def _counted(travel: Keyframes) -> str:
+    """First frames -> our lines, in which each prompt has a number of frames; the last one has 16."""
+    starts = [0, *(frame for frame, _ in travel[1:])]
+    counts = [last - first for first, last in zip(starts, starts[1:], strict=False)]
+    if travel[0][0] or any(count < 1 for count in counts):
+        raise ValueError(
+            f"story: this is prompt-travel text for the frames {', '.join(str(frame) for frame, _ in travel[:8])}, which "
+            'must begin at 0 and rise; or write the number of frames of each prompt, one per line, as "24: a red ball '
+            'rolls"'
+        )
+    return "\n".join(f"{count}: {text}" for count, (_, text) in zip([*counts, FRAMES], travel, strict=True))
+
+
 def _line(line: str) -> tuple[int, str]:
-    match = COUNTED.fullmatch(f"{line} ")
-    if match and len(match[1]) > DIGITS:
+    number, text = numbered(line)
+    if len(number) > DIGITS:
         raise ValueError(f"story: the line {line[:100]!r} is for too many frames; a video can have {MAX_FRAMES:,}")
-    count, prompt = (int(match[1]), match[2].strip()) if match else (FRAMES, line)
+    count, prompt = (int(number), text) if number else (FRAMES, line)
     if not count:
         raise ValueError(f"story: the line {line!r} is for 0 frames; give 1 or more, or leave the line out")
     if not prompt:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.prompt_lines import keyframes, numbered, quoted_lines
+
 REANCHOR = ("off", "next image", "every frame")
 UNDER_NOISE = ("off", "without text", "always")  # which stages start with their image in every frame, below the noise
 NO_TEXT = '""'  # this line is a stage without text
@@ -68,12 +70,18 @@ class StagePlan:
 def parse_stages(text: str) -> tuple[str, ...]:
     """Lines -> a prompt for each stage; a line of only two double quotes ("") is a stage without text.
 
-    Empty lines at the end are ignored. ValueError when there is no line, and for an empty line between others, which
-    may be a forgotten prompt.
+    Empty lines at the end are ignored. ValueError when there is no line, for an empty line between others, which may
+    be a forgotten prompt, and for lines with numbers: a stage has none.
 
     >>> parse_stages('rising\\n""\\n')
     ('rising', '')
     """
+    travel = keyframes(text) or _numbered_stages(text)
+    if travel is not None:
+        raise ValueError(
+            "stages: these prompts have numbers, as in prompt travel or Prompt Schedule, but a stage has none; write one "
+            f"prompt per stage, without numbers, quotes and commas:\n{quoted_lines([prompt for _, prompt in travel])}"
+        )
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines:
         raise ValueError(f"stages: there is no prompt; write one line per stage, {NO_TEXT} for a stage without text")
@@ -83,6 +91,12 @@ def parse_stages(text: str) -> tuple[str, ...]:
             "without text, or remove the empty line"
         )
     return tuple("" if line == NO_TEXT else line for line in lines)
+
+
+def _numbered_stages(text: str) -> list[tuple[str, str]] | None:
+    """(number, prompt) of every line, if there are two or more and all of them have numbers."""
+    lines = [numbered(line) for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 and all(number and prompt for number, prompt in lines) else None
 
 
 def colours_of(picture: Tensor) -> Tensor:

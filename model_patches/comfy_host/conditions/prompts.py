@@ -1,6 +1,5 @@
 """One prompt per clip, stored as text, so that a thousand clips need no more memory than one."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,32 +9,40 @@ from typing import Any
 import comfy.sampler_helpers
 
 from ...artv.story import Story, parse_story
+from ...core.prompt_lines import DIGITS, Keyframes, keyframes, numbered, quoted_lines
 
 __all__ = ["PromptSchedule", "Story", "StoryPrompts", "parse_prompts", "parse_story"]
 
-NUMBERED = re.compile(r"(\d+):\s+(.*)")
+FRAMES = 16  # of a clip, in the example of a message
 
 
 def parse_prompts(text: str) -> tuple[tuple[int, str], ...]:
     """Lines -> (first clip, counted from 0, prompt), in order. Empty lines are ignored.
 
     "3: text" applies from clip 3 on; a line without a number applies from one clip after that of the previous line.
-    ValueError when there is no line, or the numbers do not increase.
+    ValueError when there is no line, the numbers do not increase, or the text is prompt travel, whose numbers are
+    frames.
 
     >>> parse_prompts("a cat\\na dog\\n5: a bird")
     ((0, 'a cat'), (1, 'a dog'), (4, 'a bird'))
     """
+    travel = keyframes(text)
+    if travel is not None:
+        raise ValueError(_not_frames(travel))
     prompts: list[tuple[int, str]] = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
-        match = NUMBERED.fullmatch(line)
-        clip = int(match[1]) - 1 if match else len(prompts) and prompts[-1][0] + 1
+        number, prompt = numbered(line)
+        if len(number) > DIGITS or (number and not prompt):
+            fault = "has no text; describe what the clip shows" if not prompt else "is for a clip beyond every video"
+            raise ValueError(f"prompt schedule: the line {line[:100]!r} {fault}")
+        clip = int(number) - 1 if number else len(prompts) and prompts[-1][0] + 1
         if clip < 0 or (prompts and clip <= prompts[-1][0]):
             raise ValueError(
                 f"prompt schedule: the line {line!r} is for clip {clip + 1}, but "
                 + (f"the line before it is for clip {prompts[-1][0] + 1}" if prompts else "clips are counted from 1")
                 + "; use increasing numbers"
             )
-        prompts.append((clip, match[2] if match else line))
+        prompts.append((clip, prompt))
     if not prompts:
         raise ValueError('prompt schedule: there is no prompt; write one per line, or "3: text" for clip 3 and later')
     if prompts[0][0]:
@@ -44,6 +51,18 @@ def parse_prompts(text: str) -> tuple[tuple[int, str], ...]:
             "a number"
         )
     return tuple(prompts)
+
+
+def _not_frames(travel: Keyframes) -> str:
+    """The message for prompt travel, with the same prompts in our syntax, for clips of 16 frames."""
+    clips: list[int] = []
+    for frame, _ in travel:
+        clips.append(max(frame // FRAMES, clips[-1] + 1) if clips else 0)
+    lines = [f"{clip + 1}: {prompt}" for clip, (_, prompt) in zip(clips, travel, strict=True)]
+    return (
+        "prompt schedule: this is prompt-travel text, whose numbers are frames, counted from 0. Here they are clips, "
+        f"counted from 1, without quotes and commas; for clips of {FRAMES} frames write\n{quoted_lines(lines)}"
+    )
 
 
 @dataclass

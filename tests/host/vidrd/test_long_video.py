@@ -218,14 +218,24 @@ def test_prompts_are_encoded_when_their_clip_comes(tiny_sd, long_video):
         ("", "there is no prompt"),
         ("3: a", "the first prompt is for clip 3; add one for clip 1"),
         ("a\n2: b\n2: c", "the line before it is for clip 2; use increasing numbers"),
-        ("0: a", "clips are counted from 1"),
+        ("a\n0: b", "is for clip 0, but the line before it is for clip 1"),
+        ("a\n2:", "the line '2:' has no text"),
+        ("a\n" + "9" * 5000 + ": b", "is for a clip beyond every video"),
+        ('"0": "a fox",\n"40": "an owl"', "are clips, counted from 1, .*16 frames write\n1: a fox\n3: an owl"),
+        ("0: a fox\n4: an owl", "whose numbers are frames, counted from 0.*\n1: a fox\n2: an owl"),
     ],
 )
 def test_schedules_that_say_nothing_are_refused(comfy, text, message):
     from stillmotion.model_patches.comfy_host.conditions.prompts import parse_prompts
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         parse_prompts(text)
+
+
+def test_a_number_of_a_clip_needs_no_space(comfy):
+    from stillmotion.model_patches.comfy_host.conditions.prompts import parse_prompts
+
+    assert parse_prompts("1:a garden\n5:a bird") == ((0, "a garden"), (4, "a bird"))
 
 
 def test_a_ratio_in_a_prompt_is_no_number_of_a_clip(comfy):
