@@ -60,6 +60,10 @@ class LoadArtvModel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, artv_name: str | None = None) -> bool | str:
+        return files.validated(artv_path, artv_name)
+
+    @classmethod
     def fingerprint_inputs(cls, artv_name: str) -> tuple[int, int]:
         return files.fingerprint(artv_path(artv_name))
 

@@ -58,6 +58,10 @@ class TemporalDecoder(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, decoder_name: str | None = None) -> bool | str:
+        return files.validated(decoder_path, decoder_name)
+
+    @classmethod
     def fingerprint_inputs(cls, decoder_name: str, **_: object) -> tuple[int, int]:
         return files.fingerprint(decoder_path(decoder_name))
 

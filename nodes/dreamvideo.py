@@ -53,6 +53,10 @@ class LoadRetentionBranch(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, branch_name: str | None = None) -> bool | str:
+        return files.validated(branch_path, branch_name)
+
+    @classmethod
     def fingerprint_inputs(cls, branch_name: str) -> tuple[int, int]:
         return files.fingerprint(branch_path(branch_name))
 

@@ -34,6 +34,11 @@ def motion_path(name: str) -> Path:
     return files.path_of(name, FOLDERS, BUNDLED, "motion model")
 
 
+def lora_path(name: str) -> Path:
+    """The path of a listed motion LoRA. ValueError, with the folders that were searched, when it no longer exists."""
+    return files.path_of(name, LORA_FOLDERS, {}, "motion LoRA")
+
+
 class LoadMotionModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,6 +63,10 @@ class LoadMotionModel(io.ComfyNode):
                 io.String.Output("info", tooltip="Kind of the file, longest clip in frames, and sizes, as text."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, motion_name: str | None = None) -> bool | str:
+        return files.validated(motion_path, motion_name)
 
     @classmethod
     def fingerprint_inputs(cls, motion_name: str) -> tuple[int, int]:
@@ -126,14 +135,18 @@ class MotionLora(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
+        return files.validated(lora_path, lora_name)
+
+    @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_: object) -> tuple[int, int]:
-        return files.fingerprint(files.path_of(lora_name, LORA_FOLDERS, {}, "motion LoRA"))
+        return files.fingerprint(lora_path(lora_name))
 
     @classmethod
     def execute(
         cls, motion_model, lora_name: str, strength: float, start_percent: float, end_percent: float
     ) -> io.NodeOutput:
-        path = files.path_of(lora_name, LORA_FOLDERS, {}, "motion LoRA")
+        path = lora_path(lora_name)
         motion = with_lora(motion_model, path, strength=strength, start_percent=start_percent, end_percent=end_percent)
         return io.NodeOutput(motion, motion.info)
 

@@ -1,6 +1,6 @@
 """Weight files in the user's folders and in the pack, as the lists of loader nodes show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import folder_paths
@@ -19,19 +19,39 @@ def names(folders: Sequence[str], bundled: Mapping[str, Path]) -> list[str]:
     """The bundled files that exist, then the user's files."""
     present = [name for name, path in bundled.items() if path.is_file()]
     listed = {name for folder in folders for name in folder_paths.get_filename_list(folder)}
-    return present + sorted(name for name in listed if name.endswith(SUFFIXES) and name not in bundled)
+    return present + sorted(name for name in listed if name.lower().endswith(SUFFIXES) and name not in bundled)
 
 
 def path_of(name: str, folders: Sequence[str], bundled: Mapping[str, Path], kind: str) -> Path:
-    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists."""
-    if name in bundled and bundled[name].is_file():
-        return bundled[name]
-    for folder in folders:
-        path = folder_paths.get_full_path(folder, name)
+    """The path of a listed file. ValueError, with the folders that were searched, when it no longer exists.
+
+    A name that was saved on Windows, with backslashes, is found elsewhere, too, and the other way round.
+    """
+    items = names(folders, bundled)
+    listed = name if name in items else next((item for item in items if _plain(item) == _plain(name)), "")
+    if listed in bundled:
+        return bundled[listed]
+    for folder in folders if listed else ():
+        path = folder_paths.get_full_path(folder, listed)
         if path is not None:
             return Path(path)
     paths = [path for folder in folders for path in folder_paths.get_folder_paths(folder)]
     raise ValueError(f"{kind}: the file {name} does not exist; put it in one of {', '.join(paths)}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def validated(find: Callable[[str], Path], name: str | None) -> bool | str:
+    """For a loader's `validate_inputs`, which ComfyUI calls instead of its own comparison with the list: True for a name
+    that `find` accepts, otherwise its message. None: another node will give the name."""
+    try:
+        if name is not None:
+            find(name)
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def bundled(path: Path) -> Path:

@@ -33,7 +33,7 @@ def nodes(comfy, tmp_path, monkeypatch):
 def write(path, seed=0):
     torch.manual_seed(seed)
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4))
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, system="motion", config=motion.config.to_dict(), weights=motion.state_dict())
 
 
@@ -70,6 +70,61 @@ def test_a_file_that_has_gone_is_named_with_the_folders(nodes, tmp_path):
         ValueError, match=r"the file gone\.safetensors does not exist; put it in one of .*animatediff_models"
     ):
         nodes.LoadMotionModel.execute("gone.safetensors")
+
+
+@pytest.mark.parametrize("name", ["AnimateDiff\\mm.safetensors", "AnimateDiff/mm.safetensors"])
+def test_a_name_that_was_saved_on_another_system_is_found(nodes, tmp_path, name):
+    """ComfyUI lists files in subfolders with the separator of its system, and graphs are shared between systems."""
+    (tmp_path / "animatediff_models").mkdir(exist_ok=True)
+    write(tmp_path / "animatediff_models" / "AnimateDiff" / "mm.safetensors")
+    assert nodes.LoadMotionModel.validate_inputs(motion_name=name) is True
+    assert nodes.LoadMotionModel.fingerprint_inputs(name)[1] > 1000
+    assert nodes.LoadMotionModel.execute(name).result[0].config.block_channels == (32, 64)
+
+
+def test_a_name_with_a_backslash_is_preferred_if_a_file_is_called_so(nodes, tmp_path):
+    folder = tmp_path / "animatediff_models"
+    folder.mkdir(exist_ok=True)
+    write(folder / "a" / "b.safetensors")
+    write(folder / "a\\b.safetensors", seed=1)
+    assert nodes.motion_path("a\\b.safetensors").name == "a\\b.safetensors"
+
+
+def test_suffixes_in_capitals_are_listed_and_read(nodes, tmp_path):
+    write(tmp_path / "stillmotion" / "own.safetensors")
+    (tmp_path / "stillmotion" / "own.safetensors").rename(tmp_path / "stillmotion" / "OWN.SAFETENSORS")
+    weights = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=8)).state_dict()
+    torch.save(weights, tmp_path / "stillmotion" / "MM.CKPT")
+    assert {"OWN.SAFETENSORS", "MM.CKPT"} <= set(nodes.motion_names())
+    for name in ("OWN.SAFETENSORS", "MM.CKPT"):
+        assert nodes.LoadMotionModel.execute(name).result[0].config.block_channels == (32, 64)
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "..\\..\\secret.safetensors", "../secret.safetensors", ""])
+def test_what_is_not_listed_is_refused_before_the_run_with_the_folders(nodes, tmp_path, name):
+    write(tmp_path / "secret.safetensors")
+    message = nodes.LoadMotionModel.validate_inputs(motion_name=name)
+    assert "does not exist; put it in one of" in message
+    with pytest.raises(ValueError, match="does not exist"):
+        nodes.motion_path(name)
+
+
+def test_a_name_that_another_node_gives_is_checked_when_it_is_known(nodes):
+    assert nodes.LoadMotionModel.validate_inputs(motion_name=None) is True
+    assert nodes.LoadMotionModel.validate_inputs() is True
+
+
+def test_every_loader_finds_names_of_other_systems(comfy):
+    from comfy_api.latest import io
+
+    from stillmotion.nodes import artv, decoder, dreamvideo, motion
+
+    loaders = [motion.LoadMotionModel, motion.MotionLora, artv.LoadArtvModel, dreamvideo.LoadRetentionBranch]
+    for node in (*loaders, *decoder.NODES):
+        combos = [i.id for i in node.define_schema().inputs if isinstance(i, io.Combo.Input) and i.id.endswith("_name")]
+        assert combos
+        for name in combos:
+            assert "put it in one of" in node.validate_inputs(**{name: "gone\\file.safetensors"})
 
 
 def test_applying_patches_a_clone(nodes, tiny_sd, tmp_path, run_sampler):
