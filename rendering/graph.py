@@ -29,6 +29,32 @@ def source_of(prompt: Mapping[str, Any], node: str, name: str) -> str:
     return value[0] if _is_link(value, prompt) else ""
 
 
+def savers_of(prompt: Mapping[str, Any], class_type: str) -> list[str]:
+    """The ids of nodes that save a MODEL which went through a node of that class.
+
+    A node saves a MODEL if its class has "save" in its name and it has an input called model. Upstream, a MODEL goes
+    through inputs whose names begin with model, as in all of ComfyUI's nodes.
+    """
+
+    def passes(number: str, visited: set[str]) -> bool:
+        node = prompt.get(number)
+        if number in visited or not isinstance(node, Mapping):
+            return False
+        visited.add(number)
+        inputs = node.get("inputs") or {}
+        links = [value[0] for name, value in inputs.items() if name.startswith("model") and _is_link(value, prompt)]
+        return node.get("class_type") == class_type or any(passes(link, visited) for link in links)
+
+    savers = [
+        number
+        for number, node in prompt.items()
+        if isinstance(node, Mapping)
+        and "save" in str(node.get("class_type")).lower()
+        and _is_link((node.get("inputs") or {}).get("model"), prompt)
+    ]
+    return [number for number in savers if passes(prompt[number]["inputs"]["model"][0], set())]
+
+
 def _hash(prompt: Mapping[str, Any], number: str, hashes: dict[str, str]) -> str:
     """Hash of one node with everything upstream. hashes: those of nodes that were already visited."""
     if number not in hashes:
