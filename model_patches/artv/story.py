@@ -8,7 +8,7 @@ where the prompt changes.
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from ..core.prompt_lines import Keyframes, keyframes, numbered
 
@@ -88,11 +88,11 @@ def parse_story(text: str) -> Story:
 def _counted(travel: Keyframes) -> str:
     """First frames -> our lines, in which each prompt has a number of frames; the last one has 16."""
     starts = [0, *(frame for frame, _ in travel[1:])]
-    counts = [last - first for first, last in zip(starts, starts[1:], strict=False)]
+    counts = [last - first for first, last in pairwise(starts)]
     if travel[0][0] or any(count < 1 for count in counts):
         raise ValueError(
-            f"story: this is prompt-travel text for the frames {', '.join(str(frame) for frame, _ in travel[:8])}, which "
-            'must begin at 0 and rise; or write the number of frames of each prompt, one per line, as "24: a red ball '
+            f"story: this is prompt-travel text for the frames {', '.join(str(frame) for frame, _ in travel[:8])}, "
+            'which must begin at 0 and rise; or write the number of frames of each prompt, one per line, as "24: a red ball '
             'rolls"'
         )
     return "\n".join(f"{count}: {text}" for count, (_, text) in zip([*counts, FRAMES], travel, strict=True))
