@@ -92,8 +92,8 @@ def _counted(travel: Keyframes) -> str:
     if travel[0][0] or any(count < 1 for count in counts):
         raise ValueError(
             f"story: this is prompt-travel text for the frames {', '.join(str(frame) for frame, _ in travel[:8])}, "
-            'which must begin at 0 and rise; or write the number of frames of each prompt, one per line, as "24: a red ball '
-            'rolls"'
+            'which must begin at 0 and rise; or write the number of frames of each prompt, one per line, as "24: a red '
+            'ball rolls"'
         )
     return "\n".join(f"{count}: {text}" for count, (_, text) in zip([*counts, FRAMES], travel, strict=True))
 

@@ -19,7 +19,7 @@ Keyframes = tuple[tuple[int, str], ...]
 
 
 def numbered(line: str) -> tuple[str, str]:
-    """"3: text" or "3:text" -> ("3", "text"); ("", line) for a line without a number. A ratio, "16:9", is text.
+    """ "3: text" or "3:text" -> ("3", "text"); ("", line) for a line without a number. A ratio, "16:9", is text.
 
     >>> numbered("3: a dog"), numbered("3:a dog"), numbered("16:9 picture")
     (('3', 'a dog'), ('3', 'a dog'), ('', '16:9 picture'))

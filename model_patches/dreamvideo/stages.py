@@ -78,9 +78,10 @@ def parse_stages(text: str) -> tuple[str, ...]:
     """
     travel = keyframes(text) or _numbered_stages(text)
     if travel is not None:
+        example = quoted_lines([prompt for _, prompt in travel])
         raise ValueError(
-            "stages: these prompts have numbers, as in prompt travel or Prompt Schedule, but a stage has none; write one "
-            f"prompt per stage, without numbers, quotes and commas:\n{quoted_lines([prompt for _, prompt in travel])}"
+            "stages: these prompts have numbers, as in prompt travel or Prompt Schedule, but a stage has none; write "
+            f"one prompt per stage, without numbers, quotes and commas:\n{example}"
         )
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines:

@@ -44,8 +44,8 @@ def _plain(name: str) -> str:
 
 
 def validated(find: Callable[[str], Path], name: str | None) -> bool | str:
-    """For a loader's `validate_inputs`, which ComfyUI calls instead of its own comparison with the list: True for a name
-    that `find` accepts, otherwise its message. None: another node will give the name."""
+    """For a loader's `validate_inputs`, which ComfyUI calls instead of its own comparison with the list: True for a
+    name that `find` accepts, otherwise its message. None: another node will give the name."""
     try:
         if name is not None:
             find(name)

@@ -27,7 +27,7 @@ TRAVEL = ((0, "a summer garden"), (16, "a winter garden"))
 def test_prompt_travel_is_understood(text):
     assert keyframes(text) == TRAVEL
     assert parse_story(text).prompts == ((16, "a summer garden"), (16, "a winter garden"))
-    with pytest.raises(ValueError, match="(?s)a stage has none.*:\na summer garden\na winter garden"):
+    with pytest.raises(ValueError, match=r"(?s)a stage has none.*:\na summer garden\na winter garden"):
         parse_stages(text)
 
 
@@ -70,7 +70,7 @@ def test_a_number_needs_no_space_after_its_colon(line, expected):
 
 def test_the_frames_of_a_story_must_begin_at_0_and_rise():
     for text in ('"4": "a", \n"8": "b"', '"0": "a",\n"8": "b",\n"8": "c"'):
-        with pytest.raises(ValueError, match='must begin at 0 and rise; or write .* "24: a red ball rolls"'):
+        with pytest.raises(ValueError, match=r'must begin at 0 and rise; or write .* "24: a red ball rolls"'):
             parse_story(text)
     assert parse_story('"0": "a",\n"8": "b",\n"30": "c"').prompts == ((8, "a"), (22, "b"), (16, "c"))
 
