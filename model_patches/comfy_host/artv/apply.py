@@ -120,9 +120,8 @@ class Call:
 
     def _conditions(self, kinds: Sequence[Kind]) -> Conditions:
         inputs, n, device = self.use.inputs, len(kinds), self.x.device
-        references = (
-            inputs.noise[:2] if inputs.references is None else inputs.references
-        )  # arbitrary values if they are left out
+        # arbitrary values if they are left out
+        references = inputs.noise[:2] if inputs.references is None else inputs.references
         anchor = inputs.noise[2] if inputs.anchor is None else inputs.anchor
         if inputs.anchor is None and self.model.config.anchor == "clip":
             anchor = inputs.noise.new_zeros(1, self.model.config.token_width)
