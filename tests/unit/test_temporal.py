@@ -39,9 +39,10 @@ def test_frames_mix_and_pixels_mix_only_through_group_norm():
     assert not reached[[0, 1, 3, 4, 5]].any()
 
 
-def test_clips_and_frames_keep_their_places():
+@pytest.mark.parametrize("group_norm", ["per_frame", "per_clip"])
+def test_clips_and_frames_keep_their_places(group_norm):
     """A clip gives the same result alone and in a batch, and swapping clips swaps the updates."""
-    module, x = trained(), frames_of(clips=3)
+    module, x = trained(group_norm=group_norm), frames_of(clips=3)
     y = module(x, 4)
     torch.testing.assert_close(module(x[4:8], 4), y[4:8])
     swapped = x.unflatten(0, (3, 4))[[2, 0, 1]].flatten(0, 1)

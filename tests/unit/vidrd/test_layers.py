@@ -202,6 +202,8 @@ def test_a_fresh_layer_learns_through_its_zeros():
         ({"embedding": "none"}, "embedding is 'none'; choose one of stream, branch"),
         ({"conv_layers": 0}, "conv_layers is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"heads": (4, 0)}, "0 heads do not divide 64 channels"),
         ({"block_channels": ()}, "block_channels is empty"),
         ({"beta_schedule": "linear"}, "needs beta_start and beta_end"),
         ({"colour": 1}, "unknown setting colour"),
@@ -210,6 +212,12 @@ def test_a_fresh_layer_learns_through_its_zeros():
 def test_a_config_that_cannot_be_is_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         VidrdConfig.from_dict(SMALL.to_dict() | changes)
+
+
+def test_no_dropout_and_one_head_are_allowed():
+    config = VidrdConfig.from_dict(SMALL.to_dict() | {"dropout": 0.0, "heads": [1, 1]})
+    assert (config.dropout, config.heads) == (0.0, (1, 1))
+    assert DecoderConfig(block_channels=(1,), dropout=0.0).dropout == 0.0
 
 
 def test_configs_survive_a_header():
