@@ -92,9 +92,9 @@ def test_pip_settings_reach_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.delenv(name)
     monkeypatch.setattr(environment, "_uv_files", list)
     monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
-    told = environment.uv_settings()
-    assert told["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
-    assert told["UV_FIND_LINKS"] == "/a,/b"
+    settings = environment.uv_settings()
+    assert settings["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
+    assert settings["UV_FIND_LINKS"] == "/a,/b"
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://other.example/simple")
     assert environment.uv_settings() == {}, "uv was told itself"
 
@@ -115,8 +115,8 @@ def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made
     assert "Could not download the " in ended.stderr  # the packages, or before that the installer
     assert "run the same command again" in ended.stderr
     assert "Traceback" not in ended.stderr
-    left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir() and path.name != "links"]
-    assert not [name for name in left if name != "tools"], left
+    folders = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir() and path.name != "links"]
+    assert not [name for name in folders if name != "tools"], folders
 
 
 def test_too_little_space_is_told_before_anything_is_installed(tmp_path: Path):
@@ -211,13 +211,13 @@ def test_a_comfyui_without_python_is_asked_about(monkeypatch: pytest.MonkeyPatch
     python = tmp_path / "venv" / ("Scripts/python.exe" if files.WINDOWS else "bin/python")
     python.parent.mkdir(parents=True)
     python.touch()
-    found = comfyui.find(str(tmp_path))
-    assert (found.folder, found.python) == (tmp_path.resolve(), python)
-    assert found.models_options(None) == ()
+    installation = comfyui.find(str(tmp_path))
+    assert (installation.folder, installation.python) == (tmp_path.resolve(), python)
+    assert installation.models_options(None) == ()
     (tmp_path / "models").mkdir()
-    assert found.models_options(None) == ("--models-directory", str(tmp_path.resolve() / "models"))
+    assert installation.models_options(None) == ("--models-directory", str(tmp_path.resolve() / "models"))
     with pytest.raises(files.Failed, match="nowhere is not a folder"):
-        found.models_options(str(tmp_path / "nowhere"))
+        installation.models_options(str(tmp_path / "nowhere"))
 
 
 def test_chromium_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ def entered() -> object:
     return end.value.value
 
 
-def said() -> str:
+def entry_error() -> str:
     """The error of the entry, which ComfyUI writes into its log as one line."""
     with pytest.raises(RuntimeError) as error:
         entered()
@@ -36,7 +36,7 @@ def host(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
 
 def test_an_older_python_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13, "final", 0))
-    text = said()
+    text = entry_error()
     assert text.startswith("StillMotion needs Python 3.11 or newer, and ComfyUI runs on Python 3.10.13")
     assert "\n" not in text
 
@@ -44,7 +44,7 @@ def test_an_older_python_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("version", ["0.29.4", "0.3.75", "v0.29.0"])
 def test_an_older_comfyui_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, version: str):
     host(monkeypatch, version)
-    text = said()
+    text = entry_error()
     assert text.startswith(f"StillMotion needs ComfyUI 0.30.0 or newer, and this is ComfyUI {version}")
     assert "\n" not in text
 

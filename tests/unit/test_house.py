@@ -92,13 +92,13 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("what", FORBIDDEN)
-def test_nothing_in_the_repository_knows_the_machine_it_was_made_on(what):
+@pytest.mark.parametrize("kind", FORBIDDEN)
+def test_nothing_in_the_repository_knows_the_machine_it_was_made_on(kind):
     hits = []
     for path in shipped():
         if path.suffix in TEXT and path.stat().st_size < 2_000_000:
             text = path.read_text(encoding="utf-8", errors="replace")
-            hits += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
+            hits += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[kind].finditer(text)]
     assert hits == []
 
 

@@ -36,35 +36,35 @@ def archive() -> set[str]:
 
 def imported(path: Path) -> set[Path]:
     """The files of this package that a file imports, at any place."""
-    found = set()
+    files = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for target in (base, *(base / alias.name for alias in node.names)):
-                found |= {file for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()}
-    return found
+                files |= {file for file in (target.with_suffix(".py"), target / "__init__.py") if file.is_file()}
+    return files
 
 
-def needed() -> set[str]:
+def runtime_files() -> set[str]:
     """All Python files that ComfyUI reads when it loads the pack and runs its nodes."""
-    waiting, seen = {ROOT / "__init__.py"}, set()
+    waiting, visited = {ROOT / "__init__.py"}, set()
     while waiting:
         path = waiting.pop()
-        seen.add(path)
+        visited.add(path)
         packages = {parent / "__init__.py" for parent in path.parents if ROOT in parent.parents}
-        waiting |= (imported(path) | {init for init in packages if init.is_file()}) - seen
-    return {path.relative_to(ROOT).as_posix() for path in seen}
+        waiting |= (imported(path) | {init for init in packages if init.is_file()}) - visited
+    return {path.relative_to(ROOT).as_posix() for path in visited}
 
 
 def test_the_archive_has_every_file_that_the_nodes_import(archive: set[str]):
-    assert len(needed()) > 50
-    assert needed() - archive == set()
+    assert len(runtime_files()) > 50
+    assert runtime_files() - archive == set()
 
 
 def test_the_archive_has_every_file_that_comfyui_shows(archive: set[str]):
     judges = {"pocket/judge.safetensors", "pocket/video_judge.safetensors"}  # they compute scores and draw nothing
-    shown = {name for name in listed() if name.partition("/")[0] in SHOWN_BY_COMFYUI}
-    assert shown - archive == judges
+    editor_files = {name for name in listed() if name.partition("/")[0] in SHOWN_BY_COMFYUI}
+    assert editor_files - archive == judges
 
 
 def test_the_archive_has_nothing_else(archive: set[str]):
@@ -130,10 +130,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_comfy_node_validate_has_nothing_to_say(comfy_cli, checkout: Path):
     ended = comfy_cli(checkout, "node", "validate")
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == 0, said
-    assert "All validation checks passed" in said
-    assert "arning" not in said
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 0, output
+    assert "All validation checks passed" in output
+    assert "arning" not in output
 
 
 @pytest.mark.slow

@@ -100,12 +100,12 @@ def own_folder(module: str) -> str:
 def imports(path: Path) -> list[tuple[bool, str]]:
     """(is it relative, the module's full name from the root or the foreign name) of every import statement."""
     package = list(path.relative_to(ROOT).parent.parts)
-    found = []
+    statements = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(False, alias.name) for alias in node.names]
+            statements += [(False, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.append((False, node.module or ""))
+            statements.append((False, node.module or ""))
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
             for alias in node.names:
@@ -113,8 +113,8 @@ def imports(path: Path) -> list[tuple[bool, str]]:
                 is_module = (ROOT / Path(*base) / alias.name).is_dir() or (
                     ROOT / Path(*base) / f"{alias.name}.py"
                 ).is_file()
-                found.append((True, named if is_module else ".".join(base)))
-    return found
+                statements.append((True, named if is_module else ".".join(base)))
+    return statements
 
 
 def rule_of(folder: str) -> str | None:
@@ -242,14 +242,14 @@ def test_no_folder_of_code_has_more_than_fourteen_files():
 def test_the_page_draws_these_walls():
     """docs/architecture.md has a row for each folder with what it may import."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for folder, (_, own) in RULES.items():
+    for folder, (_, allowed) in RULES.items():
         if folder and folder not in PAPERS:
             row = next((line for line in page.splitlines() if line.startswith(f"| `{folder}` |")), "")
             assert row, f"no row for {folder}"
             listed = set(re.findall(r"`([\w/]+)`", row.split("|")[2]))
             if "the papers" in row.split("|")[2]:
                 listed |= PAPERS
-            assert listed == own, folder
+            assert listed == allowed, folder
 
 
 def test_the_root_imports_nothing_until_comfyui_asks_for_the_nodes():

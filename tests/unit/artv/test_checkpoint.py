@@ -43,11 +43,11 @@ def test_the_sizes_of_sd21_have_these_names(request):
 
 def test_a_file_keeps_every_part(tmp_path):
     path, weights = saved(tmp_path / "a.safetensors")
-    found = checkpoint.load(path, expect=ARTV)
-    assert (found.system, found.header["base"]) == ("artv", "pocket")
-    assert ArtvConfig.from_dict(found.config) == SMALL
-    assert all(torch.equal(found.weights[k], v) for k, v in weights.items())
-    line = checkpoint.describe(found)
+    content = checkpoint.load(path, expect=ARTV)
+    assert (content.system, content.header["base"]) == ("artv", "pocket")
+    assert ArtvConfig.from_dict(content.config) == SMALL
+    assert all(torch.equal(content.weights[k], v) for k, v in weights.items())
+    line = checkpoint.describe(content)
     assert "ART-V: adapter and 4 anchor blocks for block channels (32, 64)" in line
     assert "mask network with channels (16, 32) for text 16 wide, consistent static part, float32" in line
 
@@ -66,8 +66,8 @@ def test_the_pocket_size_fits_the_bundled_base_and_is_small(tmp_path):
 @pytest.mark.parametrize("part", ["reference", "anchors", "mask"])
 def test_a_file_without_a_part_is_named(tmp_path, part):
     path, weights = saved(tmp_path / "a.safetensors")
-    kept = {k: v for k, v in weights.items() if not k.startswith(f"{part}.")}
-    checkpoint.save(path, system="artv", config=SMALL.to_dict(), weights=kept)
+    rest = {k: v for k, v in weights.items() if not k.startswith(f"{part}.")}
+    checkpoint.save(path, system="artv", config=SMALL.to_dict(), weights=rest)
     with pytest.raises(CheckpointError, match=f"is an ART-V file whose config has {part}, but the file has no such"):
         checkpoint.load(path, expect="artv")
 

@@ -60,9 +60,9 @@ def test_eps_of_a_velocity(abar):
 def test_augmentation_is_eq_3_item_by_item():
     y, eps = draw(3, 4, 2, 2), draw(3, 4, 2, 2, seed=1)
     level = torch.tensor([0, 200, 550])
-    found = augmented(y, eps, level, ABAR)
+    noisy = augmented(y, eps, level, ABAR)
     for i, t in enumerate(level):
-        torch.testing.assert_close(found[i], ABAR[t].sqrt() * y[i] + (1 - ABAR[t]).sqrt() * eps[i])
+        torch.testing.assert_close(noisy[i], ABAR[t].sqrt() * y[i] + (1 - ABAR[t]).sqrt() * eps[i])
     assert ABAR[200].sqrt().item() == pytest.approx(0.868, abs=1e-3)  # values of papers for SD's schedule
     with pytest.raises(ValueError, match="the levels go from 0 to 1000; give levels from 0 to 999"):
         augmented(y, eps, torch.tensor([0, 3, 1000]), ABAR)
@@ -99,7 +99,7 @@ def test_the_shift_of_a_level_is_the_difference_of_two_embeddings():
 CONFIG = ArtvConfig(block_channels=(32,), attention=(True,), heads=(4,), mask_channels=(16,), mask_heads=(2,))
 
 
-def made(config=CONFIG, drop=((False, False), (True, False), (False, True), (True, True)), references=None):
+def make_conditions(config=CONFIG, drop=((False, False), (True, False), (False, True), (True, True)), references=None):
     n = len(drop)
     references = draw(n, 2, 4, 8, 8).float() if references is None else references
     dropped = torch.tensor(drop)
@@ -116,15 +116,15 @@ def made(config=CONFIG, drop=((False, False), (True, False), (False, True), (Tru
 
 
 def test_what_is_left_out_is_zeros_and_the_rest_is_as_without_leaving_out():
-    references, found = made()
-    whole = made(drop=((False, False),) * 4)[1]
-    assert found.level.tolist() == [200, 200, 200, 0]
-    assert found.blank.tolist() == [False, True, False, True]
+    references, conds = make_conditions()
+    whole = make_conditions(drop=((False, False),) * 4)[1]
+    assert conds.level.tolist() == [200, 200, 200, 0]
+    assert conds.blank.tolist() == [False, True, False, True]
     for i, (no_references, no_anchor) in enumerate(((False, False), (True, False), (False, True), (True, True))):
-        wanted = torch.zeros_like(whole.references[i]) if no_references else whole.references[i]
-        assert torch.equal(found.references[i], wanted)
-        assert torch.equal(found.static[i], torch.zeros(4, 8, 8) if no_references else references[i, 0])
-        patches = found.tokens[i, :, :64]
+        expected = torch.zeros_like(whole.references[i]) if no_references else whole.references[i]
+        assert torch.equal(conds.references[i], expected)
+        assert torch.equal(conds.static[i], torch.zeros(4, 8, 8) if no_references else references[i, 0])
+        patches = conds.tokens[i, :, :64]
         assert torch.equal(patches, torch.zeros_like(patches) if no_anchor else whole.tokens[i, :, :64])
     assert (whole.references[0, :4] - references[0, 0]).std() > 0.3  # the reference is noised
 
@@ -132,14 +132,14 @@ def test_what_is_left_out_is_zeros_and_the_rest_is_as_without_leaving_out():
 def test_nothing_of_a_left_out_reference_gets_through():
     references = draw(1, 2, 4, 8, 8).float()
     references[0, 1, 0, 0, 0] = float("nan")
-    _, found = made(drop=((True, False),), references=references)
-    assert all(bool(torch.isfinite(t.float()).all()) for t in (found.references, found.tokens, found.static))
+    _, conds = make_conditions(drop=((True, False),), references=references)
+    assert all(bool(torch.isfinite(t.float()).all()) for t in (conds.references, conds.tokens, conds.static))
 
 
 def test_the_static_part_may_take_the_augmented_reference():
     config = replace(CONFIG, static_reference="augmented")
-    _, found = made(config)
-    assert torch.equal(found.static[0], found.references[0, :4])
+    _, conds = make_conditions(config)
+    assert torch.equal(conds.static[0], conds.references[0, :4])
 
 
 def test_clip_tokens_are_taken_as_they_are():
@@ -147,5 +147,5 @@ def test_clip_tokens_are_taken_as_they_are():
     tokens, zero = draw(2, 5, 24).float(), torch.zeros(2, 2, 4, 8, 8)
     drop = torch.tensor([False, True])
     rules = {"no_references": torch.tensor([False, False]), "no_anchor": drop}
-    found = conditions(config, zero, tokens, torch.zeros(2, 3, 4, 8, 8), torch.tensor([200, 200]), ABAR, **rules)
-    assert torch.equal(found.tokens, torch.stack([tokens[0], torch.zeros(5, 24)]))
+    conds = conditions(config, zero, tokens, torch.zeros(2, 3, 4, 8, 8), torch.tensor([200, 200]), ABAR, **rules)
+    assert torch.equal(conds.tokens, torch.stack([tokens[0], torch.zeros(5, 24)]))

@@ -91,9 +91,9 @@ def test_a_feature_sees_its_surroundings_only():
     adapter = shaken(ReferenceAdapter((8, 16), 8))
     x: Any = noise(1, 8, 16, 16).requires_grad_()
     adapter(x)[0][0, :, 8, 8].sum().backward()
-    reached = x.grad.abs().sum((0, 1)).nonzero()  # two blocks and conv_in, 3x3 each
-    assert reached.min(0).values.tolist() == [5, 5]
-    assert reached.max(0).values.tolist() == [11, 11]
+    reach = x.grad.abs().sum((0, 1)).nonzero()  # two blocks and conv_in, 3x3 each
+    assert reach.min(0).values.tolist() == [5, 5]
+    assert reach.max(0).values.tolist() == [11, 11]
 
 
 def test_a_fresh_anchor_block_changes_no_bit_and_a_trained_one_looks_at_the_anchor():
@@ -140,7 +140,7 @@ def test_the_position_of_a_patch_is_that_of_its_centre_on_half_a_circle():
 
 def test_a_fresh_mask_is_a_half_and_a_trained_one_depends_on_everything():
     model = ArtvModel(SMALL).mask
-    given = {
+    inputs = {
         "y_t": noise(1, 4, 10, 6),
         "t": torch.tensor([500]),
         "context": noise(1, 7, 16),
@@ -162,12 +162,12 @@ def test_a_fresh_mask_is_a_half_and_a_trained_one_depends_on_everything():
         values = dict(values)
         return model(features=model.reference(values.pop("references")), **values)
 
-    assert torch.equal(run(given), torch.full((1, 1, 10, 6), 0.5))
+    assert torch.equal(run(inputs), torch.full((1, 1, 10, 6), 0.5))
     shaken(model)
-    m = run(given)
+    m = run(inputs)
     assert bool(((m > 0) & (m < 1)).all())
     for name, value in other.items():
-        assert (run(given | {name: value}) - m).abs().max() > 1e-5, name
+        assert (run(inputs | {name: value}) - m).abs().max() > 1e-5, name
 
 
 @pytest.mark.parametrize(

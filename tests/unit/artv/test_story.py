@@ -8,9 +8,9 @@ STORY = parse_story("3: a cat\n\n  2: a dog \n4: a bird")
 
 
 def test_each_frame_has_the_prompt_whose_frames_it_is_among():
-    told = [text for count, text in STORY.prompts for _ in range(count)]
-    assert STORY.frames == len(told) == 9
-    assert [STORY.text(frame) for frame in range(9)] == told
+    texts = [text for count, text in STORY.prompts for _ in range(count)]
+    assert STORY.frames == len(texts) == 9
+    assert [STORY.text(frame) for frame in range(9)] == texts
     assert STORY.text(500) == "a bird"
 
 

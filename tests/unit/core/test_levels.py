@@ -35,8 +35,8 @@ def test_both_schedules_end_where_stable_diffusion_and_animatediff_do(schedule, 
 @pytest.mark.parametrize("schedule", levels.SCHEDULES)
 def test_the_schedules_are_those_of_diffusers(schedule):
     schedulers = pytest.importorskip("diffusers.schedulers")
-    theirs = schedulers.DDIMScheduler(beta_schedule=schedule, beta_start=0.00085, beta_end=0.012)
-    torch.testing.assert_close(levels.alpha_bars(schedule).float(), theirs.alphas_cumprod, rtol=2e-5, atol=0)
+    scheduler = schedulers.DDIMScheduler(beta_schedule=schedule, beta_start=0.00085, beta_end=0.012)
+    torch.testing.assert_close(levels.alpha_bars(schedule).float(), scheduler.alphas_cumprod, rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("wrong", [{"schedule": "cosine"}, {"start": 0.0}, {"start": 0.02}, {"end": 1.0}])

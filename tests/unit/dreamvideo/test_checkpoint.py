@@ -31,21 +31,21 @@ def written(path, *, motion=True, temporal="frozen"):
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
 def test_a_file_is_read_back_and_says_what_it_holds(tmp_path, motion, temporal):
     model = written(tmp_path / "d.safetensors", motion=motion, temporal=temporal)
-    found = checkpoint.load(tmp_path / "d.safetensors", expect="dreamvideo")
-    dreamvideo_model(DreamVideoConfig.from_dict(found.config)).load_state_dict(found.weights, strict=True)
-    assert all(torch.equal(found.weights[k], v) for k, v in model.state_dict().items())
-    line = checkpoint.describe(found)
+    content = checkpoint.load(tmp_path / "d.safetensors", expect="dreamvideo")
+    dreamvideo_model(DreamVideoConfig.from_dict(content.config)).load_state_dict(content.weights, strict=True)
+    assert all(torch.equal(content.weights[k], v) for k, v in model.state_dict().items())
+    line = checkpoint.describe(content)
     assert f"{'frozen' if temporal == 'frozen' else 'no'} temporal layers in it" in line
     assert f"{'with' if motion else 'without'} a motion model" in line
 
 
 def test_the_motion_model_in_a_file_is_a_vidrd_file(tmp_path):
     model = written(tmp_path / "d.safetensors")
-    found = checkpoint.motion_of(checkpoint.load(tmp_path / "d.safetensors", expect="dreamvideo"))
-    assert (found.system, VidrdConfig.from_dict(found.config).conv_layers) == ("vidrd", 2)
+    content = checkpoint.motion_of(checkpoint.load(tmp_path / "d.safetensors", expect="dreamvideo"))
+    assert (content.system, VidrdConfig.from_dict(content.config).conv_layers) == ("vidrd", 2)
     assert model.motion is not None
-    model.motion.load_state_dict(found.weights, strict=True)
-    assert "VidRD: 8 Temp-Convs" in checkpoint.describe(found)
+    model.motion.load_state_dict(content.weights, strict=True)
+    assert "VidRD: 8 Temp-Convs" in checkpoint.describe(content)
     written(tmp_path / "b.safetensors", motion=False)
     with pytest.raises(CheckpointError, match="without a motion model: load it with Load Retention Branch"):
         checkpoint.motion_of(checkpoint.load(tmp_path / "b.safetensors", expect="dreamvideo"))
@@ -84,8 +84,8 @@ def test_a_controlnet_is_a_branch_to_begin_with(tmp_path, linear, ldm):
         names = inverse(control_prefixes(4, 2, (True, True, True, False)))
         weights = {f"control_model.{k}": v for k, v in rename(weights, names).items()}
     torch.save(weights, tmp_path / "control.pth")
-    found = checkpoint.load_controlnet(tmp_path / "control.pth")
-    config = DreamVideoConfig.from_dict(found.config)
+    content = checkpoint.load_controlnet(tmp_path / "control.pth")
+    config = DreamVideoConfig.from_dict(content.config)
     assert config.branch == RetentionConfig(
         block_channels=(64, 128, 128, 128),
         attention=(True, True, True, False),
@@ -94,9 +94,9 @@ def test_a_controlnet_is_a_branch_to_begin_with(tmp_path, linear, ldm):
         linear_projection=linear,
         temporal="none",
     )
-    dreamvideo_model(config).load_state_dict(found.weights, strict=True)
+    dreamvideo_model(config).load_state_dict(content.weights, strict=True)
     for name, weight in control.state_dict().items():
-        assert torch.equal(found.weights[f"branch.{name}"], weight)
+        assert torch.equal(content.weights[f"branch.{name}"], weight)
 
 
 @pytest.mark.parametrize("linear", [True, False], ids=["SD 2.1", "SD 1.5"])
@@ -104,13 +104,13 @@ def test_the_published_sizes_are_read_off(linear):
     from stillmotion.model_patches.control_layouts import from_controlnet
 
     context, heads = (1024, (5, 10, 20, 20)) if linear else (768, (8, 8, 8, 8))
-    wanted = RetentionConfig(heads=heads, context_dim=context, linear_projection=linear, temporal="none")
+    expected = RetentionConfig(heads=heads, context_dim=context, linear_projection=linear, temporal="none")
     with torch.device("meta"):
-        weights = RetentionBranch(wanted).state_dict()
-        names = inverse(control_prefixes(4, 2, wanted.attention))
-        config, found = from_controlnet(rename(weights, names), "control.pth")
-    assert config == wanted
-    assert found.keys() == weights.keys()
+        weights = RetentionBranch(expected).state_dict()
+        names = inverse(control_prefixes(4, 2, expected.attention))
+        config, branch_weights = from_controlnet(rename(weights, names), "control.pth")
+    assert config == expected
+    assert branch_weights.keys() == weights.keys()
 
 
 def test_what_is_no_controlnet_is_named(tmp_path):
@@ -136,13 +136,13 @@ def test_the_keys_of_a_file_are_kept(request):
     with torch.device("meta"):
         weights = dreamvideo_model(config).state_dict()
     vidrd = ("motion.", "branch.temporal.")
-    own = {k: v for k, v in weights.items() if not k.startswith(vidrd)}
-    lines = "".join(f"{k} {'x'.join(map(str, v.shape))}\n" for k, v in sorted(own.items()))
+    others = {k: v for k, v in weights.items() if not k.startswith(vidrd)}
+    lines = "".join(f"{k} {'x'.join(map(str, v.shape))}\n" for k, v in sorted(others.items()))
     golden = Path(__file__).parents[2] / "golden" / "keys_dreamvideo.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(lines, encoding="utf-8")
     assert golden.read_text(encoding="utf-8") == lines
     with torch.device("meta"):
         known = VidrdModel(layers).state_dict().keys()
-    rest = {k.removeprefix(vidrd[0]).removeprefix(vidrd[1]) for k in weights.keys() - own.keys()}
+    rest = {k.removeprefix(vidrd[0]).removeprefix(vidrd[1]) for k in weights.keys() - others.keys()}
     assert rest == set(known)

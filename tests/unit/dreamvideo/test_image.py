@@ -20,10 +20,10 @@ def test_alpha_is_laid_over_white():
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (1, 4, 5, 1)])
 def test_grey_becomes_three_equal_channels(shape):
-    found = pixels(picture(*shape))
-    assert found.shape == (1, 3, 4, 5)
-    assert torch.equal(found[:, 0], found[:, 2])
-    assert found.std() > 0.1
+    rgb = pixels(picture(*shape))
+    assert rgb.shape == (1, 3, 4, 5)
+    assert torch.equal(rgb[:, 0], rgb[:, 2])
+    assert rgb.std() > 0.1
 
 
 def test_grey_with_alpha_is_both():
@@ -34,8 +34,8 @@ def test_grey_with_alpha_is_both():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16])
 def test_whole_numbers_are_shares_of_the_largest(dtype):
     top = torch.iinfo(dtype).max
-    found = pixels(torch.tensor([0, top // 2, top]).to(dtype).reshape(1, 1, 3, 1))
-    torch.testing.assert_close(found[0, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0.003)
+    rgb = pixels(torch.tensor([0, top // 2, top]).to(dtype).reshape(1, 1, 3, 1))
+    torch.testing.assert_close(rgb[0, 0, 0], torch.tensor([0, 0.5, 1]), rtol=0, atol=0.003)
 
 
 def test_values_outside_are_cut_off_and_no_numbers_are_refused():

@@ -49,8 +49,8 @@ def count(module):
 
 
 def outputs(branch, x, t, context, image, frames):
-    found = branch(x, t, context, branch.encode(image), frames)
-    return [*found.down, found.mid]
+    residuals = branch(x, t, context, branch.encode(image), frames)
+    return [*residuals.down, residuals.mid]
 
 
 def test_the_branch_of_stable_diffusion_2_counts_as_the_paper_prints():
@@ -88,16 +88,16 @@ def test_the_record_goes_into_a_header_and_comes_back():
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
 def test_a_fresh_branch_adds_nothing_at_all(inject, temporal):
     branch = retention_branch(config_of(inject=inject, temporal=temporal))
-    found = outputs(branch, *inputs(), frames=4)
-    assert len(found) == {"skips": 5, "up_blocks": 3}[inject]
-    assert all(torch.equal(x, torch.zeros_like(x)) for x in found)
+    residuals = outputs(branch, *inputs(), frames=4)
+    assert len(residuals) == {"skips": 5, "up_blocks": 3}[inject]
+    assert all(torch.equal(x, torch.zeros_like(x)) for x in residuals)
 
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_it_is_the_controlnet_of_diffusers(linear):
     """An independent implementation with the same weights, loaded without renaming."""
     branch = randomised(retention_branch(config_of(temporal="none", linear_projection=linear)))
-    theirs = ControlNetModel(
+    controlnet = ControlNetModel(
         block_out_channels=(32, 64),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         layers_per_block=1,
@@ -106,12 +106,12 @@ def test_it_is_the_controlnet_of_diffusers(linear):
         use_linear_projection=linear,
         conditioning_embedding_out_channels=(16, 32, 32),
     ).eval()
-    theirs.load_state_dict(branch.state_dict(), strict=True)
+    controlnet.load_state_dict(branch.state_dict(), strict=True)
     x, t, context, image = inputs()
     with torch.no_grad():
-        down, mid = theirs(x, t, context, controlnet_cond=image.expand(4, -1, -1, -1), return_dict=False)
-        ours = outputs(branch, x, t, context, image, frames=4)
-    for a, b in zip(ours, [*down, mid], strict=True):
+        down, mid = controlnet(x, t, context, controlnet_cond=image.expand(4, -1, -1, -1), return_dict=False)
+        residuals = outputs(branch, x, t, context, image, frames=4)
+    for a, b in zip(residuals, [*down, mid], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         assert b.std() > 0.01
 
@@ -119,13 +119,13 @@ def test_it_is_the_controlnet_of_diffusers(linear):
 def test_frames_see_each_other_through_frozen_layers_only():
     x, t, context, image = inputs()
     other = torch.cat([x[:3], x[3:] + 1])
-    for temporal, seen in (("frozen", True), ("none", False)):
+    for temporal, mixes in (("frozen", True), ("none", False)):
         branch = randomised(retention_branch(config_of(temporal=temporal)))
         with torch.no_grad():
             a, b = (outputs(branch, z, t, context, image, frames=4) for z in (x, other))
             alone = outputs(branch, other, t, context, image, frames=1)
-        assert torch.allclose(a[-1][0], b[-1][0]) is not seen
-        assert torch.allclose(alone[-1], b[-1], atol=1e-6) is not seen
+        assert torch.allclose(a[-1][0], b[-1][0]) is not mixes
+        assert torch.allclose(alone[-1], b[-1], atol=1e-6) is not mixes
 
 
 def test_two_clips_do_not_see_each_other():

@@ -57,8 +57,8 @@ def test_lines_are_stages_and_two_quotes_are_no_text():
 
 def test_pictures_get_the_colours_of_the_first_image():
     image = pictures(1, seed=1)
-    found = reanchored(pictures(4), colours_of(image))
-    for picture in found.split(1):
+    result = reanchored(pictures(4), colours_of(image))
+    for picture in result.split(1):
         torch.testing.assert_close(colours_of(picture), colours_of(image))
 
 
@@ -86,9 +86,9 @@ def test_flat_colours_are_moved_and_nothing_else():
     grey, image = torch.full((2, 4, 4, 3), 0.25), pictures(1)
     mean = colours_of(image)[0]
     torch.testing.assert_close(reanchored(grey, colours_of(image)), mean.expand(2, 4, 4, 3))
-    moved = reanchored(image, colours_of(grey[:1]))  # a first image without contrast does not remove contrast
-    torch.testing.assert_close(moved, image - mean + 0.25)
-    assert torch.isfinite(moved).all()
+    result = reanchored(image, colours_of(grey[:1]))  # a first image without contrast does not remove contrast
+    torch.testing.assert_close(result, image - mean + 0.25)
+    assert torch.isfinite(result).all()
 
 
 def test_the_colours_of_several_pictures_are_refused():

@@ -28,8 +28,8 @@ def walk(places, size=16, background=None):
 
 def test_a_seam_is_the_jump_over_the_usual_change():
     steady = [0.1 * i / N for i in range(N)]
-    found = read(ramp([*steady, *(v + 0.3 for v in steady)]), N)
-    (seam,) = found.seams
+    measures = read(ramp([*steady, *(v + 0.3 for v in steady)]), N)
+    (seam,) = measures.seams
     jump, usual = 0.3 - steady[-1], 0.1 / N
     assert seam == pytest.approx((jump + HALF_STEP) / (usual + HALF_STEP), rel=1e-4)
 
@@ -43,15 +43,15 @@ def test_even_motion_and_rest_have_no_seams():
 
 
 def test_flicker_is_the_second_difference_around_a_frame():
-    found = read(ramp([0.5, 0.5, 0.7, 0.5, 0.5]), N)
-    assert found.flicker == pytest.approx([0.2, 0.4, 0.2], abs=1e-6)
+    measures = read(ramp([0.5, 0.5, 0.7, 0.5, 0.5]), N)
+    assert measures.flicker == pytest.approx([0.2, 0.4, 0.2], abs=1e-6)
 
 
 def test_drift_is_told_against_the_first_clip():
     frame = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     grey = frame.mean(0, keepdim=True).expand(3, -1, -1)
-    found = read([frame] * N + [frame * 0.5] * N + [grey] * N, N)
-    first, darker, pale = found.drift
+    measures = read([frame] * N + [frame * 0.5] * N + [grey] * N, N)
+    first, darker, pale = measures.drift
     assert (first.mean, first.contrast, first.saturation) == (0, 0, 0)
     whole = look(frame[None])
     assert darker.mean == pytest.approx(-0.5 * whole.mean, rel=1e-4)
@@ -62,19 +62,19 @@ def test_drift_is_told_against_the_first_clip():
 
 
 def test_a_clip_played_backwards_is_a_mirrored_repeat_and_a_new_one_is_not():
-    there, back, on = walk(range(N)), walk(reversed(range(N))), walk(range(N, 2 * N))
-    assert read([*there, *back], N).mirror == pytest.approx([1.0], abs=1e-5)
-    assert read([*there, *on], N).mirror[0] < 0.1
-    assert read([*there, *there], N).mirror[0] < 0.1
+    forth, back, on = walk(range(N)), walk(reversed(range(N))), walk(range(N, 2 * N))
+    assert read([*forth, *back], N).mirror == pytest.approx([1.0], abs=1e-5)
+    assert read([*forth, *on], N).mirror[0] < 0.1
+    assert read([*forth, *forth], N).mirror[0] < 0.1
 
 
 def test_the_background_is_no_repeat():
     """Two clips on the same background correlate by the background alone, so only changing pixels are measured."""
     background = 0.5 * torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
-    there, on = walk(range(N), background=background), walk(range(N, 2 * N), background=background)
-    raw = torch.corrcoef(torch.stack([torch.stack(there).flip(0).flatten(), torch.stack(on).flatten()]))[0, 1]
+    forth, on = walk(range(N), background=background), walk(range(N, 2 * N), background=background)
+    raw = torch.corrcoef(torch.stack([torch.stack(forth).flip(0).flatten(), torch.stack(on).flatten()]))[0, 1]
     assert raw > 0.3
-    assert mirror_similarity(torch.stack(there), torch.stack(on)) < 0.1
+    assert mirror_similarity(torch.stack(forth), torch.stack(on)) < 0.1
 
 
 def test_nothing_that_changes_has_no_mirror():
@@ -85,16 +85,16 @@ def test_the_meter_keeps_two_clips_and_no_more():
     meter = Meter(N)
     for i in range(50 * N + 1):
         meter.add(torch.full((3, 8, 8), i / 1000))
-    held = [v for v in vars(meter).values() if isinstance(v, torch.Tensor)]
-    held += [v for part in vars(meter).values() if isinstance(part, list) for v in part]
-    assert sum(v.numel() for v in held) <= (2 * N + 2) * 3 * 64
+    buffers = [v for v in vars(meter).values() if isinstance(v, torch.Tensor)]
+    buffers += [v for part in vars(meter).values() if isinstance(part, list) for v in part]
+    assert sum(v.numel() for v in buffers) <= (2 * N + 2) * 3 * 64
     assert (len(meter.reading.seams), len(meter.reading.looks)) == (49, 50)
 
 
 def test_a_clip_that_is_not_whole_is_left_out_of_joins_and_drift():
-    found = read(ramp([0.01 * i for i in range(2 * N + 2)]), N)
-    assert (found.frames, len(found.seams), len(found.drift), len(found.mirror)) == (10, 1, 2, 1)
-    assert "10 frames, 2 whole clips of 4" in continuity_text(found)
+    measures = read(ramp([0.01 * i for i in range(2 * N + 2)]), N)
+    assert (measures.frames, len(measures.seams), len(measures.drift), len(measures.mirror)) == (10, 1, 2, 1)
+    assert "10 frames, 2 whole clips of 4" in continuity_text(measures)
 
 
 def test_bad_input_is_named():
@@ -108,8 +108,8 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize("frames", [1, 3, 9], ids=["one frame", "less than a clip", "two clips and a bit"])
 def test_videos_of_any_length_are_drawn(frames):
-    found = read(walk(range(frames)), N)
-    picture = draw_continuity(found)
+    measures = read(walk(range(frames)), N)
+    picture = draw_continuity(measures)
     assert picture.width == 960
     assert picture.height > 4 * 320
-    assert f"{frames} frames" in continuity_text(found)
+    assert f"{frames} frames" in continuity_text(measures)

@@ -107,9 +107,9 @@ def scripted(network, path):
 
 def test_the_torchscript_file_is_given_bytes_or_ready_pixels(tmp_path):
     path = scripted(Scripted(), tmp_path / "i3d_torchscript.pt")
-    own = VideoFeatures(path)
-    assert (own.protocol, own.file.layout) == ("styleganv", "TorchScript")
-    assert own([film()]).tolist() == [[0.0, 254.0, 64.0, 1.0, 1.0]]
+    network = VideoFeatures(path)
+    assert (network.protocol, network.file.layout) == ("styleganv", "TorchScript")
+    assert network([film()]).tolist() == [[0.0, 254.0, 64.0, 1.0, 1.0]]
     low, high, *rest = VideoFeatures(path, "videogpt")([film()])[0].tolist()
     assert rest == [224.0, 0.0, 0.0]
     assert -1 <= low < -0.9
@@ -131,8 +131,8 @@ def test_files_that_do_not_do_are_named(tmp_path):
         small: r"is not the right I3D of Kinetics-400: logits.conv3d.weight is \(10, 1024",
         scripted(torch.nn.Linear(2, 2), tmp_path / "linear.pt"): "cannot be used as an I3D",
     }
-    for path, told in cases.items():
-        with pytest.raises(MetricError, match=told) as error:
+    for path, message in cases.items():
+        with pytest.raises(MetricError, match=message) as error:
             VideoFeatures(path)([film()])
         assert "\n" not in str(error.value)
     with pytest.raises(MetricError, match="--fvd-protocol mine is unknown"):

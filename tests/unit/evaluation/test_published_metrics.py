@@ -12,24 +12,24 @@ torchmetrics = "the published implementation is torchmetrics, which is not insta
 
 
 @pytest.fixture
-def drawn():
+def samples():
     torch.manual_seed(0)
     return torch.randn(300, 12, dtype=torch.float64), 0.5 + 1.5 * torch.randn(200, 12, dtype=torch.float64)
 
 
-def test_the_distance_is_that_of_torchmetrics(drawn):
+def test_the_distance_is_that_of_torchmetrics(samples):
     fid = pytest.importorskip("torchmetrics.image.fid", reason=torchmetrics)
 
     class Rows(torch.nn.Identity):
         num_features = 12
 
     published = fid.FrechetInceptionDistance(feature=Rows()).set_dtype(torch.float64)
-    generated, real = drawn
+    generated, real = samples
     published.update(real, real=True)
     published.update(generated, real=False)
-    found = distance(generated, real, 5)
-    assert found.value == pytest.approx(published.compute().item(), rel=1e-6)
-    assert found.low < found.value < found.high
+    estimate = distance(generated, real, 5)
+    assert estimate.value == pytest.approx(published.compute().item(), rel=1e-6)
+    assert estimate.low < estimate.value < estimate.high
 
 
 @pytest.mark.filterwarnings("ignore:std")  # of its single split

@@ -18,24 +18,24 @@ REST = replace(GOOD, displacement=(0.02, 0.0), difference=0.001)
 WRONG = ClipReading([1, 1, 0, 0], [2, 2, 2, 5], [3, 3, 3, 0], (0.0, -0.4), 0.06, 0.09)
 
 
-def scored(readings, wanted, **options):
-    return score(Sample(readings, wanted), **{"draws": 50, **options})
+def scored(readings, prompts, **options):
+    return score(Sample(readings, prompts), **{"draws": 50, **options})
 
 
 def test_clips_that_do_what_they_should_are_perfect():
-    found = scored([GOOD, GOOD, REST], [RIGHT, RIGHT, STILL])
+    scores = scored([GOOD, GOOD, REST], [RIGHT, RIGHT, STILL])
     for name in ("direction", "colour", "shape", "background", "constancy", "agreement"):
-        assert found[name] == Interval(1, 1, 1)
-    assert found["still_ratio"].value == pytest.approx(0.02 / math.hypot(0.4, 0.1))
+        assert scores[name] == Interval(1, 1, 1)
+    assert scores["still_ratio"].value == pytest.approx(0.02 / math.hypot(0.4, 0.1))
 
 
 def test_each_score_is_the_share_of_what_is_right():
-    found = scored([GOOD, WRONG], [RIGHT, RIGHT])
+    scores = scored([GOOD, WRONG], [RIGHT, RIGHT])
     expected = {"direction": 0.5, "colour": 0.75, "shape": 0.875, "background": 0.875, "constancy": 0.5}
-    assert {name: found[name].value for name in expected} == expected
-    assert found["agreement"].value == pytest.approx((1 + 0.5) / 2)
-    assert found["flicker"].value == pytest.approx(0.05)
-    assert all(i.low <= i.value <= i.high for i in found.values() if i.value == i.value)
+    assert {name: scores[name].value for name in expected} == expected
+    assert scores["agreement"].value == pytest.approx((1 + 0.5) / 2)
+    assert scores["flicker"].value == pytest.approx(0.05)
+    assert all(i.low <= i.value <= i.high for i in scores.values() if i.value == i.value)
 
 
 def test_a_prompt_without_a_direction_does_not_count_for_it():
@@ -52,16 +52,16 @@ def test_more_clips_make_the_interval_narrower():
 
 def test_pairs_show_a_difference_that_the_two_intervals_hide():
     """Half of the prompts are hard for both models; on one in twelve of all prompts the second model is better."""
-    wanted = [RIGHT] * 120
+    prompts = [RIGHT] * 120
     base = [GOOD] * 60 + [WRONG] * 60
     better = [GOOD] * 70 + [WRONG] * 50
-    one, other = (scored(r, wanted, draws=300)["direction"] for r in (base, better))
-    gain = compare(Sample(better, wanted), Sample(base, wanted), draws=300)["direction"]
+    one, other = (scored(r, prompts, draws=300)["direction"] for r in (base, better))
+    gain = compare(Sample(better, prompts), Sample(base, prompts), draws=300)["direction"]
     assert one.high > other.low
     assert gain.value == pytest.approx(10 / 120)
     assert gain.low > 0
     with pytest.raises(ValueError, match="different prompts"):
-        compare(Sample(better, wanted), Sample(base[:2], [STILL, RIGHT]))
+        compare(Sample(better, prompts), Sample(base[:2], [STILL, RIGHT]))
 
 
 def test_the_distance_is_small_for_features_of_the_same_kind_and_grows_with_a_shift():
@@ -70,10 +70,10 @@ def test_the_distance_is_small_for_features_of_the_same_kind_and_grows_with_a_sh
     features = torch.randn(200, 8, generator=g)
     sample = Sample([GOOD] * 200, [RIGHT] * 200, features)
     same = score(sample, real, draws=40)["pocket_fvd"]
-    moved = score(replace(sample, features=features + 1), real, draws=40)["pocket_fvd"]
+    far = score(replace(sample, features=features + 1), real, draws=40)["pocket_fvd"]
     assert same.value < 0.2
-    assert moved.value == pytest.approx(8, rel=0.15)
-    assert moved.low <= moved.value <= moved.high
+    assert far.value == pytest.approx(8, rel=0.15)
+    assert far.low <= far.value <= far.high
     assert "pocket_fvd" not in score(Sample([GOOD], [RIGHT]), real, draws=2)
 
 

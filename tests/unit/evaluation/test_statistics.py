@@ -67,19 +67,19 @@ def test_moments_are_those_of_torch_and_one_sample_has_none(g):
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_approximation(g):
     x = torch.randn(400, generator=g)
-    found = bootstrap(lambda drawn: x[drawn].mean().item(), 400, seed=3)
+    interval = bootstrap(lambda indices: x[indices].mean().item(), 400, seed=3)
     half = 1.96 * x.std().item() / 20
-    assert found.value == pytest.approx(x.mean().item())
-    assert found.low == pytest.approx(found.value - half, abs=0.015)
-    assert found.high == pytest.approx(found.value + half, abs=0.015)
+    assert interval.value == pytest.approx(x.mean().item())
+    assert interval.low == pytest.approx(interval.value - half, abs=0.015)
+    assert interval.high == pytest.approx(interval.value + half, abs=0.015)
 
 
 def test_nineteen_of_twenty_intervals_hold_the_truth(g):
     hits = 0
     for seed in range(100):
         x = (torch.rand(60, generator=g) < 0.3).double()
-        found = bootstrap(lambda drawn, x=x: x[drawn].mean().item(), 60, seed=seed, draws=200)
-        hits += found.low <= 0.3 <= found.high
+        interval = bootstrap(lambda indices, x=x: x[indices].mean().item(), 60, seed=seed, draws=200)
+        hits += interval.low <= 0.3 <= interval.high
     assert 86 <= hits <= 99
 
 
@@ -87,7 +87,7 @@ def test_a_seed_is_an_interval_and_another_seed_another(g):
     x = torch.randn(50, generator=g)
 
     def again(seed):
-        return bootstrap(lambda drawn: x[drawn].mean().item(), 50, seed=seed, draws=50)
+        return bootstrap(lambda indices: x[indices].mean().item(), 50, seed=seed, draws=50)
 
     assert again(1) == again(1) != again(2)
 
@@ -96,8 +96,8 @@ def test_a_centred_interval_lies_around_a_figure_that_every_draw_makes_larger(g)
     """The Frechet distance of a resampled set is biased upwards, so that plain quantiles miss the value itself."""
     x, truth = torch.randn(40, 16, generator=g), moments(torch.randn(2000, 16, generator=g))
 
-    def distance(drawn):
-        return frechet_distance(moments(x[drawn]), truth)
+    def distance(indices):
+        return frechet_distance(moments(x[indices]), truth)
 
     plain, centred = (bootstrap(distance, 40, draws=200, centred=shifted) for shifted in (False, True))
     assert plain.low > plain.value
@@ -106,11 +106,11 @@ def test_a_centred_interval_lies_around_a_figure_that_every_draw_makes_larger(g)
 
 
 def test_nothing_to_count_is_nan_and_no_samples_are_an_error():
-    found = bootstrap(lambda drawn: math.nan, 4, draws=5)
-    assert math.isnan(found.value)
-    assert math.isnan(found.low)
+    interval = bootstrap(lambda indices: math.nan, 4, draws=5)
+    assert math.isnan(interval.value)
+    assert math.isnan(interval.low)
     with pytest.raises(ValueError, match="no samples"):
-        bootstrap(lambda drawn: 0.0, 0)
+        bootstrap(lambda indices: 0.0, 0)
 
 
 def test_an_interval_is_readable():
@@ -123,9 +123,9 @@ def test_jarque_bera_is_scipys(g):
         [torch.randn(500, generator=g), torch.rand(500, generator=g), torch.randn(500, generator=g) ** 3]
     )
     statistic, p = jarque_bera(samples)
-    for row, found, chance in zip(samples.double(), statistic, p, strict=True):
+    for row, measure, chance in zip(samples.double(), statistic, p, strict=True):
         expected, likely = scipy.stats.jarque_bera(row.numpy())
-        assert found.item() == pytest.approx(expected, rel=1e-9)
+        assert measure.item() == pytest.approx(expected, rel=1e-9)
         assert chance.item() == pytest.approx(likely, rel=1e-6, abs=1e-300)
 
 
@@ -140,8 +140,11 @@ def test_what_has_no_distribution_is_refused():
 
 def test_independent_noise_passes_in_95_of_100_and_shared_noise_in_fewer(g):
     clips, frames, elements = 500, 16, 128
-    own, shared = torch.randn(clips, frames, elements, generator=g), torch.randn(clips, 1, elements, generator=g)
-    iid, mixed = normality(own), normality((own + shared) / 2**0.5)
+    independent, shared = (
+        torch.randn(clips, frames, elements, generator=g),
+        torch.randn(clips, 1, elements, generator=g),
+    )
+    iid, mixed = normality(independent), normality((independent + shared) / 2**0.5)
     assert 0.93 <= iid.pass_rate.value <= 0.98
     assert iid.correlation == pytest.approx(0, abs=0.01)
     assert mixed.pass_rate.high < iid.pass_rate.low

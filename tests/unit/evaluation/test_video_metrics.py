@@ -89,11 +89,11 @@ def test_a_narrow_c3d_is_its_layers_one_after_the_other(tmp_path):
 def test_c3d_sees_blue_first_less_the_mean_corner_to_corner():
     frames = torch.zeros(16, 3, 20, 30, dtype=torch.uint8)
     frames[:, 0, 0, 0], frames[:, 2, -1, -1] = 200, 100
-    seen = c3d.pixels(frames)
-    assert seen.shape == (3, 16, 112, 112)
-    assert (seen[2, 3, 0, 0] + c3d.MEAN[2]).item() == pytest.approx(200)
-    assert (seen[0, 3, -1, -1] + c3d.MEAN[0]).item() == pytest.approx(100)
-    assert (seen[1, 0, 5, 5] + c3d.MEAN[1]).item() == pytest.approx(0, abs=1e-4)
+    inputs = c3d.pixels(frames)
+    assert inputs.shape == (3, 16, 112, 112)
+    assert (inputs[2, 3, 0, 0] + c3d.MEAN[2]).item() == pytest.approx(200)
+    assert (inputs[0, 3, -1, -1] + c3d.MEAN[0]).item() == pytest.approx(100)
+    assert (inputs[1, 0, 5, 5] + c3d.MEAN[1]).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_c3d_takes_the_names_of_its_ports_and_refuses_other_files(tmp_path, monkeypatch):
@@ -101,19 +101,19 @@ def test_c3d_takes_the_names_of_its_ports_and_refuses_other_files(tmp_path, monk
     monkeypatch.setattr(c3d, "C3D", lambda classes: C3D(classes, hidden=24, narrow=32))
     state = C3D(5, hidden=24, narrow=32).state_dict()
     ported = {n.replace("conv1a.", "conv1.").replace("conv2a.", "conv2."): v for n, v in state.items()}
-    own, port = tmp_path / "own.pt", tmp_path / "port.pt"
-    torch.save(state, own)
+    native, port = tmp_path / "own.pt", tmp_path / "port.pt"
+    torch.save(state, native)
     torch.save({"state_dict": {f"module.{n}": v for n, v in ported.items()}}, port)
     clip = [torch.randint(0, 256, (16, 3, 24, 24), dtype=torch.uint8)]
-    found = VideoClasses(own)(clip)
-    assert found.sum().item() == pytest.approx(1)
-    assert torch.equal(found, VideoClasses(port)(clip))
-    torch.save({"fc8.bias": torch.zeros(5)}, own)
-    for path, told in (
-        (own, "is not the right C3D: conv1a.weight is missing"),
+    probabilities = VideoClasses(native)(clip)
+    assert probabilities.sum().item() == pytest.approx(1)
+    assert torch.equal(probabilities, VideoClasses(port)(clip))
+    torch.save({"fc8.bias": torch.zeros(5)}, native)
+    for path, message in (
+        (native, "is not the right C3D: conv1a.weight is missing"),
         (None, "--c3d is missing; give a C3D fine-tuned"),
     ):
-        with pytest.raises(MetricError, match=told):
+        with pytest.raises(MetricError, match=message):
             VideoClasses(path)
 
 
@@ -127,8 +127,8 @@ def test_ssim_of_equal_pictures_is_one_and_falls_with_noise():
     torch.testing.assert_close(first_frame_ssim(x, 1 - x), first_frame_ssim(1 - x, x))
     # two flat pictures: the light term alone, (2ab + C1) / (a^2 + b^2 + C1)
     a, b = torch.full((1, 3, 16, 16), 0.2), torch.full((1, 3, 16, 16), 0.6)
-    wanted = (2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4)
-    assert first_frame_ssim(a, b).item() == pytest.approx(wanted, rel=1e-3)
+    expected = (2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4)
+    assert first_frame_ssim(a, b).item() == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match=r"h and w of 11 or more"):
         first_frame_ssim(a[..., :8], b[..., :8])
 

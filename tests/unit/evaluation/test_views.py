@@ -86,10 +86,10 @@ def test_what_is_no_line_of_a_video_is_refused():
 def test_the_picture_of_a_slice_holds_the_slice_and_marks_its_line():
     image = draw_xt_slice(moving_dot(), position=5.5 / 16)
     assert near(image, (plots.LEFT + 400 * 2.5 / 16, plots.TOP + 400 * 5.5 / 16), (230, 30, 30))
-    left = image.width // 2 + plots.LEFT
-    assert near(image, (left + 400 * 2.5 / 16, plots.TOP + 400 * 0.5 / 8), (255, 255, 255))
-    assert near(image, (left + 400 * 9.5 / 16, plots.TOP + 400 * 7.5 / 8), (255, 255, 255))
-    assert not near(image, (left + 400 * 12.5 / 16, plots.TOP + 400 * 7.5 / 8), (255, 255, 255))
+    x = image.width // 2 + plots.LEFT
+    assert near(image, (x + 400 * 2.5 / 16, plots.TOP + 400 * 0.5 / 8), (255, 255, 255))
+    assert near(image, (x + 400 * 9.5 / 16, plots.TOP + 400 * 7.5 / 8), (255, 255, 255))
+    assert not near(image, (x + 400 * 12.5 / 16, plots.TOP + 400 * 7.5 / 8), (255, 255, 255))
 
 
 @pytest.mark.parametrize(("frames", "high", "wide"), [(1, 64, 64), (24, 720, 1280), (3, 8, 300)])
@@ -180,24 +180,24 @@ def test_the_force_of_each_call_is_drawn():
 def test_the_table_of_noise_says_what_was_measured():
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(50, 4, 2, 8, 8, generator=g)
-    found = {"independent": normality(noise), "one frame": normality(noise[:, :1])}
-    rows = normality_rows(found)
+    tests = {"independent": normality(noise), "one frame": normality(noise[:, :1])}
+    rows = normality_rows(tests)
     assert rows[0][:3] == ["independent", "50", "512"]
     assert rows[1][5] == "-"
-    assert float(rows[0][6].split()[0]) == pytest.approx(100 * found["independent"].pass_rate.value)
-    assert draw_normality(found).width > 600
-    text = normality_text(found).splitlines()
+    assert float(rows[0][6].split()[0]) == pytest.approx(100 * tests["independent"].pass_rate.value)
+    assert draw_normality(tests).width > 600
+    text = normality_text(tests).splitlines()
     assert len({len(line) for line in text[:3]}) == 1
     assert text[1].split()[0] == "independent"
 
 
 def test_small_print_is_broken_between_words():
-    words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen " * 2
-    short, long = plots.caption("one"), plots.caption(words)
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen " * 2
+    short, long = plots.caption("one"), plots.caption(text)
     assert long.height > short.height
     assert long.width == short.width == 960
-    assert " ".join(plots._wrap(words, 400)).split() == words.split()
-    assert all(plots.length(line) <= 400 for line in plots._wrap(words, 400))
+    assert " ".join(plots._wrap(text, 400)).split() == text.split()
+    assert all(plots.length(line) <= 400 for line in plots._wrap(text, 400))
 
 
 def test_the_shift_of_a_known_mapping_is_found():
@@ -213,14 +213,14 @@ def test_the_shift_of_a_known_mapping_is_found():
 
 
 def test_the_mapping_sees_the_noise_level_of_each_timestep_and_whole_clips_only():
-    seen = []
+    calls = []
     zero = torch.zeros(6, 4, 16, 16)
     mapping_shift(
-        lambda x, f: seen.append((x.std().item(), f)) or x, zero, 3, alpha_bars=ALPHA_BARS, timesteps=[0, 999]
+        lambda x, f: calls.append((x.std().item(), f)) or x, zero, 3, alpha_bars=ALPHA_BARS, timesteps=[0, 999]
     )
     levels = [(1 - ALPHA_BARS[t].item()) ** 0.5 for t in (0, 999)]
-    assert [s for s, _ in seen] == pytest.approx(levels, rel=0.02)
-    assert {f for _, f in seen} == {3}
+    assert [s for s, _ in calls] == pytest.approx(levels, rel=0.02)
+    assert {f for _, f in calls} == {3}
     with pytest.raises(ValueError, match="divisor"):
         mapping_shift(lambda x, _: x, zero, 4, alpha_bars=ALPHA_BARS, timesteps=[0])
 
@@ -250,7 +250,7 @@ def test_long_names_of_rows_are_whole():
 
 
 def test_clips_are_counted_in_whole_numbers(monkeypatch):
-    told = []
-    monkeypatch.setattr(plots, "number", lambda value: told.append(value) or "")
+    numbers = []
+    monkeypatch.setattr(plots, "number", lambda value: numbers.append(value) or "")
     line_chart({"": ([2, 3, 4], [0.1, 0.2, 0.3])}, title="", x="clip", y="", whole=True)
-    assert [v for v in told if v >= 2] == [2, 3, 4]
+    assert [v for v in numbers if v >= 2] == [2, 3, 4]

@@ -34,9 +34,9 @@ def test_the_node_shows_the_inputs_and_outputs_that_it_should(blueprint: bluepri
     assert [slot["name"] for slot in node["outputs"]] == list(blueprint.outputs)
     assert all(slot["linkIds"] for slot in (*definition["inputs"], *definition["outputs"])), "each leads somewhere"
     titles = {node["_meta"]["title"]: node["inputs"] for node in blueprint.nodes.values()}
-    shown = [name for name, slot in zip(blueprint.inputs, node["inputs"], strict=True) if "widget" in slot]
+    widgets = [name for name, slot in zip(blueprint.inputs, node["inputs"], strict=True) if "widget" in slot]
     inside = {name: titles[title].get(socket) for name, ((title, socket), *_) in blueprint.inputs.items()}
-    assert node["widgets_values"] == [inside[name] for name in shown]
+    assert node["widgets_values"] == [inside[name] for name in widgets]
 
 
 @EVERY
@@ -53,13 +53,13 @@ def test_what_is_inside_is_the_graph_of_the_definition(blueprint: blueprints.Blu
         for link in definition["links"]
         if link["origin_id"] in titles and link["target_id"] in titles
     }
-    wanted = {
+    expected = {
         (numbers[value[0]], value[1], node["_meta"]["title"])
         for node in blueprint.nodes.values()
         for value in node["inputs"].values()
         if isinstance(value, list)
     }
-    assert links == wanted
+    assert links == expected
 
 
 def test_no_input_of_a_user_is_of_this_machine():

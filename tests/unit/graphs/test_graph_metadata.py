@@ -27,9 +27,9 @@ def test_every_node_names_its_pack_and_version(name: str):
     nodes = list(metadata.nodes_of(FORMS[name]))
     assert [node for node in nodes if node["type"].startswith("StillMotion_")]
     for node in nodes:
-        ours = node["type"].startswith("StillMotion_")
-        wanted = (PACK, PROJECT["project"]["version"]) if ours else ("comfy-core", floor)
-        assert (node["properties"].get("cnr_id"), node["properties"].get("ver")) == wanted, node["type"]
+        is_ours = node["type"].startswith("StillMotion_")
+        expected = (PACK, PROJECT["project"]["version"]) if is_ours else ("comfy-core", floor)
+        assert (node["properties"].get("cnr_id"), node["properties"].get("ver")) == expected, node["type"]
 
 
 @pytest.mark.parametrize("name", FORMS)

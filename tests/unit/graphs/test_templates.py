@@ -14,10 +14,10 @@ NAMES = [template.name for template in TEMPLATES]
 
 def test_the_folder_holds_three_files_of_every_template_and_no_others():
     """In workflows/ lies what ComfyUI's template browser shows, in workflows/api/ what its server takes."""
-    wanted = {workflow.FOLDER / "templates.toml"}
+    expected = {workflow.FOLDER / "templates.toml"}
     for template in TEMPLATES:
-        wanted |= {template.editor_file, template.thumbnail, template.api_file}
-    assert {path for path in workflow.FOLDER.rglob("*") if path.is_file()} == wanted
+        expected |= {template.editor_file, template.thumbnail, template.api_file}
+    assert {path for path in workflow.FOLDER.rglob("*") if path.is_file()} == expected
 
 
 def test_titles_are_numbered_in_order_and_are_file_names_on_every_system():
@@ -57,7 +57,7 @@ def test_a_graph_that_begins_with_an_image_loads_it_with_one_node():
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("query", "name"),
     [
         ("text_to_video_pocket", "text_to_video_pocket"),
         ("01_text_to_video_pocket", "text_to_video_pocket"),
@@ -67,8 +67,8 @@ def test_a_graph_that_begins_with_an_image_loads_it_with_one_node():
         ("nothing", None),
     ],
 )
-def test_a_workflow_is_found_by_short_name_and_by_title(given: str, name: str | None):
-    assert workflow.short_name(given) == name
+def test_a_workflow_is_found_by_short_name_and_by_title(query: str, name: str | None):
+    assert workflow.short_name(query) == name
 
 
 def test_no_two_templates_answer_to_one_name():

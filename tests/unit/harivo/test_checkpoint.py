@@ -40,8 +40,8 @@ def test_the_sizes_of_sd15_have_these_names(request):
     )
     with torch.device("meta"):
         weights = HarivoModel(config).state_dict()
-    own = {k: v for k, v in weights.items() if not k.startswith("temporal.")}
-    lines = "".join(f"{k} {'x'.join(map(str, v.shape))}\n" for k, v in sorted(own.items()))
+    others = {k: v for k, v in weights.items() if not k.startswith("temporal.")}
+    lines = "".join(f"{k} {'x'.join(map(str, v.shape))}\n" for k, v in sorted(others.items()))
     golden = Path(__file__).parents[2] / "golden" / "keys_harivo.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(lines, encoding="utf-8")
@@ -57,11 +57,11 @@ def test_a_file_keeps_every_part(tmp_path, absent):
     model = model_of(**dict.fromkeys(absent))
     path = saved(tmp_path / "h.safetensors", model)
     for expect in ("harivo", EITHER):
-        found = checkpoint.load(path, expect=expect)
-        assert (found.system, found.header["base"]) == ("harivo", "pocket")
-        assert HarivoConfig.from_dict(found.config) == model.config
-        assert all(torch.equal(found.weights[k], v) for k, v in model.state_dict().items())
-    line = checkpoint.describe(found)
+        content = checkpoint.load(path, expect=expect)
+        assert (content.system, content.header["base"]) == ("harivo", "pocket")
+        assert HarivoConfig.from_dict(content.config) == model.config
+        assert all(torch.equal(content.weights[k], v) for k, v in model.state_dict().items())
+    line = checkpoint.describe(content)
     assert "HARIVO with" in line
     assert ("no mapping network" in line) is ("mapping" in absent)
     assert ("no frame-wise tokens" in line) is ("tokens" in absent)
@@ -90,8 +90,8 @@ def test_the_wrong_kind_is_named(tmp_path):
 def test_a_missing_component_is_named(tmp_path, part):
     path = saved(tmp_path / "h.safetensors", model_of())
     metadata = checkpoint.load(path, expect="harivo").header
-    left = {k: v for k, v in load_file(path).items() if not k.startswith(f"{part}.")}
-    save_file(left, path, metadata=metadata)
+    rest = {k: v for k, v in load_file(path).items() if not k.startswith(f"{part}.")}
+    save_file(rest, path, metadata=metadata)
     with pytest.raises(CheckpointError, match=rf"h\.safetensors is a HARIVO file whose config has {part}, but"):
         checkpoint.load(path, expect=EITHER)
 

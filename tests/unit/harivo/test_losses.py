@@ -97,11 +97,11 @@ def test_streaming_keeps_no_map_for_the_way_back():
     """The memory of autograd grows with the features, not with the square of the tokens."""
 
     def stored(tokens):
-        kept = []
+        tensors = []
         query, key = (torch.randn(2, 1, tokens, 4, requires_grad=True) for _ in range(2))
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: tensors.append(t.numel()) or t, lambda t: t):
             streamed_change(query, key, 2, part=8)
-        return max(kept)
+        return max(tensors)
 
     assert stored(64) <= 2 * 64 * 4
     assert stored(256) <= 2 * 256 * 4

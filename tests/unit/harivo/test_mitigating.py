@@ -69,10 +69,10 @@ def test_the_median_is_a_constant_to_the_gradient(clip):
     distance = (x[1:] - x[:-1]).flatten(1).norm(dim=1)
     attached = torch.exp(-(distance**2) * math.log(7) / distance.median() ** 2).sum()
     (through,) = torch.autograd.grad(attached, x)
-    (held,) = torch.autograd.grad(energy(x, config), x)
-    assert (through - held).norm() > 0.1 * held.norm()
-    moved, _ = mitigate(x0, eps, 1.0, config, frames=7)
-    torch.testing.assert_close(moved - x0, 40 / math.sqrt(2) * held, rtol=1e-9, atol=1e-12)
+    (gradient,) = torch.autograd.grad(energy(x, config), x)
+    assert (through - gradient).norm() > 0.1 * gradient.norm()
+    result, _ = mitigate(x0, eps, 1.0, config, frames=7)
+    torch.testing.assert_close(result - x0, 40 / math.sqrt(2) * gradient, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kernel", "bandwidth", "jacobian"), COMBINATIONS)
@@ -119,10 +119,10 @@ def test_the_log_kernel_pulls_an_outlier_harder_than_its_neighbours_and_rbf_lets
 def test_the_change_of_eps_stays_under_the_cap_and_keeps_its_direction(clip, cap, alpha):
     x0, eps = clip
     free, uncapped = mitigate(x0, eps, 14.6, Config(alpha=alpha, max_eps_ratio=0.0), frames=7)
-    held, capped = mitigate(x0, eps, 14.6, Config(alpha=alpha, max_eps_ratio=cap), frames=7)
+    limited, capped = mitigate(x0, eps, 14.6, Config(alpha=alpha, max_eps_ratio=cap), frames=7)
     assert capped.eps_ratio.item() == pytest.approx(min(cap, uncapped.eps_ratio.item()))
-    assert ((held - x0) / 14.6).norm() <= cap * eps.norm() * (1 + 1e-9)
-    torch.testing.assert_close((held - x0) * (uncapped.eps_ratio / capped.eps_ratio), free - x0)
+    assert ((limited - x0) / 14.6).norm() <= cap * eps.norm() * (1 + 1e-9)
+    torch.testing.assert_close((limited - x0) * (uncapped.eps_ratio / capped.eps_ratio), free - x0)
     assert capped.alpha.item() == pytest.approx((uncapped.alpha * capped.eps_ratio / uncapped.eps_ratio).item())
 
 

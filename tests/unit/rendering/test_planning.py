@@ -52,10 +52,10 @@ def test_the_time_to_plan_is_linear_in_the_clips(job):
 
 @pytest.mark.parametrize("looks", [0, 3])
 def test_planning_stops_when_the_render_is_cancelled(job, looks):
-    asked = []
+    queries = []
     with pytest.raises(Cancelled):
-        plan(job, 10 * LOOK_EVERY, output(), {}, lambda clip: asked.append(clip) or "", Cancel(looks))
-    assert len(asked) == looks * LOOK_EVERY
+        plan(job, 10 * LOOK_EVERY, output(), {}, lambda clip: queries.append(clip) or "", Cancel(looks))
+    assert len(queries) == looks * LOOK_EVERY
 
 
 def test_checking_the_files_of_a_job_stops_when_the_render_is_cancelled(tmp_path):
@@ -268,9 +268,9 @@ def test_a_growing_file_that_a_player_has_open_does_not_stop_a_render(tmp_path, 
 
     monkeypatch.setattr(loop, "JoinedVideo", Locked)
     monkeypatch.setattr(Path, "unlink", refuse)
-    _, path, heard = run(tmp_path, 2)
+    _, path, watch = run(tmp_path, 2)
     assert path.is_file()
-    assert any("growing.mp4 is open in another program" in remark for remark in heard.remarks)
+    assert any("growing.mp4 is open in another program" in remark for remark in watch.remarks)
 
 
 def test_a_video_that_a_player_has_open_says_what_to_close(tmp_path, monkeypatch):

@@ -45,9 +45,9 @@ def test_what_cannot_be_read_is_named(video, tmp_path):
     sound = tmp_path / "sound.wav"
     with av.open(str(sound), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
-        made = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-        made.sample_rate = 8000
-        container.mux(stream.encode(made))
+        audio = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        audio.sample_rate = 8000
+        container.mux(stream.encode(audio))
         container.mux(stream.encode(None))
     with pytest.raises(ValueError, match="no video stream"):
         next(reader.frames(sound))

@@ -59,11 +59,11 @@ class Toy:
 
 def run(root, clips, *, toy=None, identity=IDENTITY, name="toy", kind="h264-mp4", **options):
     """(folder of the job, path of the video, what was remarked)."""
-    heard = Heard()
+    watch = Heard()
     with open_job(root, name, identity) as (job, remark):
-        heard.remark(remark)
-        path = render(job, clips, (toy or Toy()).work(), output(kind), watch=heard, **options)
-    return job.folder, path, heard
+        watch.remark(remark)
+        path = render(job, clips, (toy or Toy()).work(), output(kind), watch=watch, **options)
+    return job.folder, path, watch
 
 
 class Heard(Watch):
@@ -81,8 +81,8 @@ def main(root, clips, kills, seed):
     torch.set_num_threads(1)
     chance = random.Random(seed)
     while True:
-        told, signalled = one_child(root, clips, chance.uniform(0.005, 0.2) if kills else None)
-        sys.stdout.write(f"{'killed' if signalled else 'ended'} {told}\n")
+        clips_sampled, signalled = one_child(root, clips, chance.uniform(0.005, 0.2) if kills else None)
+        sys.stdout.write(f"{'killed' if signalled else 'ended'} {clips_sampled}\n")
         if not signalled:
             return
         kills -= 1

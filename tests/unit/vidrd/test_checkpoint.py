@@ -35,11 +35,11 @@ def test_our_file_is_read_back_with_and_without_spatial_weights(tmp_path):
         model = model_of(spatial=spatial, frames=12)
         path = tmp_path / "v.safetensors"
         checkpoint.save(path, system="vidrd", config=model.config.to_dict(), weights=model.state_dict())
-        found = checkpoint.load(path, expect=EITHER)
-        assert found.system == "vidrd"
-        assert VidrdConfig.from_dict(found.config) == model.config
-        assert all(torch.equal(found.weights[k], v) for k, v in model.state_dict().items())
-        line = checkpoint.describe(found)
+        content = checkpoint.load(path, expect=EITHER)
+        assert content.system == "vidrd"
+        assert VidrdConfig.from_dict(content.config) == model.config
+        assert all(torch.equal(content.weights[k], v) for k, v in model.state_dict().items())
+        line = checkpoint.describe(content)
         assert "VidRD: 8 Temp-Convs and 4 Temp-Attns" in line
         assert ("without fine-tuned" in line) is not spatial
 
@@ -48,23 +48,23 @@ def test_our_file_is_read_back_with_and_without_spatial_weights(tmp_path):
 def test_the_authors_checkpoint_is_told_by_its_keys(tmp_path, conv_layers):
     model = model_of(conv_layers=conv_layers)
     torch.save(released(model), tmp_path / "ModelT2V.pth")
-    found = checkpoint.load(tmp_path / "ModelT2V.pth", expect=EITHER)
-    assert found.system == "vidrd"
-    assert VidrdConfig.from_dict(found.config) == model.config
-    assert {k: v.shape for k, v in found.weights.items()} == {k: v.shape for k, v in model.state_dict().items()}
-    model.load_state_dict(found.weights, strict=True)
-    assert "as published: VidRD" in checkpoint.describe(found)
+    content = checkpoint.load(tmp_path / "ModelT2V.pth", expect=EITHER)
+    assert content.system == "vidrd"
+    assert VidrdConfig.from_dict(content.config) == model.config
+    assert {k: v.shape for k, v in content.weights.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    model.load_state_dict(content.weights, strict=True)
+    assert "as published: VidRD" in checkpoint.describe(content)
 
 
 def test_the_published_sizes_are_read_off_a_checkpoint_of_stable_diffusion_2():
-    wanted = VidrdConfig(
+    expected = VidrdConfig(
         block_channels=(320, 640, 1280, 1280), attention=(True, True, True, False), heads=(5, 10, 20, 20)
     )
     with torch.device("meta"):
-        weights = layouts.unwrap(released(VidrdModel(wanted)))
+        weights = layouts.unwrap(released(VidrdModel(expected)))
     assert layouts.identify(weights, "ModelT2V.pth") == layouts.VIDRD
-    found = layouts.vidrd_config(layouts.from_vidrd(weights), "ModelT2V.pth")
-    assert VidrdConfig.from_dict(found) == wanted
+    config = layouts.vidrd_config(layouts.from_vidrd(weights), "ModelT2V.pth")
+    assert VidrdConfig.from_dict(config) == expected
 
 
 def test_the_authors_autoencoder_gives_its_temporal_layers(tmp_path):
@@ -72,20 +72,20 @@ def test_the_authors_autoencoder_gives_its_temporal_layers(tmp_path):
     whole = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
     whole |= {k: torch.zeros(2) for k in ("encoder.conv_in.weight", "decoder.conv_out.bias", "quant_conv.weight")}
     torch.save({"state_dict": whole}, tmp_path / "vae.pth")
-    found = checkpoint.load(tmp_path / "vae.pth", expect=VIDRD_DECODER)
-    assert DecoderConfig.from_dict(found.config) == decoder.config
-    decoder.load_state_dict(found.weights, strict=True)
-    assert "VidRD decoder: 4 Temp-Convs" in checkpoint.describe(found)
-    assert "clip by clip" in checkpoint.describe(found)
+    content = checkpoint.load(tmp_path / "vae.pth", expect=VIDRD_DECODER)
+    assert DecoderConfig.from_dict(content.config) == decoder.config
+    decoder.load_state_dict(content.weights, strict=True)
+    assert "VidRD decoder: 4 Temp-Convs" in checkpoint.describe(content)
+    assert "clip by clip" in checkpoint.describe(content)
 
 
 def test_our_decoder_file_is_read_back(tmp_path):
     decoder = TemporalDecoder(DecoderConfig(**DECODER))
     path = tmp_path / "d.safetensors"
     checkpoint.save(path, system="vidrd_decoder", config=decoder.config.to_dict(), weights=decoder.state_dict())
-    found = checkpoint.load(path, expect=VIDRD_DECODER)
-    assert DecoderConfig.from_dict(found.config) == decoder.config
-    assert "as a stream" in checkpoint.describe(found)
+    content = checkpoint.load(path, expect=VIDRD_DECODER)
+    assert DecoderConfig.from_dict(content.config) == decoder.config
+    assert "as a stream" in checkpoint.describe(content)
     with pytest.raises(CheckpointError, match="is a StillMotion 'vidrd_decoder' file: a 'motion'"):
         checkpoint.load(path, expect=EITHER)
 
@@ -100,16 +100,16 @@ def test_the_wrong_kind_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lost", "message"),
+    ("key", "message"),
     [
         ("unet.down_blocks.0.temp_convs.0.convs.0.weight", r"has Temp-Convs only for down_blocks \[1\]"),
         ("unet.mid_block.temp_convs.1.convs.3.bias", r"misses mid_block\.temp_convs\.1\.convs\.3\.bias"),
         ("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight", r"misses up_blocks\.0\.attentions"),
     ],
 )
-def test_a_damaged_checkpoint_says_what_it_misses(tmp_path, lost, message):
+def test_a_damaged_checkpoint_says_what_it_misses(tmp_path, key, message):
     content = released(model_of())
-    del content["state_dict"][lost]
+    del content["state_dict"][key]
     torch.save(content, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load(tmp_path / "m.pth", expect=EITHER)

@@ -45,29 +45,29 @@ def test_a_stream_equals_the_clip_at_once(frames, size):
 def test_no_stage_ever_sees_more_frames_than_a_part_or_a_halo():
     """Constant memory: neither the input of a stage nor the buffered frames grow with the length."""
     stages, layers = parts_of()
-    seen, given, late = [], [0], [0]
+    sizes, read, late = [], [0], [0]
 
     def counted(stage):
         def run(x):
-            seen.append(len(x))
+            sizes.append(len(x))
             return stage(x)
 
         return run
 
     def source(frames):
         for part in latents(frames).split(4):
-            given[0] += len(part)
+            read[0] += len(part)
             yield part
 
     largest = []
     for frames in (60, 240):
-        seen.clear()
-        given[0], out = 0, 0
+        sizes.clear()
+        read[0], out = 0, 0
         for images in stream([counted(stage) for stage in stages], layers, source(frames)):
             out += len(images)
-            late.append(given[0] - out)
+            late.append(read[0] - out)
         assert out == frames
-        largest.append(max(seen))
+        largest.append(max(sizes))
     assert largest == [4, 4]
     assert max(late) == sum(layer.radius for layer in layers)
 

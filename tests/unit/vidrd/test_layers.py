@@ -46,8 +46,8 @@ def tokens(frames=6, pixels=7, channels=32):
     return torch.randn(frames, pixels, channels, generator=torch.Generator().manual_seed(3))
 
 
-def millions(state, chosen=lambda _: True):
-    return sum(v.numel() for k, v in state.items() if chosen(k)) / 1e6
+def millions(state, includes=lambda _: True):
+    return sum(v.numel() for k, v in state.items() if includes(k)) / 1e6
 
 
 def test_the_sizes_are_those_that_the_paper_prints():
@@ -82,15 +82,15 @@ def test_the_spatial_names_and_shapes_are_those_of_diffusers():
             attention_head_dim=heads,
             use_linear_projection=True,
         )
-        ours = {k: v.shape for k, v in VidrdModel(SD21).state_dict().items() if not is_temporal(k)}
-    theirs = {k: v.shape for k, v in unet.state_dict().items() if ".transformer_blocks." in k}
-    assert ours == theirs
+        shapes = {k: v.shape for k, v in VidrdModel(SD21).state_dict().items() if not is_temporal(k)}
+    unet_shapes = {k: v.shape for k, v in unet.state_dict().items() if ".transformer_blocks." in k}
+    assert shapes == unet_shapes
 
 
 def test_there_is_a_layer_behind_every_resblock_and_in_every_transformer():
-    found = places(SD21)
-    assert sum(slot.place == "resnet" for slot in found) == 22
-    assert sum(slot.place == "attended" for slot in found) == 16
+    slots = places(SD21)
+    assert sum(slot.place == "resnet" for slot in slots) == 22
+    assert sum(slot.place == "attended" for slot in slots) == 16
     modules = VidrdModel(SMALL).modules_by_slot()
     assert list(modules) == list(places(SMALL))
     assert isinstance(modules[Slot("mid", 0, 1, "resnet")], TemporalConv)
@@ -123,9 +123,9 @@ def test_the_conv_is_the_convolution_over_frames_of_each_pixel():
     norm, convolution = parts[0], parts[3]
     z = F.silu(norm(x.transpose(0, 1)[None]))[0]  # (c, f, h, w)
     lines = z.permute(2, 3, 0, 1).flatten(0, 1)  # (pixels, c, f)
-    wanted = F.conv1d(lines, convolution.weight[..., 0, 0], convolution.bias, padding=1)
-    wanted = wanted.unflatten(0, x.shape[2:]).permute(3, 2, 0, 1)
-    torch.testing.assert_close(layer.update(x, 6), wanted, atol=1e-5, rtol=0)
+    expected = F.conv1d(lines, convolution.weight[..., 0, 0], convolution.bias, padding=1)
+    expected = expected.unflatten(0, x.shape[2:]).permute(3, 2, 0, 1)
+    torch.testing.assert_close(layer.update(x, 6), expected, atol=1e-5, rtol=0)
 
 
 def test_the_conv_reaches_as_many_frames_as_it_has_layers():
@@ -133,8 +133,8 @@ def test_the_conv_reaches_as_many_frames_as_it_has_layers():
     x = images(9).requires_grad_()
     layer(x, 9)[4].sum().backward()
     assert x.grad is not None
-    reached = x.grad.abs().flatten(1).sum(1) > 1e-6
-    assert reached.tolist() == [False, False, True, True, True, True, True, False, False]
+    reach = x.grad.abs().flatten(1).sum(1) > 1e-6
+    assert reach.tolist() == [False, False, True, True, True, True, True, False, False]
 
 
 @pytest.mark.parametrize("group_norm", ["per_clip", "per_frame"])
@@ -149,9 +149,9 @@ def test_attention_mixes_frames_and_not_pixels():
     t = tokens().requires_grad_()
     attention()(t, 6)[2, 1].sum().backward()
     assert t.grad is not None
-    reached = t.grad.abs().sum(-1) > 0
-    assert reached[:, 1].all()
-    assert not reached[:, [0, 2, 3, 4, 5, 6]].any()
+    reach = t.grad.abs().sum(-1) > 0
+    assert reach[:, 1].all()
+    assert not reach[:, [0, 2, 3, 4, 5, 6]].any()
 
 
 def test_the_order_of_frames_matters():

@@ -51,8 +51,8 @@ def test_the_perceptual_term_is_added_as_it_is():
 def test_the_divergence_is_that_of_torch():
     mean, std = torch.randn(50), torch.rand(50) + 0.5
     normal = torch.distributions.Normal
-    wanted = torch.distributions.kl_divergence(normal(mean, std), normal(torch.zeros(50), torch.ones(50))).mean()
-    torch.testing.assert_close(divergence(mean, std**2), wanted)
+    expected = torch.distributions.kl_divergence(normal(mean, std), normal(torch.zeros(50), torch.ones(50))).mean()
+    torch.testing.assert_close(divergence(mean, std**2), expected)
     assert divergence(torch.zeros(5), torch.ones(5)) == 0
 
 
@@ -88,8 +88,8 @@ def test_a_patch_score_sees_a_patch_only():
     assert scores.shape[:2] == (2, 1)
     scores[0, 0, 5, 5].backward()
     assert x.grad is not None
-    seen = x.grad[0].abs().sum(0) > 0
-    assert 0 < seen.sum() <= 16**2 * 2
+    region = x.grad[0].abs().sum(0) > 0
+    assert 0 < region.sum() <= 16**2 * 2
     assert not x.grad[1].any()
 
 

@@ -23,7 +23,7 @@ def denoiser(seed):
     return step
 
 
-def drawn(count, seed=0, videos=1):
+def clip_noise(count, seed=0, videos=1):
     g = torch.Generator().manual_seed(seed)
     return [torch.randn(videos, FRAMES, 2, 3, 3, generator=g, dtype=torch.float64) for _ in range(count)]
 
@@ -51,7 +51,7 @@ def algorithm_1(fresh, step, m, alpha, beta):
     return clips
 
 
-def ours(fresh, step, config):
+def run_recorder(fresh, step, config):
     before, clips = None, []
     for new in fresh:
         noise = new if before is None else next_noise(before.noise, new, config)
@@ -66,11 +66,11 @@ def ours(fresh, step, config):
 @pytest.mark.parametrize(("m", "alpha", "beta"), [*product((0, 1, 4, 8), (0.0, 4.0), (0.0, 0.4, 1.0))])
 def test_it_is_algorithm_1(m, alpha, beta):
     if m == 0:
-        reference = algorithm_1(drawn(4, videos=2), denoiser(1), 0, alpha, 0.0)
+        reference = algorithm_1(clip_noise(4, videos=2), denoiser(1), 0, alpha, 0.0)
     else:
-        reference = algorithm_1(drawn(4, videos=2), denoiser(1), m, alpha, beta)
-    found = ours(drawn(4, videos=2), denoiser(1), Config(overlap=m, recycle=alpha, staged_guidance=beta))
-    for a, b in zip(reference, found, strict=True):
+        reference = algorithm_1(clip_noise(4, videos=2), denoiser(1), m, alpha, beta)
+    clips = run_recorder(clip_noise(4, videos=2), denoiser(1), Config(overlap=m, recycle=alpha, staged_guidance=beta))
+    for a, b in zip(reference, clips, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
@@ -99,12 +99,12 @@ def test_frames_in_the_middle_forget_twice_as_fast():
     for _ in range(2):
         z = next_noise(z, torch.randn_like(first), config)
     a = reused_share(1.0)
-    wanted = torch.tensor([a if j < 2 or j >= FRAMES - 2 else a * a for j in range(FRAMES)]).double()
-    torch.testing.assert_close((z * first).mean(-1)[0], wanted, rtol=0, atol=0.03)
+    expected = torch.tensor([a if j < 2 or j >= FRAMES - 2 else a * a for j in range(FRAMES)]).double()
+    torch.testing.assert_close((z * first).mean(-1)[0], expected, rtol=0, atol=0.03)
 
 
 def test_extremes_of_recycling():
-    old, new = drawn(2)
+    old, new = clip_noise(2)
     assert torch.equal(next_noise(old, new, Config(recycle=0.0))[:, 4:], new[:, 4:])
     torch.testing.assert_close(next_noise(old, new, Config(recycle=1e9)), old.flip(1))
     assert torch.equal(next_noise(old, new, Config(overlap=FRAMES)), old.flip(1))
@@ -114,7 +114,7 @@ def test_only_what_is_replayed_is_kept():
     """The paper's 50 steps and 8 frames: 58 latents of frames, not 50 clips of 8."""
     sigmas = [*torch.linspace(10, 1, 50).tolist(), 0.0]
     recorder = Recorder(Config(), sigmas, None)
-    z = drawn(1)[0]
+    z = clip_noise(1)[0]
     for k in range(50):
         assert recorder.step(k, z) is z  # without a previous clip, reuse has no effect
     history = recorder.history(z)
@@ -124,19 +124,19 @@ def test_only_what_is_replayed_is_kept():
 
 def test_a_state_is_not_written_to_and_not_shared():
     config = Config()
-    (z,) = drawn(1)
+    (z,) = clip_noise(1)
     recorder = Recorder(config, SIGMAS, None)
     recorder.step(0, z)
     history = recorder.history(z)
-    kept = history.states[0].clone()
+    copy = history.states[0].clone()
     z.zero_()
-    assert torch.equal(history.states[0], kept)
-    (other,) = drawn(1, seed=5)
+    assert torch.equal(history.states[0], copy)
+    (other,) = clip_noise(1, seed=5)
     before = other.clone()
-    moved = Recorder(config, SIGMAS, history).step(0, other)
+    result = Recorder(config, SIGMAS, history).step(0, other)
     assert torch.equal(other, before)
-    assert torch.equal(moved[:, 0], kept[:, -1])
-    assert torch.equal(moved[:, 4:], other[:, 4:])
+    assert torch.equal(result[:, 0], copy[:, -1])
+    assert torch.equal(result[:, 4:], other[:, 4:])
 
 
 @pytest.mark.parametrize(("overlap", "frames"), [(9, 8), (2, 1)])
@@ -149,7 +149,7 @@ def test_more_overlap_than_frames_is_an_error(overlap, frames):
 
 
 def test_another_schedule_size_or_setting_is_an_error():
-    (z,) = drawn(1)
+    (z,) = clip_noise(1)
     recorder = Recorder(Config(), SIGMAS, None)
     for k in range(STEPS):
         recorder.step(k, z)
@@ -187,12 +187,12 @@ def test_a_history_comes_back_from_its_tensors_bit_for_bit():
 
 
 def test_less_overlap_than_before_takes_the_frames_next_to_the_join():
-    old, new = drawn(2)
+    old, new = clip_noise(2)
     recorder = Recorder(Config(), SIGMAS, None)
     recorder.step(0, old)
-    moved = Recorder(Config(overlap=2), SIGMAS, recorder.history(old)).step(0, new)
-    assert torch.equal(moved[:, :2], old.flip(1)[:, :2])
-    assert torch.equal(moved[:, 2:], new[:, 2:])
+    result = Recorder(Config(overlap=2), SIGMAS, recorder.history(old)).step(0, new)
+    assert torch.equal(result[:, :2], old.flip(1)[:, :2])
+    assert torch.equal(result[:, 2:], new[:, 2:])
 
 
 @pytest.mark.parametrize(
