@@ -93,9 +93,9 @@ def tiny_vae(comfy):
     randomise(model.taesd_decoder, seed=2)
     with torch.no_grad():  # images in 0..1 that differ
         last = model.taesd_decoder[-1]
-        drawn = model.taesd_decoder(torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
+        image = model.taesd_decoder(torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(3)))
         last.bias.fill_(0.5)
-        last.weight *= 0.25 / drawn.std()
+        last.weight *= 0.25 / image.std()
     parts = {"taesd_encoder": model.taesd_encoder, "taesd_decoder": model.taesd_decoder}
     weights = {f"{part}.{name}": w for part, module in parts.items() for name, w in module.state_dict().items()}
     return comfy.sd.VAE(sd={**weights, "vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)})
@@ -136,7 +136,7 @@ def run_sampler(comfy: ModuleType):
     from comfy import sample
 
     generator = torch.Generator().manual_seed(11)
-    words = [[[torch.randn(1, 77, CONTEXT, generator=generator), {}]] for _ in range(2)]
+    conditionings = [[[torch.randn(1, 77, CONTEXT, generator=generator), {}]] for _ in range(2)]
 
     def run(model, *, frames=8, size=8, seed=1, steps=4, cfg=2.0, sampler="euler", scheduler="normal", **options):
         latent = options.pop("latent", torch.zeros(frames, 4, size, size))
@@ -150,8 +150,8 @@ def run_sampler(comfy: ModuleType):
                 cfg,
                 sampler,
                 scheduler,
-                words[0],
-                words[1],
+                conditionings[0],
+                conditionings[1],
                 latent,
                 seed=seed,
                 disable_pbar=True,
@@ -202,11 +202,11 @@ def network_output(comfy: ModuleType):
     from comfy.patcher_extension import WrappersMP
 
     def run(model, x, t, context):
-        seen = []
+        outputs = []
 
         def listen(executor, *args, **kwargs):
-            seen.append(executor(x, t, context, *args[3:], **kwargs))
-            return seen[-1]
+            outputs.append(executor(x, t, context, *args[3:], **kwargs))
+            return outputs[-1]
 
         model = model.clone()
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", listen)
@@ -216,7 +216,7 @@ def network_output(comfy: ModuleType):
         options |= {"cond_or_uncond": [0], "sigmas": torch.ones(len(x))}
         model.model.apply_model(x, torch.ones(len(x)), c_crossattn=context, transformer_options=options)
         model.cleanup()
-        return seen[0]
+        return outputs[0]
 
     return run
 
@@ -256,8 +256,8 @@ def flat_request(comfy: ModuleType):
         if "clips_again" in settings:
             settings["render_again"] = parse_takes(settings.pop("clips_again"))
         for name in {field.name for field in fields(kind)} & kinds.keys():
-            chosen = {field.name for field in fields(kinds[name])} & settings.keys()
-            settings[name] = kinds[name](**{option: settings.pop(option) for option in chosen})
+            names = {field.name for field in fields(kinds[name])} & settings.keys()
+            settings[name] = kinds[name](**{option: settings.pop(option) for option in names})
         return kind(**settings)
 
     return request

@@ -11,13 +11,13 @@ from stillmotion.benchmarks.common.pocket_host import one_by_one
 from stillmotion.benchmarks.cost import bench_artv, bench_dreamvideo
 from stillmotion.benchmarks.reliability import bench_kill
 
-from .artv.test_autoregressive import CONFIG, words
+from .artv.test_autoregressive import CONFIG, conditioning
 
 
 @pytest.fixture
 def subject(comfy, tiny_sd):
     artv = bench_artv.random_artv(CONFIG, torch.float32)
-    return bench_artv.Subject(tiny_sd, artv, (4, 4, 4), words(1), words(2))
+    return bench_artv.Subject(tiny_sd, artv, (4, 4, 4), conditioning(1), conditioning(2))
 
 
 def test_conditions_go_in_one_batch_or_one_by_one(subject):
@@ -34,8 +34,8 @@ def test_conditions_go_in_one_batch_or_one_by_one(subject):
 def test_forwards_of_several_frames_are_timed_at_each_size(subject):
     with torch.inference_mode():
         assert bench_artv.one_forward(subject, 2, 2, artv=False) > 0
-        found = bench_artv.table_3(subject, [32, 48], 3, 1)
-    assert set(found["batches_per_second"]) == {32, 48}
+        rows = bench_artv.table_3(subject, [32, 48], 3, 1)
+    assert set(rows["batches_per_second"]) == {32, 48}
 
 
 def test_timed_tells_the_network_s_share(tiny_sd, run_sampler):

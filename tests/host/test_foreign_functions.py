@@ -47,13 +47,13 @@ def functions(owner: types.ModuleType | type) -> dict[str, object]:
 
 def snapshot() -> Snapshot:
     """The functions of the watched modules, of every class defined in them, and of tensors. It holds references."""
-    seen: Snapshot = {"torch.Tensor": functions(torch.Tensor)}
+    names: Snapshot = {"torch.Tensor": functions(torch.Tensor)}
     for module in watched_modules():
-        seen[module.__name__] = functions(module)
-        for name, value in seen[module.__name__].items():
+        names[module.__name__] = functions(module)
+        for name, value in names[module.__name__].items():
             if isinstance(value, type) and value.__module__ == module.__name__:
-                seen[f"{module.__name__}.{name}"] = functions(value)
-    return seen
+                names[f"{module.__name__}.{name}"] = functions(value)
+    return names
 
 
 def replaced(before: Snapshot, now: Snapshot) -> list[str]:
@@ -61,12 +61,12 @@ def replaced(before: Snapshot, now: Snapshot) -> list[str]:
 
     New modules and new names in a module replace nothing.
     """
-    found = []
+    differences = []
     for owner, then in before.items():
-        found += [f"{owner}.{name}" for name, value in then.items() if now.get(owner, {}).get(name) is not value]
+        differences += [f"{owner}.{name}" for name, value in then.items() if now.get(owner, {}).get(name) is not value]
         if owner not in sys.modules:
-            found += [f"{owner}.{name}" for name in now.get(owner, {}) if name not in then]
-    return sorted(found)
+            differences += [f"{owner}.{name}" for name in now.get(owner, {}) if name not in then]
+    return sorted(differences)
 
 
 def own_callables(model: torch.nn.Module) -> dict[str, object]:
@@ -116,7 +116,7 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
     plain = run_sampler(tiny_sd)  # triggers everything that ComfyUI loads late
-    before, own = snapshot(), own_callables(tiny_sd.model)
+    before, callables = snapshot(), own_callables(tiny_sd.model)
     assert sum(len(names) for names in before.values()) > 5000
     moving = apply_motion(tiny_sd, load_motion(motion_file), frames=8)
     guided, readout = apply_mitigating_gradient(apply_stepped_cfg(moving, SteppedScale()), Config(), frames=8)
@@ -126,14 +126,14 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
 
     def look(executor, *args, **kwargs):
         result = executor(*args, **kwargs)
-        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == callables))
         return result
 
     for place in (WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL):
         guided.add_wrapper(place, look)
 
     def look_from_the_layers(module, *_):
-        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == callables))
 
     hook = tiny_sd.model.diffusion_model.out.register_forward_hook(look_from_the_layers)
     latent = run_sampler(guided, steps=2)
@@ -143,7 +143,7 @@ def test_nothing_is_replaced_before_during_and_after_a_run(tiny_sd, run_sampler,
     assert len(seen_inside) == 8
     assert all(inside == ([], True) for inside in seen_inside), seen_inside[0]
     assert not replaced(before, snapshot())
-    assert own_callables(tiny_sd.model) == own
+    assert own_callables(tiny_sd.model) == callables
     assert torch.equal(run_sampler(tiny_sd), plain)
 
 
@@ -159,14 +159,16 @@ def test_nothing_is_replaced_by_a_retention_branch_and_its_guider(tiny_sd, run_s
     weights = {k: torch.randn_like(v) * 0.05 for k, v in dreamvideo_model(config).state_dict().items()}
     checkpoint.save(tmp_path / "d.safetensors", system="dreamvideo", config=config.to_dict(), weights=weights)
     plain = run_sampler(tiny_sd)
-    before, own = snapshot(), own_callables(tiny_sd.model)
-    words = [[[torch.randn(1, 77, 32), {}]] for _ in range(2)]
-    pair = apply_retention((words[0], words[1]), load_branch(tmp_path / "d.safetensors"), torch.rand(1, 64, 64, 3))
+    before, callables = snapshot(), own_callables(tiny_sd.model)
+    conditioning = [[[torch.randn(1, 77, 32), {}]] for _ in range(2)]
+    pair = apply_retention(
+        (conditioning[0], conditioning[1]), load_branch(tmp_path / "d.safetensors"), torch.rand(1, 64, 64, 3)
+    )
     guider = double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)
     seen_inside = []
 
     def look_from_the_layers(*_):
-        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == own))
+        seen_inside.append((replaced(before, snapshot()), own_callables(tiny_sd.model) == callables))
 
     hook = tiny_sd.model.diffusion_model.out.register_forward_hook(look_from_the_layers)
     with torch.inference_mode():
@@ -175,7 +177,7 @@ def test_nothing_is_replaced_by_a_retention_branch_and_its_guider(tiny_sd, run_s
     hook.remove()
     assert seen_inside == [([], True)] * 2
     assert not replaced(before, snapshot())
-    assert own_callables(tiny_sd.model) == own
+    assert own_callables(tiny_sd.model) == callables
     assert torch.equal(run_sampler(tiny_sd), plain)
 
 
@@ -197,7 +199,7 @@ def test_the_snapshot_notices_a_replaced_function(comfy, monkeypatch, where):
 
 
 def test_a_function_put_on_one_layer_is_noticed(tiny_sd):
-    own = own_callables(tiny_sd.model)
+    callables = own_callables(tiny_sd.model)
     layer = tiny_sd.model.diffusion_model.out
     layer.forward = lambda x: x
-    assert own_callables(tiny_sd.model) != own
+    assert own_callables(tiny_sd.model) != callables

@@ -23,8 +23,8 @@ def test_a_slice_is_shown_on_the_node_and_handed_on(views, tmp_path):
     assert image.shape[0] == 1
     assert image.shape[3] == 3
     assert 0 <= image.min() <= image.max() <= 1
-    (shown,) = output.ui.as_dict()["images"]
-    assert (tmp_path / shown["filename"]).is_file()
+    (file,) = output.ui.as_dict()["images"]
+    assert (tmp_path / file["filename"]).is_file()
     expected = images.diff(dim=0).abs().mean().item()
     assert f"{expected:.4f}" in measures
     assert measures.startswith("6 frames")
@@ -88,8 +88,8 @@ def test_the_noise_of_comfyui_is_normal_and_a_repeated_one_is_not(views, random_
     row = table.splitlines()[1].split()
     assert row[:3] == ["noise", "96", "2048"]
     assert float(row[6]) > 85
-    held = torch.randn(96, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, 8, -1, -1, -1)
-    _, table = views.NoiseNormality.execute({"samples": held.flatten(0, 1)}, 8).result
+    repeated = torch.randn(96, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, 8, -1, -1, -1)
+    _, table = views.NoiseNormality.execute({"samples": repeated.flatten(0, 1)}, 8).result
     row = table.splitlines()[1].split()
     assert row[0] == "latent"
     assert row[5] == "+1.000"

@@ -49,8 +49,8 @@ def artv_file(weight_file):
 
 
 @pytest.fixture
-def given(comfy):
-    """given(size=(8, 8), references=True, anchor=True, level=200, seed=0) -> the conditions of a frame."""
+def frame_inputs(comfy):
+    """frame_inputs(size=(8, 8), references=True, anchor=True, level=200, seed=0) -> the conditions of a frame."""
     from stillmotion.model_patches.comfy_host.artv.checks import FrameInputs
 
     def make(size=(8, 8), *, references=True, anchor=True, level=200, seed=0):
@@ -65,14 +65,14 @@ def given(comfy):
 
 
 @pytest.fixture
-def drawn(comfy, tiny_sd, artv_file, given):
-    """drawn(what=given(), model=tiny_sd, file=..., **of apply_artv) -> a MODEL that samples the frame after `what`."""
+def patched_model(comfy, tiny_sd, artv_file, frame_inputs):
+    """patched_model(inputs=frame_inputs(), model=tiny_sd, file=..., **of apply_artv) -> a MODEL for the next frame."""
     from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
     from stillmotion.model_patches.comfy_host.artv.files import load_artv
 
-    def patch(what=None, *, model=None, file=None, **options):
+    def patch(inputs=None, *, model=None, file=None, **options):
         sizes = {k: options.pop(k) for k in list(options) if k in {"scale", "seed", "dtype", *SMALL.to_dict()}}
-        return apply_artv(model or tiny_sd, load_artv(file or artv_file(**sizes)), what or given(), **options)
+        return apply_artv(model or tiny_sd, load_artv(file or artv_file(**sizes)), inputs or frame_inputs(), **options)
 
     return patch
 
@@ -92,29 +92,31 @@ def close(a, b, share=1e-4):
 
 
 @pytest.mark.slow
-def test_a_fresh_model_with_blank_references_changes_no_bit(tiny_sd, drawn, given, frame):
+def test_a_fresh_model_with_blank_references_changes_no_bit(tiny_sd, patched_model, frame_inputs, frame):
     still = frame(tiny_sd)
-    blank = given(references=False, anchor=False)
-    assert torch.equal(frame(drawn(blank, scale=0.0)), still)
-    assert not torch.equal(frame(drawn(blank)), still)
+    blank = frame_inputs(references=False, anchor=False)
+    assert torch.equal(frame(patched_model(blank, scale=0.0)), still)
+    assert not torch.equal(frame(patched_model(blank)), still)
 
 
-def test_fresh_adapters_and_anchors_change_no_bit_at_level_0(tiny_sd, drawn, given, frame):
+def test_fresh_adapters_and_anchors_change_no_bit_at_level_0(tiny_sd, patched_model, frame_inputs, frame):
     """Only the mask has an effect then: 1/2 of the reference everywhere."""
     still = frame(tiny_sd)
-    assert torch.equal(frame(drawn(given(level=0), scale=0.0, mask=False)), still)
-    assert not close(frame(drawn(given(level=0), scale=0.0)), still, 0.01)
-    assert not close(frame(drawn(given(level=200), scale=0.0, mask=False)), still, 1e-3)  # the level is an input
+    assert torch.equal(frame(patched_model(frame_inputs(level=0), scale=0.0, mask=False)), still)
+    assert not close(frame(patched_model(frame_inputs(level=0), scale=0.0)), still, 0.01)
+    assert not close(
+        frame(patched_model(frame_inputs(level=200), scale=0.0, mask=False)), still, 1e-3
+    )  # the level is an input
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
-def test_references_anchor_and_mask_each_count(drawn, artv_file, given, frame, sampler):
+def test_references_anchor_and_mask_each_count(patched_model, artv_file, frame_inputs, frame, sampler):
     path = artv_file()
-    whole = given()
+    whole = frame_inputs()
     results = [
-        frame(drawn(what, file=path, mask=mask), sampler=sampler)
-        for what, mask in (
+        frame(patched_model(inputs, file=path, mask=mask), sampler=sampler)
+        for inputs, mask in (
             (whole, True),
             (replace(whole, references=whole.references.flip(0)), True),
             (replace(whole, anchor=-whole.anchor), True),
@@ -129,10 +131,10 @@ def test_references_anchor_and_mask_each_count(drawn, artv_file, given, frame, s
         assert not any(close(result, other, 1e-3) for other in results[:i]), i
 
 
-def test_nothing_is_left_behind(tiny_sd, drawn, artv_file, given, frame):
+def test_nothing_is_left_behind(tiny_sd, patched_model, artv_file, frame_inputs, frame):
     weights = {k: v.clone() for k, v in tiny_sd.model.state_dict().items()}
     still, path = frame(tiny_sd), artv_file()
-    one, two = drawn(file=path), drawn(given(seed=20), file=path)
+    one, two = patched_model(file=path), patched_model(frame_inputs(seed=20), file=path)
     first, second, again = (frame(model) for model in (one, two, one))
     assert torch.equal(first, again)
     assert not close(first, second, 0.01)
@@ -143,33 +145,33 @@ def test_nothing_is_left_behind(tiny_sd, drawn, artv_file, given, frame):
 
 
 @pytest.mark.slow
-def test_the_next_frame_replaces_the_one_before(drawn, artv_file, given, frame):
+def test_the_next_frame_replaces_the_one_before(patched_model, artv_file, frame_inputs, frame):
     """A second ART-V model replaces the first one on a MODEL; it is not a second pass."""
-    path, other = artv_file(), given(seed=20)
-    twice = drawn(other, file=path, model=drawn(file=path))
-    assert torch.equal(frame(twice), frame(drawn(other, file=path)))
+    path, other = artv_file(), frame_inputs(seed=20)
+    twice = patched_model(other, file=path, model=patched_model(file=path))
+    assert torch.equal(frame(twice), frame(patched_model(other, file=path)))
     assert len(twice.get_additional_models_with_key("stillmotion.artv")) == 1
 
 
-def test_the_adapters_run_once_a_frame_and_condition(drawn, frame, monkeypatch):
+def test_the_adapters_run_once_a_frame_and_condition(patched_model, frame, monkeypatch):
     from stillmotion.model_patches.artv.adapter import ReferenceAdapter
 
     calls = []
     inner = ReferenceAdapter.forward
     monkeypatch.setattr(ReferenceAdapter, "forward", lambda self, x: calls.append(len(x)) or inner(self, x))
-    frame(drawn(), steps=3)
+    frame(patched_model(), steps=3)
     assert calls == [1, 1]  # of the dynamic and of the mask network
     calls.clear()
-    frame(drawn(left_out=(WHOLE, NO_REFERENCE)), steps=3)
+    frame(patched_model(left_out=(WHOLE, NO_REFERENCE)), steps=3)
     assert calls == [1, 1] * 2
     calls.clear()
-    frame(drawn(cache=False), steps=3, cfg=1.0)
+    frame(patched_model(cache=False), steps=3, cfg=1.0)
     assert calls == [1, 1] * 3
 
 
-def test_the_cache_changes_no_bit(drawn, artv_file, frame):
+def test_the_cache_changes_no_bit(patched_model, artv_file, frame):
     path = artv_file()
-    assert torch.equal(frame(drawn(file=path, cache=False)), frame(drawn(file=path)))
+    assert torch.equal(frame(patched_model(file=path, cache=False)), frame(patched_model(file=path)))
 
 
 def predictions(model, conditions, x, sigma=2.0, separate=False):
@@ -185,36 +187,36 @@ def predictions(model, conditions, x, sigma=2.0, separate=False):
     with torch.inference_mode():
         if separate:
             calls: Any = [[None] * i + [one] for i, one in enumerate(batch)]
-            found = [comfy.samplers.calc_cond_batch(model.model, call, x, level, options)[-1] for call in calls]
+            x_0 = [comfy.samplers.calc_cond_batch(model.model, call, x, level, options)[-1] for call in calls]
         else:
-            found = comfy.samplers.calc_cond_batch(model.model, batch, x, level, options)
+            x_0 = comfy.samplers.calc_cond_batch(model.model, batch, x, level, options)
     model.cleanup()
-    return found
+    return x_0
 
 
-def _text(words):
+def _text(tokens):
     import comfy.conds
 
-    return {"c_crossattn": comfy.conds.CONDCrossAttn(words)}
+    return {"c_crossattn": comfy.conds.CONDCrossAttn(tokens)}
 
 
 @pytest.mark.slow
-def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, drawn, artv_file, given):
+def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, patched_model, artv_file, frame_inputs):
     """Each prediction lacks the conditions in left_out, whatever else is in the batch."""
     path, x = artv_file(), 2.0 * noise(2, 4, 8, 8, seed=9)
-    words, empty = noise(1, 7, 32, seed=4), noise(1, 7, 32, seed=5)
+    prompt, empty = noise(1, 7, 32, seed=4), noise(1, 7, 32, seed=5)
     kinds = (WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR, WHOLE)
-    texts = [words] * 4 + [empty]
-    model = drawn(file=path, left_out=kinds)
+    texts = [prompt] * 4 + [empty]
+    model = patched_model(file=path, left_out=kinds)
     together, separate = predictions(model, texts, x), predictions(model, texts, x, separate=True)
-    whole = given()
+    whole = frame_inputs()
     alone = [
-        predictions(drawn(what, file=path), [text], x)[0]
-        for what, text in (
-            (whole, words),
-            (replace(whole, references=None), words),
-            (replace(whole, anchor=None), words),
-            (replace(whole, references=None, anchor=None), words),
+        predictions(patched_model(inputs, file=path), [text], x)[0]
+        for inputs, text in (
+            (whole, prompt),
+            (replace(whole, references=None), prompt),
+            (replace(whole, anchor=None), prompt),
+            (replace(whole, references=None, anchor=None), prompt),
             (whole, empty),
         )
     ]
@@ -225,35 +227,37 @@ def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, drawn, artv_file,
         assert not any(close(one, other, 1e-3) for other in together[:i])
 
 
-def test_a_guider_with_more_conditions_than_were_told_of_is_an_error(drawn):
+def test_a_guider_with_more_conditions_than_were_told_of_is_an_error(patched_model):
     with pytest.raises(ValueError, match="uses condition 2, but left_out has 2 entries"):
-        predictions(drawn(), [noise(1, 7, 32)] * 3, noise(1, 4, 8, 8))
+        predictions(patched_model(), [noise(1, 7, 32)] * 3, noise(1, 4, 8, 8))
 
 
-def test_a_mask_of_one_gives_the_frame_before_and_the_trace_tells_it(drawn, artv_file, weight_file, given, frame):
+def test_a_mask_of_one_gives_the_frame_before_and_the_trace_tells_it(
+    patched_model, artv_file, weight_file, frame_inputs, frame
+):
     model = random_model()
     with torch.no_grad():
         model.mask.conv_out.weight.zero_()
         model.mask.conv_out.bias.fill_(100.0)
-    seen = []
-    whole = given()
-    patched = drawn(
+    trace = []
+    whole = frame_inputs()
+    patched = patched_model(
         whole,
         file=weight_file("artv", model),
         left_out=(WHOLE, NO_REFERENCE),
-        trace=lambda sigma, k, m: seen.append((sigma, k, tuple(m.shape), float(m.mean()))),
+        trace=lambda sigma, k, m: trace.append((sigma, k, tuple(m.shape), float(m.mean()))),
     )
     result = frame(patched, cfg=1.0)
-    wanted = patched.model.process_latent_out(whole.references[:1])
-    assert close(result, wanted, 1e-3)
-    assert [(k, size, m) for _, k, size, m in seen] == [(0, (1, 1, 8, 8), 1.0)] * 2
-    assert seen[0][0] > seen[1][0] > 0  # sigma
-    seen.clear()
+    expected = patched.model.process_latent_out(whole.references[:1])
+    assert close(result, expected, 1e-3)
+    assert [(k, size, m) for _, k, size, m in trace] == [(0, (1, 1, 8, 8), 1.0)] * 2
+    assert trace[0][0] > trace[1][0] > 0  # sigma
+    trace.clear()
     frame(patched, cfg=2.0)
-    assert {(k, m) for _, k, _, m in seen} == {(0, 1.0), (1, 0.0)}  # without references, nothing can be copied
+    assert {(k, m) for _, k, _, m in trace} == {(0, 1.0), (1, 0.0)}  # without references, nothing can be copied
 
 
-def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, artv_file, given):
+def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, patched_model, artv_file, frame_inputs):
     """The blend is computed on the clean latent, so that eps- and v-prediction are equivalent."""
     from comfy import model_sampling
     from comfy.patcher_extension import WrappersMP
@@ -261,7 +265,7 @@ def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, 
     class Velocity(model_sampling.ModelSamplingDiscrete, model_sampling.V_PREDICTION):
         pass
 
-    path, x, words = artv_file(), 2.0 * noise(1, 4, 8, 8, seed=9), noise(1, 7, 32, seed=4)
+    path, x, prompt = artv_file(), 2.0 * noise(1, 4, 8, 8, seed=9), noise(1, 7, 32, seed=4)
 
     def rewritten(executor, y_t, timesteps, *args, **kwargs):
         """v from the eps of the U-Net: (eps - sqrt(1 - abar) y_t) / sqrt(abar)."""
@@ -271,10 +275,10 @@ def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, 
     velocity = tiny_sd.clone()
     velocity.add_object_patch("model_sampling", Velocity(tiny_sd.model.model_config))
     velocity.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", rewritten)
-    eps = predictions(drawn(file=path), [words], x)[0]
+    eps = predictions(patched_model(file=path), [prompt], x)[0]
     velocity.patch_model()  # object patches are set when ComfyUI loads the MODEL
     try:
-        v = predictions(drawn(file=path, model=velocity), [words], x)[0]
+        v = predictions(patched_model(file=path, model=velocity), [prompt], x)[0]
     finally:
         velocity.unpatch_model()
     assert close(v, eps, 1e-4)
@@ -282,57 +286,57 @@ def test_eps_and_v_give_the_same_frame_from_the_same_prediction(tiny_sd, drawn, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["paper", "reversed"])
-def test_other_static_parts_are_other_frames(drawn, artv_file, frame, form):
-    result = frame(drawn(static=form))
+def test_other_static_parts_are_other_frames(patched_model, artv_file, frame, form):
+    result = frame(patched_model(static=form))
     assert bool(torch.isfinite(result).all())
-    assert not close(result, frame(drawn()), 0.01)
+    assert not close(result, frame(patched_model()), 0.01)
 
 
-def test_clip_tokens_may_be_the_anchor(drawn, given, frame):
-    what = replace(given(), anchor=noise(5, 24, seed=7))
+def test_clip_tokens_may_be_the_anchor(patched_model, frame_inputs, frame):
+    inputs = replace(frame_inputs(), anchor=noise(5, 24, seed=7))
     results = [
-        frame(drawn(one, anchor="clip", anchor_width=24))
-        for one in (what, replace(what, anchor=-what.anchor), replace(what, anchor=None))
+        frame(patched_model(one, anchor="clip", anchor_width=24))
+        for one in (inputs, replace(inputs, anchor=-inputs.anchor), replace(inputs, anchor=None))
     ]
     assert not any(close(results[0], other, 1e-3) for other in results[1:])
     with pytest.raises(ValueError, match=r"the anchor, CLIP tokens for this file, is \(4, 8, 8\)"):
-        drawn(anchor="clip", anchor_width=24)
+        patched_model(anchor="clip", anchor_width=24)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_files_are_close_to_full_ones(drawn, frame, dtype):
-    assert close(frame(drawn(dtype=dtype), steps=1), frame(drawn(), steps=1), 0.1)
+def test_half_files_are_close_to_full_ones(patched_model, frame, dtype):
+    assert close(frame(patched_model(dtype=dtype), steps=1), frame(patched_model(), steps=1), 0.1)
 
 
-def test_odd_sizes_run(tiny_sd, drawn, given, frame):
+def test_odd_sizes_run(tiny_sd, patched_model, frame_inputs, frame):
     latent = torch.zeros(1, 4, 9, 6)
-    result = frame(drawn(given((9, 6))), latent=latent)
+    result = frame(patched_model(frame_inputs((9, 6))), latent=latent)
     assert result.shape == latent.shape
     assert bool(torch.isfinite(result).all())
 
 
-def test_several_images_are_drawn_from_the_same_frames(drawn, run_sampler):
+def test_several_images_are_drawn_from_the_same_frames(patched_model, run_sampler):
     start = noise(3, 4, 8, 8, seed=5)
-    model = drawn()
+    model = patched_model()
     together = run_sampler(model, latent=torch.zeros_like(start), noise=start, steps=2)
     alone = run_sampler(model, latent=torch.zeros_like(start[:1]), noise=start[1:2], steps=2)
     assert close(together[1:2], alone, 1e-3)
 
 
-def test_other_bases_are_refused_by_what_differs(tiny_wan, drawn):
+def test_other_bases_are_refused_by_what_differs(tiny_wan, patched_model):
     with pytest.raises(ValueError, match="ART-V model: this MODEL is WAN21_T2V, whose network is a WanModel"):
-        drawn(model=tiny_wan)
+        patched_model(model=tiny_wan)
     with pytest.raises(ValueError, match="it has a layer of 96 channels at down block 1, layer 0"):
-        drawn(block_channels=(32, 96))
+        patched_model(block_channels=(32, 96))
     with pytest.raises(
         ValueError, match="it has a layer of 32 channels at down block 0, layer 0, after its cross-attention"
     ):
-        drawn(attention=(True, True))
+        patched_model(attention=(True, True))
     with pytest.raises(ValueError, match=r"trained with text tokens of width 48, but this MODEL is SD15 with 32"):
-        drawn(context_dim=48)
+        patched_model(context_dim=48)
     with pytest.raises(ValueError, match=r"trained with latent channels 8, but this MODEL is SD15 with 4"):
-        drawn(latent_channels=8)
+        patched_model(latent_channels=8)
 
 
 @pytest.mark.parametrize(
@@ -346,57 +350,59 @@ def test_other_bases_are_refused_by_what_differs(tiny_wan, drawn):
         ({"noise": noise(2, 4, 8, 8)}, r"noise is \(2, 4, 8, 8\); it must be \(3, 4, height, width\)"),
     ],
 )
-def test_what_is_no_frame_is_refused_before_anything_runs(drawn, given, changes, message):
+def test_what_is_no_frame_is_refused_before_anything_runs(patched_model, frame_inputs, changes, message):
     with pytest.raises(ValueError, match=message):
-        drawn(replace(given(), **changes))
+        patched_model(replace(frame_inputs(), **changes))
 
 
-def test_the_latent_and_the_conditions_must_be_of_the_whole_frame(comfy, drawn, frame):
+def test_the_latent_and_the_conditions_must_be_of_the_whole_frame(comfy, patched_model, frame):
     from comfy import sample
 
     with pytest.raises(
         ValueError, match=r"the latent to sample is \(1, 4, 8, 10\), but references and anchor are \(4, 8"
     ):
-        frame(drawn(), latent=torch.zeros(1, 4, 8, 10))
-    words = noise(1, 77, 32)
+        frame(patched_model(), latent=torch.zeros(1, 4, 8, 10))
+    prompt = noise(1, 77, 32)
     latent = torch.zeros(1, 4, 8, 8)
-    area = [[words, {"area": (4, 4, 0, 0), "strength": 1.0}]]
+    area = [[prompt, {"area": (4, 4, 0, 0), "strength": 1.0}]]
     start = sample.prepare_noise(latent, 1)
     with pytest.raises(ValueError, match="the positive condition is for an area of the image"):
-        sample.sample(drawn(), start, 1, 2.0, "euler", "normal", area, [[words, {}]], latent, disable_pbar=True)
+        sample.sample(
+            patched_model(), start, 1, 2.0, "euler", "normal", area, [[prompt, {}]], latent, disable_pbar=True
+        )
 
 
-def test_who_is_in_the_way_is_named(tiny_sd, drawn, weight_file, frame):
+def test_who_is_in_the_way_is_named(tiny_sd, patched_model, weight_file, frame):
     from comfy.ldm.modules.attention import SpatialTransformer
     from comfy.patcher_extension import WrappersMP
 
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
-    def theirs(layer, x, emb, context, options, *_):
+    def handler(layer, x, emb, context, options, *_):
         return layer(x, context, options)
 
     crowded = tiny_sd.clone()
-    crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, theirs))
+    crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, handler))
     with pytest.raises(ValueError, match="already handles the SpatialTransformer layers of this MODEL"):
-        drawn(model=crowded)
+        patched_model(model=crowded)
     motion = MotionModel(MotionConfig(block_channels=(32, 64), layers_per_block=1, heads=4, max_frames=8))
     moving = apply_motion(tiny_sd, load_motion(weight_file("motion", motion)), frames=2)
     with pytest.raises(ValueError, match="this MODEL has a motion model on it, which generates whole clips"):
-        drawn(model=moving)
+        patched_model(model=moving)
 
     def replaced(executor, x, *args, **kwargs):
         return torch.zeros_like(x)
 
-    deaf = drawn()
+    deaf = patched_model()
     deaf.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", replaced)
     with pytest.raises(RuntimeError, match=r"6 of its 6 parts were never run \(first: adapter at down block 0"):
         frame(deaf)
 
 
-def test_left_out_names_are_checked(drawn):
+def test_left_out_names_are_checked(patched_model):
     with pytest.raises(ValueError, match="left_out names text; only reference and anchor can be left out"):
-        drawn(left_out=(WHOLE, frozenset({"text"})))
+        patched_model(left_out=(WHOLE, frozenset({"text"})))
 
 
 def test_the_loader_takes_artv_files_only(comfy, weight_file, artv_file, tmp_path):
@@ -421,8 +427,8 @@ def test_memory_management_that_makes_weights_late_still_loads_them(comfy, artv_
 
     path = artv_file()
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    held = load_artv(path).patcher.model.state_dict()
-    assert all(torch.equal(held[k], v) for k, v in checkpoint.load(path, expect="artv").weights.items())
+    weights = load_artv(path).patcher.model.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in checkpoint.load(path, expect="artv").weights.items())
 
 
 def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
@@ -430,8 +436,8 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 
     path = artv_file()
     monkeypatch.setitem(artv.BUNDLED, "pocket/artv.safetensors", path)
-    found: Any = artv.LoadArtvModel.execute("pocket/artv.safetensors").result
-    model, info = found
+    outputs: Any = artv.LoadArtvModel.execute("pocket/artv.safetensors").result
+    model, info = outputs
     assert (model.path, model.config) == (path, SMALL)
     assert "ART-V" in info
     with pytest.raises(ValueError, match=r"ART-V model: the file gone\.safetensors does not exist; put it in one of"):
@@ -442,7 +448,7 @@ def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [WHOLE, NO_REFERENCE, NO_ANCHOR, NO_REFERENCE | NO_ANCHOR])
 @pytest.mark.parametrize("changes", [{}, {"static": "paper", "level_embedding": "inside"}])
-def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, given, kind, changes):
+def test_both_hosts_give_the_same_noise_on_the_pocket(root, patched_model, weight_file, frame_inputs, kind, changes):
     """One file in ComfyUI's U-Net and in diffusers'."""
     from stillmotion.model_patches.comfy_host.pocket import load_pocket
     from stillmotion.model_patches.diffusers_host import pocket
@@ -453,30 +459,30 @@ def test_both_hosts_give_the_same_noise_on_the_pocket(root, drawn, weight_file, 
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.02)
     file = root / "pocket" / "pocket.safetensors"
-    base, what = load_pocket(file)[0], given((16, 12))
+    base, inputs = load_pocket(file)[0], frame_inputs((16, 12))
     sampling: Any = base.get_model_object("model_sampling")
     sigma = float(sampling.sigma(torch.tensor(400)))
-    y_t, words = noise(1, 4, 16, 12, seed=9), noise(1, 77, 128, seed=4)
+    y_t, prompt = noise(1, 4, 16, 12, seed=9), noise(1, 77, 128, seed=4)
     x = y_t * (1 + sigma**2) ** 0.5
     masks = []
-    ours = drawn(
-        what, model=base, file=weight_file("artv", model), left_out=(kind,), trace=lambda _s, _k, m: masks.append(m)
+    patched = patched_model(
+        inputs, model=base, file=weight_file("artv", model), left_out=(kind,), trace=lambda _s, _k, m: masks.append(m)
     )
-    eps = (x - predictions(ours, [words], x, sigma)[0]) / sigma
-    theirs = ArtvUNet(pocket.load_pocket(file).unet, model)
-    wanted, m, dynamic = theirs(
+    eps = (x - predictions(patched, [prompt], x, sigma)[0]) / sigma
+    reference = ArtvUNet(pocket.load_pocket(file).unet, model)
+    expected, m, dynamic = reference(
         y_t,
         torch.tensor([400]),
-        words,
-        what.references[None],
-        what.anchor[None],
-        what.noise[None],
-        torch.tensor([what.level]),
+        prompt,
+        inputs.references[None],
+        inputs.anchor[None],
+        inputs.noise[None],
+        torch.tensor([inputs.level]),
         no_references=torch.tensor(["reference" in kind]),
         no_anchor=torch.tensor(["anchor" in kind]),
     )
-    assert (eps - wanted).abs().max() < 1e-4
+    assert (eps - expected).abs().max() < 1e-4
     assert (masks[0] - m).abs().max() < 1e-5
-    still = theirs.unet(y_t, torch.tensor([400]), words).sample
+    still = reference.unet(y_t, torch.tensor([400]), prompt).sample
     assert (dynamic - still).abs().max() > 1e-2
-    assert ("reference" in kind) == torch.equal(wanted, dynamic)
+    assert ("reference" in kind) == torch.equal(expected, dynamic)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .test_autoregressive import SIZE, artv, given_frame, picture, words
+from .test_autoregressive import SIZE, artv, conditioning, given_frame, picture
 
 __all__ = ["artv"]  # the fixture
 
@@ -13,8 +13,8 @@ def masks(tiny_sd, tiny_vae, artv):
     from stillmotion.model_patches.comfy_host.artv.masks import image_masks
 
     def find(images, percents=(0.25, 0.75), **changes):
-        given = {"level": 200, "seed": 1} | changes
-        return image_masks(tiny_sd, artv, tiny_vae, words(1), images, percents=percents, **given)
+        options = {"level": 200, "seed": 1} | changes
+        return image_masks(tiny_sd, artv, tiny_vae, conditioning(1), images, percents=percents, **options)
 
     return find
 
@@ -25,29 +25,29 @@ def frames(count=4):
 
 @pytest.mark.slow
 def test_a_mask_for_every_level_of_every_frame_but_the_first(masks):
-    found = masks(frames())
-    assert found.shape == (3, 2, SIZE // 8, SIZE // 8)
-    assert found.min() > 0
-    assert found.max() < 1
-    assert found.std((2, 3)).min() > 1e-3
-    assert torch.equal(found, masks(frames()))
+    m = masks(frames())
+    assert m.shape == (3, 2, SIZE // 8, SIZE // 8)
+    assert m.min() > 0
+    assert m.max() < 1
+    assert m.std((2, 3)).min() > 1e-3
+    assert torch.equal(m, masks(frames()))
     more = masks(frames(), (0.75,))
-    torch.testing.assert_close(more[:, 0], found[:, 1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(more[:, 0], m[:, 1], rtol=0, atol=1e-6)
 
 
 def test_a_frame_has_the_two_before_it_as_references(masks, tiny_sd, tiny_vae, artv, monkeypatch):
     from stillmotion.model_patches.comfy_host.artv import masks as artv_views
     from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
 
-    seen = []
-    monkeypatch.setattr(artv_views, "apply_artv", lambda *a, **k: seen.append(a[2]) or apply_artv(*a, **k))
+    calls = []
+    monkeypatch.setattr(artv_views, "apply_artv", lambda *a, **k: calls.append(a[2]) or apply_artv(*a, **k))
     images = frames()
     masks(images)
     y = [tiny_sd.model.process_latent_in(tiny_vae.encode(image))[0] for image in images.split(1)]
-    for given, (newer, older) in zip(seen, ((0, 0), (1, 0), (2, 1)), strict=True):
-        torch.testing.assert_close(given.references, torch.stack([y[newer], y[older]]))
-        torch.testing.assert_close(given.anchor, y[0])
-        assert given.level == given_frame().level
+    for inputs, (newer, older) in zip(calls, ((0, 0), (1, 0), (2, 1)), strict=True):
+        torch.testing.assert_close(inputs.references, torch.stack([y[newer], y[older]]))
+        torch.testing.assert_close(inputs.anchor, y[0])
+        assert inputs.level == given_frame().level
 
 
 def test_one_frame_has_no_mask(masks):

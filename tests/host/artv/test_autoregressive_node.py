@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from .test_autoregressive import SIZE, Words, artv, picture, words
+from .test_autoregressive import SIZE, Words, artv, conditioning, picture
 
 __all__ = ["artv"]  # the fixture
 
@@ -26,18 +26,18 @@ def rendered(output, tiny_sd, tiny_vae, artv, flat_request):
     from stillmotion.nodes.render.autoregressive import RollRequest
 
     settings = {"name": "n", "seed": 3, "frames": 3, "steps": 2, "width": SIZE, "height": SIZE, "format": "ffv1-mkv"}
-    settings |= {"positive": words(1), "negative": words(2), "text_weight": 2.0}
+    settings |= {"positive": conditioning(1), "negative": conditioning(2), "text_weight": 2.0}
 
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
-        given = {"model": tiny_sd, "artv": artv, "vae": tiny_vae, **settings} | changes
+        inputs = {"model": tiny_sd, "artv": artv, "vae": tiny_vae, **settings} | changes
         with torch.inference_mode():
-            return flat_request(RollRequest, **given).render(prompt, pnginfo, node)
+            return flat_request(RollRequest, **inputs).render(prompt, pnginfo, node)
 
     return render
 
 
 @pytest.fixture
-def told(tiny_sd):
+def story_prompts(tiny_sd):
     from stillmotion.model_patches.artv.story import parse_story
     from stillmotion.model_patches.comfy_host.conditions.prompts import StoryPrompts
 
@@ -94,10 +94,10 @@ def test_an_interrupt_within_a_model_call_loses_one_frame_at_most(rendered, outp
     growing = job / "growing.mkv"
     assert len(frames_of(growing) if whole else []) == whole
     model, again = counted()
-    found = frames_of(rendered(model=model)[0])
+    frames = frames_of(rendered(model=model)[0])
     assert len(again) == 3 * (3 - whole)
     model, _ = counted()
-    assert np.array_equal(frames_of(rendered(model=model, name="at once")[0]), found)
+    assert np.array_equal(frames_of(rendered(model=model, name="at once")[0]), frames)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
     assert np.array_equal(frames_of(longer)[:3], before)
     for changed in (
         {"seed": 4},
-        {"positive": words(5)},
+        {"positive": conditioning(5)},
         {"t_test": 100},
         {"masks": "one for each"},
         {"anchor_weight": 0.0},
@@ -125,19 +125,19 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
 
 
 @pytest.mark.slow
-def test_an_edited_story_is_made_anew_from_the_edit(rendered, counted, told):
-    given = {"positive": None, "negative": None, "frames": 1}
-    first, _ = rendered(story=told("2: a\n1: bb"), **given)
+def test_an_edited_story_is_made_anew_from_the_edit(rendered, counted, story_prompts):
+    inputs = {"positive": None, "negative": None, "frames": 1}
+    first, _ = rendered(story=story_prompts("2: a\n1: bb"), **inputs)
     before = frames_of(first)
     assert len(before) == 3
     model, calls = counted()
-    edited, _ = rendered(model=model, story=told("2: a\n2: cccc"), **given)
+    edited, _ = rendered(model=model, story=story_prompts("2: a\n2: cccc"), **inputs)
     assert edited == first
     assert len(calls) == 2 * 3
     after = frames_of(edited)
     assert np.array_equal(after[:2], before[:2])
     assert not np.array_equal(after[2], before[2])
-    whole, _ = rendered(story=told("2: a\n2: cccc"), name="at once", **given)
+    whole, _ = rendered(story=story_prompts("2: a\n2: cccc"), name="at once", **inputs)
     assert np.array_equal(frames_of(whole), after)
 
 
@@ -162,9 +162,9 @@ def test_any_video_is_continued(rendered, output):
 
     path, _ = rendered(image=picture())
     video = InputImpl.VideoFromFile(str(path))
-    found = frames_of(rendered(video=video, name="next", frames=2)[0])
-    assert len(found) == 2
-    assert np.array_equal(frames_of(rendered(video=video, name="again", frames=2)[0]), found)
+    frames = frames_of(rendered(video=video, name="next", frames=2)[0])
+    assert len(frames) == 2
+    assert np.array_equal(frames_of(rendered(video=video, name="again", frames=2)[0]), frames)
     (output / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"broken\.mp4 cannot be read"):
         rendered(video=InputImpl.VideoFromFile(str(output / "broken.mp4")))
@@ -190,7 +190,7 @@ def test_a_picture_of_another_size_is_fitted_and_told(rendered):
         ({"name": "../n"}, "the name is '../n'"),
         ({"positive": None}, "there is no prompt; connect positive or a story"),
         ({"negative": None}, "text_weight is 2, but negative is not connected"),
-        ({"positive": words(1, 2)}, "positive condition has 2 rows of cross_attn for a video of 3 frames"),
+        ({"positive": conditioning(1, 2)}, "positive condition has 2 rows of cross_attn for a video of 3 frames"),
         ({"anchor": picture()}, "anchor is connected without a video"),
         ({"anchor_weight": float("nan")}, "anchor_weight is nan"),
     ],

@@ -69,23 +69,23 @@ def inputs(n=2, level=200) -> dict[str, Any]:
     }
 
 
-def plain(unet, given):
-    return unet(given["y_t"], given["t"], given["context"]).sample
+def plain(unet, frame_inputs):
+    return unet(frame_inputs["y_t"], frame_inputs["t"], frame_inputs["context"]).sample
 
 
 @torch.no_grad()
 def test_a_fresh_model_is_the_image_model_bit_for_bit_where_nothing_is_given(parts):
     unet, config = parts
-    given = inputs()
-    still = plain(unet, given)
+    frame_inputs = inputs()
+    still = plain(unet, frame_inputs)
     artv = ArtvUNet(unet, model_of(config, fresh=True))
     every = torch.tensor([True, True])
-    eps, m, dynamic = artv(**given, no_references=every, no_anchor=every)
+    eps, m, dynamic = artv(**frame_inputs, no_references=every, no_anchor=every)
     assert torch.equal(eps, still)
     assert torch.equal(dynamic, still)
     assert not m.any()
     assert torch.equal(artv(**inputs(level=0))[2], still)  # the adapter and the blocks add nothing
-    eps, m, dynamic = artv(**given)
+    eps, m, dynamic = artv(**frame_inputs)
     assert bool((m == 0.5).all())
     assert not torch.equal(eps, dynamic)
 
@@ -93,15 +93,15 @@ def test_a_fresh_model_is_the_image_model_bit_for_bit_where_nothing_is_given(par
 @torch.no_grad()
 def test_each_sample_goes_without_its_own(parts):
     unet, config = parts
-    artv, given = ArtvUNet(unet, model_of(config)), inputs(4)
+    artv, frame_inputs = ArtvUNet(unet, model_of(config)), inputs(4)
     drops = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
-    together = artv(**given, no_references=drops[:, 0], no_anchor=drops[:, 1])
+    together = artv(**frame_inputs, no_references=drops[:, 0], no_anchor=drops[:, 1])
     for i, (references, anchor) in enumerate(drops):
-        one = {name: value[i : i + 1] for name, value in given.items()}
+        one = {name: value[i : i + 1] for name, value in frame_inputs.items()}
         alone = artv(**one, no_references=references[None], no_anchor=anchor[None])
         for a, b in zip(together, alone, strict=True):
             assert (a[i] - b[0]).abs().max() < 1e-4
-    whole = artv(**given)
+    whole = artv(**frame_inputs)
     assert (whole[0][1:] - together[0][1:]).flatten(1).abs().amax(1).min() > 1e-3
     assert together[1][1].max() == together[1][3].max() == 0
 
@@ -109,12 +109,12 @@ def test_each_sample_goes_without_its_own(parts):
 @torch.no_grad()
 def test_the_mask_network_runs_for_the_first_samples_that_are_asked_for(parts):
     unet, config = parts
-    artv, given = ArtvUNet(unet, model_of(config)), inputs(3)
+    artv, frame_inputs = ArtvUNet(unet, model_of(config)), inputs(3)
     rows: list[int] = []
     watch = artv.model.mask.register_forward_hook(lambda network, args, output: rows.append(len(output)))
-    whole = artv(**given)
+    whole = artv(**frame_inputs)
     for masked in (0, 2):
-        eps, m, dynamic = artv(**given, masked=masked)
+        eps, m, dynamic = artv(**frame_inputs, masked=masked)
         assert torch.equal(dynamic, whole[2])
         torch.testing.assert_close(eps[:masked], whole[0][:masked])
         torch.testing.assert_close(m[:masked], whole[1][:masked])
@@ -127,28 +127,28 @@ def test_the_mask_network_runs_for_the_first_samples_that_are_asked_for(parts):
 @torch.no_grad()
 def test_removing_it_leaves_the_u_net_as_it_was(parts):
     unet, config = parts
-    before, given = {k: v.clone() for k, v in unet.state_dict().items()}, inputs()
-    still = plain(unet, given)
+    before, frame_inputs = {k: v.clone() for k, v in unet.state_dict().items()}, inputs()
+    still = plain(unet, frame_inputs)
     artv = ArtvUNet(unet, model_of(config))
-    assert (artv(**given)[2] - still).abs().max() > 0.01
-    assert torch.equal(plain(unet, given), still)  # called by itself, the U-Net is the image model
+    assert (artv(**frame_inputs)[2] - still).abs().max() > 0.01
+    assert torch.equal(plain(unet, frame_inputs), still)  # called by itself, the U-Net is the image model
     artv.remove()
-    assert torch.equal(plain(unet, given), still)
+    assert torch.equal(plain(unet, frame_inputs), still)
     assert all(torch.equal(unet.state_dict()[k], v) for k, v in before.items())
     with pytest.raises(RuntimeError, match="only 0 of"):
-        artv(**given)
+        artv(**frame_inputs)
 
 
 def test_every_part_learns_and_the_u_net_does_not(parts):
     unet, config = parts
     unet.requires_grad_(False)
     model = model_of(config)
-    artv, given = ArtvUNet(unet, model), inputs()
-    eps, _, _ = artv(**given)
+    artv, frame_inputs = ArtvUNet(unet, model), inputs()
+    eps, _, _ = artv(**frame_inputs)
     eps.square().mean().backward()
-    lost = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    untrained = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # keys of a self-attention with a nearly constant softmax have tiny gradients, but not 0
-    assert not lost
+    assert not untrained
     assert all(p.grad is None for p in unet.parameters())
 
 
@@ -171,18 +171,18 @@ def test_gradient_checkpointing_changes_no_gradient(parts):
 @torch.no_grad()
 def test_a_u_net_that_predicts_v_gives_the_same_noise(parts):
     unet, config = parts
-    given, model = inputs(), model_of(config)
+    frame_inputs, model = inputs(), model_of(config)
     artv = ArtvUNet(unet, model)
-    eps = artv(**given)[0]
+    eps = artv(**frame_inputs)[0]
     artv.remove()
     abar = alpha_bars()[500].float()
 
     def rewritten(_unet, _args, output):
-        output.sample = (output.sample - (1 - abar).sqrt() * given["y_t"]) / abar.sqrt()
+        output.sample = (output.sample - (1 - abar).sqrt() * frame_inputs["y_t"]) / abar.sqrt()
         return output
 
     hook = unet.register_forward_hook(rewritten)
-    v = ArtvUNet(unet, model, prediction="v")(**given)[0]
+    v = ArtvUNet(unet, model, prediction="v")(**frame_inputs)[0]
     hook.remove()
     assert (v - eps).abs().max() < 1e-4
 

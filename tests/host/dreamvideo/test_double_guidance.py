@@ -20,7 +20,7 @@ BRANCH = RetentionConfig(
 )
 
 
-def words(seed):
+def conditioning(seed):
     return [[torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
@@ -48,7 +48,7 @@ def conditions(branch):
     """conditions(image) -> (text, null text), both with this image (None: white)."""
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
 
-    return lambda image: apply_retention((words(1), words(2)), branch, image)
+    return lambda image: apply_retention((conditioning(1), conditioning(2)), branch, image)
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def guide(conditions):
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
     from stillmotion.model_patches.dreamvideo.guidance import TEXT_FIRST
 
-    def make(model, text=7.5, image=2.0, order=TEXT_FIRST, shown=None):
-        positive, negative = conditions(picture() if shown is None else shown)
+    def make(model, text=7.5, image=2.0, order=TEXT_FIRST, image_input=None):
+        positive, negative = conditions(picture() if image_input is None else image_input)
         return double_condition_guider(model, positive, negative, text=text, image=image, order=order)
 
     return make
@@ -72,8 +72,8 @@ def run(comfy):
         sigmas = samplers.calculate_sigmas(guider.model_patcher.get_model_object("model_sampling"), "normal", steps)
         noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(5))
         with torch.inference_mode():
-            made = samplers.sampler_object(sampler)
-            return guider.sample(noise, torch.zeros_like(noise), made, sigmas, disable_pbar=True, seed=3).clone()
+            ksampler = samplers.sampler_object(sampler)
+            return guider.sample(noise, torch.zeros_like(noise), ksampler, sigmas, disable_pbar=True, seed=3).clone()
 
     return sample
 
@@ -138,10 +138,10 @@ def test_it_is_comfyuis_dual_cfg_guider(tiny_sd, guide, conditions, run, text, i
 
     both, _ = conditions(picture())
     middle, none = conditions(None)
-    theirs = Guider_DualCFG(tiny_sd)
-    theirs.set_conds(both, middle, none)
-    theirs.set_cfg(image, text, nested=False)
-    assert close(run(guide(tiny_sd, text, image)), run(theirs))
+    dual_guider = Guider_DualCFG(tiny_sd)
+    dual_guider.set_conds(both, middle, none)
+    dual_guider.set_cfg(image, text, nested=False)
+    assert close(run(guide(tiny_sd, text, image)), run(dual_guider))
 
 
 def test_three_conditions_are_one_batch_when_memory_allows(tiny_sd, guide, run, listening, monkeypatch):
@@ -177,11 +177,11 @@ def test_scales_of_one_are_text_and_image_and_nothing_else(tiny_sd, guide, condi
 
 
 def test_post_cfg_functions_see_the_final_prediction(tiny_sd, guide, run):
-    seen = []
+    calls = []
     model = tiny_sd.clone()
-    model.set_model_sampler_post_cfg_function(lambda args: seen.append(args) or args["denoised"] * 0.5)
+    model.set_model_sampler_post_cfg_function(lambda args: calls.append(args) or args["denoised"] * 0.5)
     plain, halved = run(guide(tiny_sd), steps=1), run(guide(model), steps=1)
-    (args,) = seen
+    (args,) = calls
     assert close(model.model.process_latent_out(args["denoised"]), plain, 1e-4)
     assert close(halved, plain * 0.5, 1e-4)
     assert not torch.equal(args["cond_denoised"], args["uncond_denoised"])
@@ -207,8 +207,8 @@ def test_a_negative_without_the_image_gets_the_branch(tiny_sd, conditions, run, 
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
 
     positive, _ = conditions(picture())
-    found = run(double_condition_guider(tiny_sd, positive, words(2), text=7.5, image=2.0))
-    assert close(found, run(guide(tiny_sd)))
+    result = run(double_condition_guider(tiny_sd, positive, conditioning(2), text=7.5, image=2.0))
+    assert close(result, run(guide(tiny_sd)))
 
 
 def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions, guide):
@@ -217,7 +217,7 @@ def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions,
     from stillmotion.model_patches.harivo.stepped import SteppedScale
 
     with pytest.raises(ValueError, match="positive has no image; connect it through Apply Image Retention"):
-        double_condition_guider(tiny_sd, words(1), words(2), text=7.5, image=1.0)
+        double_condition_guider(tiny_sd, conditioning(1), conditioning(2), text=7.5, image=1.0)
     with pytest.raises(ValueError, match="another node has set a guidance function on this MODEL"):
         guide(apply_stepped_cfg(tiny_sd, SteppedScale()))
     with pytest.raises(ValueError, match="order is 'x'; choose one of"):
@@ -234,9 +234,9 @@ def test_it_guides_behind_controlnet_frames(tiny_sd, conditions, run, guide):
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
 
     pair = limit_to_frames(conditions(picture()), {0: 1.0, 1: 1.0}, FRAMES)
-    found, whole = run(double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)), run(guide(tiny_sd))
-    assert close(found[:2], whole[:2], 1e-4)
-    assert not close(found[2:], whole[2:], 0.01)
+    result, whole = run(double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)), run(guide(tiny_sd))
+    assert close(result[:2], whole[:2], 1e-4)
+    assert not close(result[2:], whole[2:], 0.01)
 
 
 @pytest.fixture
@@ -257,9 +257,9 @@ def test_a_prompt_schedule_speaks_in_every_prediction_that_has_a_text(tiny_sd, b
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
 
-    schedule = PromptSchedule(None, ((0, "another"),), last=("another", words(7)))
+    schedule = PromptSchedule(None, ((0, "another"),), last=("another", conditioning(7)))
     spoken, _ = long_video(guide(tiny_sd), prompts=schedule).sample(0, 0, None, lambda _share: None)
-    pair = apply_retention((words(7), words(2)), branch, picture())
+    pair = apply_retention((conditioning(7), conditioning(2)), branch, picture())
     whole, _ = long_video(double_condition_guider(tiny_sd, *pair, text=7.5, image=2.0)).sample(
         0, 0, None, lambda _share: None
     )
@@ -270,12 +270,12 @@ def test_a_long_video_knows_when_the_guidance_is_another(tiny_sd, branch, guide,
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
 
-    padded = apply_retention((words(1), words(2)), branch, picture(), rule="pad")
+    padded = apply_retention((conditioning(1), conditioning(2)), branch, picture(), rule="pad")
     ways = [
         guide(tiny_sd),
         guide(tiny_sd, image=3.0),
         guide(tiny_sd, order="image first"),
-        guide(tiny_sd, shown=picture(3)),
+        guide(tiny_sd, image_input=picture(3)),
         double_condition_guider(tiny_sd, *padded, text=7.5, image=2.0),
     ]
     known = [long_video(way).identity() for way in ways]

@@ -39,7 +39,7 @@ def picture(seed=0, size=32, count=1):
     return torch.rand(count, size, size, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def words(seed, length=77):
+def conditioning(seed, length=77):
     return [[torch.randn(1, length, 32, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
@@ -77,7 +77,7 @@ def conditions(host, branch_file):
 
     def make(image=None, *, file=None, before=None, options=None, **changes):
         branch = host.load_branch(file or branch_file(**changes))
-        return host.apply_retention(before or (words(1), words(2)), branch, image, **options or {})
+        return host.apply_retention(before or (conditioning(1), conditioning(2)), branch, image, **options or {})
 
     return make
 
@@ -97,8 +97,8 @@ def run(comfy):
         sigmas = samplers.calculate_sigmas(sampling, "normal", steps)
         noise = torch.randn(frames, 4, size, size, generator=torch.Generator().manual_seed(5))
         with torch.inference_mode():
-            made = samplers.sampler_object(sampler)
-            return guider.sample(noise, torch.zeros_like(noise), made, sigmas, disable_pbar=True, seed=3).clone()
+            ksampler = samplers.sampler_object(sampler)
+            return guider.sample(noise, torch.zeros_like(noise), ksampler, sigmas, disable_pbar=True, seed=3).clone()
 
     return sample
 
@@ -117,7 +117,7 @@ def opened(model):
 @pytest.mark.parametrize("inject", ["skips", "up_blocks"])
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
 def test_a_fresh_branch_changes_no_bit(tiny_sd, conditions, run, inject, temporal):
-    still = run(tiny_sd, words(1), words(2))
+    still = run(tiny_sd, conditioning(1), conditioning(2))
     fresh = conditions(picture(), scale=0.0, inject=inject, temporal=temporal)
     assert torch.equal(run(opened(tiny_sd), *fresh), still)
     trained = conditions(picture(), inject=inject, temporal=temporal)
@@ -125,7 +125,10 @@ def test_a_fresh_branch_changes_no_bit(tiny_sd, conditions, run, inject, tempora
 
 
 def test_runs_leave_nothing_behind(tiny_sd, conditions, run):
-    before, weights = run(tiny_sd, words(1), words(2)), {k: v.clone() for k, v in tiny_sd.model.state_dict().items()}
+    before, weights = (
+        run(tiny_sd, conditioning(1), conditioning(2)),
+        {k: v.clone() for k, v in tiny_sd.model.state_dict().items()},
+    )
     a, b = conditions(picture(1)), conditions(picture(2))
     control = a[0][0][1]["control"]
     first, second, again = (run(tiny_sd, *pair) for pair in (a, b, a))
@@ -133,22 +136,22 @@ def test_runs_leave_nothing_behind(tiny_sd, conditions, run):
     assert not close(first, second, 0.001)
     assert control.features == {}
     assert control.sampling is None
-    assert torch.equal(run(tiny_sd, words(1), words(2)), before)
+    assert torch.equal(run(tiny_sd, conditioning(1), conditioning(2)), before)
     assert all(torch.equal(tiny_sd.model.state_dict()[k], v) for k, v in weights.items())
     assert tiny_sd.model_options == {"transformer_options": {}}
 
 
 def test_strength_and_part_of_the_schedule(tiny_sd, conditions, branch_file, run):
-    still, file = run(tiny_sd, words(1), words(2)), branch_file()
+    still, file = run(tiny_sd, conditioning(1), conditioning(2)), branch_file()
 
-    def made(**options):
+    def result_of(**options):
         return run(tiny_sd, *conditions(picture(), file=file, options=options))
 
-    assert torch.equal(made(strength=0.0), still)
-    results = [made(), made(strength=0.5), made(end_percent=0.3), made(start_percent=0.3)]
+    assert torch.equal(result_of(strength=0.0), still)
+    results = [result_of(), result_of(strength=0.5), result_of(end_percent=0.3), result_of(start_percent=0.3)]
     assert not any(close(a, b, 0.001) for i, a in enumerate([still, *results]) for b in [still, *results][:i])
     with pytest.raises(ValueError, match=r"start_percent is 0\.6 and end_percent is 0\.5"):
-        made(start_percent=0.6, end_percent=0.5)
+        result_of(start_percent=0.6, end_percent=0.5)
 
 
 def test_no_image_is_a_white_image(tiny_sd, conditions, branch_file, run):
@@ -177,14 +180,14 @@ def stock(comfy):
     control = comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
 
     def behind(*pair):
-        made = {}
+        controls = {}
 
         def applied(options):
             before = options.get("control")
-            if id(before) not in made:
+            if id(before) not in controls:
                 hint = picture(9, 64).movedim(-1, 1)
-                made[id(before)] = control.copy().set_cond_hint(hint, 0.5).set_previous_controlnet(before)
-            return options | {"control": made[id(before)]}
+                controls[id(before)] = control.copy().set_cond_hint(hint, 0.5).set_previous_controlnet(before)
+            return options | {"control": controls[id(before)]}
 
         return tuple([[w, applied(o)] for w, o in condition] for condition in pair)
 
@@ -194,10 +197,10 @@ def stock(comfy):
 def test_it_chains_with_controlnets_of_comfyui_in_any_order(tiny_sd, conditions, branch_file, run, stock):
     file = branch_file()
     behind = run(tiny_sd, *stock(*conditions(picture(), file=file)))
-    before = run(tiny_sd, *conditions(picture(), file=file, before=stock(words(1), words(2))))
+    before = run(tiny_sd, *conditions(picture(), file=file, before=stock(conditioning(1), conditioning(2))))
     assert close(behind, before)
     assert not close(behind, run(tiny_sd, *conditions(picture(), file=file)), 0.01)
-    assert not close(behind, run(tiny_sd, *stock(words(1), words(2))), 0.01)
+    assert not close(behind, run(tiny_sd, *stock(conditioning(1), conditioning(2))), 0.01)
 
 
 def test_comfyui_loads_the_weights_for_a_run(comfy, host, tiny_sd, branch_file, run):
@@ -205,17 +208,17 @@ def test_comfyui_loads_the_weights_for_a_run(comfy, host, tiny_sd, branch_file, 
     from comfy.patcher_extension import WrappersMP
 
     branch = host.load_branch(branch_file())
-    held = []
+    on_device = []
 
     def listen(executor, *args, **kwargs):
-        held.extend(m.model for m in model_management.current_loaded_models)
+        on_device.extend(m.model for m in model_management.current_loaded_models)
         return executor(*args, **kwargs)
 
     model = tiny_sd.clone()
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "test", listen)
-    assert branch.patcher not in held
-    run(model, *host.apply_retention((words(1), words(2)), branch, picture()))
-    assert branch.patcher in held
+    assert branch.patcher not in on_device
+    run(model, *host.apply_retention((conditioning(1), conditioning(2)), branch, picture()))
+    assert branch.patcher in on_device
 
 
 def test_the_weights_are_the_same_in_other_types(tiny_sd, conditions, branch_file, run):
@@ -230,22 +233,22 @@ def test_weights_are_complete_where_comfyui_makes_layers_without_any(comfy, host
 
     file = branch_file(scale=0.0)
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    held = host.load_branch(file).patcher.model
-    assert all(torch.equal(v, torch.zeros_like(v)) for k, v in held.state_dict().items() if "controlnet_mid" in k)
-    assert held.state_dict().keys() == {
+    model = host.load_branch(file).patcher.model
+    assert all(torch.equal(v, torch.zeros_like(v)) for k, v in model.state_dict().items() if "controlnet_mid" in k)
+    assert model.state_dict().keys() == {
         k.removeprefix("branch.") for k in checkpoint.load(file, expect="dreamvideo").weights
     }
 
 
 def test_another_aspect_is_told_with_the_rule_that_was_used(tiny_sd, conditions, run, caplog):
     wide = torch.rand(1, 32, 64, 3)
-    for rule, words_ in (("crop", "it is cropped"), ("pad", "white edges are added"), ("stretch", "stretched")):
+    for rule, effect in (("crop", "it is cropped"), ("pad", "white edges are added"), ("stretch", "stretched")):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             run(tiny_sd, *conditions(wide, options={"rule": rule}))
         (line,) = [record.message for record in caplog.records if "image retention" in record.message]
         assert "the image has 64 x 32 pixels, the video 32 x 32" in line
-        assert words_ in line
+        assert effect in line
 
 
 def test_images_that_cannot_be_one_are_refused_before_anything_runs(conditions):
@@ -281,8 +284,8 @@ def test_a_dreamvideo_file_is_a_motion_model_too(comfy, tiny_sd, branch_file, ru
 
     motion = load_motion(branch_file(motion=True))
     assert "VidRD" in motion.info
-    moved = run(apply_motion(tiny_sd, motion, frames=FRAMES), words(1), words(2))
-    assert not close(moved, run(tiny_sd, words(1), words(2)), 0.01)
+    result = run(apply_motion(tiny_sd, motion, frames=FRAMES), conditioning(1), conditioning(2))
+    assert not close(result, run(tiny_sd, conditioning(1), conditioning(2)), 0.01)
     with pytest.raises(CheckpointError, match="without a motion model"):
         load_motion(branch_file(motion=False))
 
@@ -294,36 +297,36 @@ def test_frozen_layers_take_the_clips_of_the_motion_model(comfy, tiny_sd, condit
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
 
     file = branch_file(motion=True)
-    seen = []
+    calls = []
 
     def frames_of(model):
         control = conditions(picture(), file=file)
         module = control[0][0][1]["control"].branch.patcher.model
-        hook = module.register_forward_pre_hook(lambda _m, args: seen.append(args[4]))
+        hook = module.register_forward_pre_hook(lambda _m, args: calls.append(args[4]))
         run(model, *control)
         hook.remove()
-        return seen.pop()
+        return calls.pop()
 
     assert frames_of(tiny_sd) == FRAMES
     assert frames_of(apply_motion(tiny_sd, load_motion(file), frames=2)) == 2
 
 
 def test_it_works_in_context_windows(tiny_sd, conditions, run, windowed):
-    found = run(windowed(tiny_sd, 2), *conditions(picture()))
-    assert torch.isfinite(found).all()
+    result = run(windowed(tiny_sd, 2), *conditions(picture()))
+    assert torch.isfinite(result).all()
 
 
 def test_a_copy_for_another_device_has_weights_of_its_own(tiny_sd, conditions, run):
     (positive, negative) = conditions(picture())
     control = positive[0][1]["control"]
-    found = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
-    assert control.get_instance_for_device(torch.device("cpu")) is found
-    own, copied = (c.control_model_wrapped.model.state_dict() for c in (control, found))
-    assert all(torch.equal(copied[k], v) and copied[k].data_ptr() != v.data_ptr() for k, v in own.items())
+    clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)
+    assert control.get_instance_for_device(torch.device("cpu")) is clone
+    weights, copied = (c.control_model_wrapped.model.state_dict() for c in (control, clone))
+    assert all(torch.equal(copied[k], v) and copied[k].data_ptr() != v.data_ptr() for k, v in weights.items())
     expected = run(tiny_sd, positive, negative)
     control.multigpu_clones.clear()
-    moved = [[[w, o | {"control": found}] for w, o in condition] for condition in (positive, negative)]
-    assert torch.equal(run(tiny_sd, *moved), expected)
+    pair = [[[w, o | {"control": clone}] for w, o in condition] for condition in (positive, negative)]
+    assert torch.equal(run(tiny_sd, *pair), expected)
 
 
 def test_it_can_be_limited_to_frames(tiny_sd, conditions, branch_file, run):
@@ -335,7 +338,7 @@ def test_it_can_be_limited_to_frames(tiny_sd, conditions, branch_file, run):
     whole = run(tiny_sd, *pair)
     assert close(run(tiny_sd, *limit_to_frames(pair, dict.fromkeys(range(FRAMES), 1.0), FRAMES)), whole)
     first = run(tiny_sd, *limit_to_frames(pair, {0: 1.0}, FRAMES))
-    plain = run(tiny_sd, words(1), words(2))
+    plain = run(tiny_sd, conditioning(1), conditioning(2))
     assert close(first[:1], whole[:1])
     assert close(first[1:], plain[1:])
     white = limit_to_frames(conditions(None, file=file), {0: 1.0}, FRAMES)

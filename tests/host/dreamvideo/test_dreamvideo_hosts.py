@@ -65,8 +65,8 @@ def test_a_fresh_branch_is_the_unet_bit_for_bit(pocket, image):
             branch = dreamvideo_model(config_of(inject=inject)).branch.eval()
             diffusers_dreamvideo.start_from(branch, pocket.unet)
             handle = diffusers_dreamvideo.attach(pocket.unet, branch)
-            shown = image.movedim(-1, 1).expand(2, -1, -1, -1)
-            assert torch.equal(handle.predict(x, t, context, shown).flatten(0, 1), plain)
+            pixels = image.movedim(-1, 1).expand(2, -1, -1, -1)
+            assert torch.equal(handle.predict(x, t, context, pixels).flatten(0, 1), plain)
             handle.remove()
 
 
@@ -95,8 +95,8 @@ def test_both_hosts_give_the_same_eps(comfy, root, pocket, image, tmp_path, inje
         return calls[-1][-1]
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", listen)
-    words = [[torch.randn(1, 77, 128, generator=torch.Generator().manual_seed(2)), {}]]
-    (positive,) = dreamvideo.apply_retention((words,), dreamvideo.load_branch(path), image)
+    conditioning = [[torch.randn(1, 77, 128, generator=torch.Generator().manual_seed(2)), {}]]
+    (positive,) = dreamvideo.apply_retention((conditioning,), dreamvideo.load_branch(path), image)
     guider = samplers.CFGGuider(model)
     guider.set_conds(positive, positive)
     guider.set_cfg(1.0)
@@ -104,18 +104,18 @@ def test_both_hosts_give_the_same_eps(comfy, root, pocket, image, tmp_path, inje
     sigmas = torch.tensor([3.0, 0.0])
     with torch.inference_mode():
         guider.sample(noise, torch.zeros_like(noise), samplers.sampler_object("euler"), sigmas, disable_pbar=True)
-    ((x, t, context, ours),) = calls
+    ((x, t, context, output),) = calls
 
     assert whole.motion is not None
     moving = diffusers_vidrd.attach(pocket.unet, whole.motion)
     handle = diffusers_dreamvideo.attach(pocket.unet, whole.branch, moving)
     with torch.inference_mode():
-        shown = image.movedim(-1, 1)
-        expected = handle.predict(x[None], t[:1], context[:1], shown)[0]
-        white = handle.predict(x[None], t[:1], context[:1], torch.ones_like(shown))[0]
+        pixels = image.movedim(-1, 1)
+        expected = handle.predict(x[None], t[:1], context[:1], pixels)[0]
+        white = handle.predict(x[None], t[:1], context[:1], torch.ones_like(pixels))[0]
     handle.remove()
     moving.remove()
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
     assert (expected - white).abs().max() > 0.01
 
 
@@ -181,12 +181,12 @@ def test_with_a_controlnets_weights_it_is_comfyuis_controlnet(comfy, tmp_path):
     net = comfy.cldm.cldm.ControlNet(**sizes, dtype=torch.float32, hint_channels=3)
     names = inverse(control_prefixes(3, POCKET.unet_layers, POCKET.unet_attention))
     net.load_state_dict(rename(whole.branch.state_dict(), names))
-    ours = dreamvideo.load_branch(path).patcher.model
+    trained_branch = dreamvideo.load_branch(path).patcher.model
     g = torch.Generator().manual_seed(1)
     x, context = torch.randn(2, 4, 16, 16, generator=g), torch.randn(2, 77, 128, generator=g)
     hint, t = torch.rand(1, 3, 128, 128, generator=g), torch.tensor([3.0, 700.0])
     with torch.inference_mode():
-        theirs = net(x=x, hint=hint.repeat(2, 1, 1, 1), timesteps=t, context=context)
-        found = ours(x, t, context, ours.encode(hint))
-    for a, b in zip([*found.down, found.mid], [*theirs["output"], *theirs["middle"]], strict=True):
+        reference = net(x=x, hint=hint.repeat(2, 1, 1, 1), timesteps=t, context=context)
+        residuals = trained_branch(x, t, context, trained_branch.encode(hint))
+    for a, b in zip([*residuals.down, residuals.mid], [*reference["output"], *reference["middle"]], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -33,7 +33,7 @@ def branch(nodes):
     return nodes.LoadRetentionBranch.execute("mine.safetensors").result[0]
 
 
-def words(seed):
+def conditioning(seed):
     return [[torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
@@ -53,7 +53,7 @@ def test_text_and_image_image_alone_and_text_alone_are_three_videos(nodes, branc
     from comfy import samplers
 
     def video(positive, image, **scales):
-        pair = nodes.ApplyImageRetention.execute(positive, words(2), branch, 1.0, 0.0, 1.0, "crop", image).result
+        pair = nodes.ApplyImageRetention.execute(positive, conditioning(2), branch, 1.0, 0.0, 1.0, "crop", image).result
         settings = {"text_scale": 7.5, "image_scale": 2.0} | scales
         (guider,) = nodes.DoubleConditionGuider.execute(tiny_sd, *pair, **settings).result
         noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -62,13 +62,20 @@ def test_text_and_image_image_alone_and_text_alone_are_three_videos(nodes, branc
             return guider.sample(noise, noise * 0, sampler, sigmas, disable_pbar=True).clone()
 
     image = torch.rand(1, 48, 64, 4, generator=torch.Generator().manual_seed(2))
-    made = [video(words(1), image), video(words(2), image), video(words(1), None), video(words(3), image)]
-    assert not any(torch.allclose(a, b, rtol=0.01) for i, a in enumerate(made) for b in made[:i])
-    assert torch.equal(video(words(1), image), made[0])
+    videos = [
+        video(conditioning(1), image),
+        video(conditioning(2), image),
+        video(conditioning(1), None),
+        video(conditioning(3), image),
+    ]
+    assert not any(torch.allclose(a, b, rtol=0.01) for i, a in enumerate(videos) for b in videos[:i])
+    assert torch.equal(video(conditioning(1), image), videos[0])
     # a white image means no image, so that the image scale has no effect
-    assert torch.allclose(video(words(1), None, image_scale=9.0), made[2], rtol=1e-3, atol=1e-3)
+    assert torch.allclose(video(conditioning(1), None, image_scale=9.0), videos[2], rtol=1e-3, atol=1e-3)
 
 
 def test_a_bad_image_is_an_error_of_the_node_that_got_it(nodes, branch):
     with pytest.raises(ValueError, match="the input has 3 images, but one is needed"):
-        nodes.ApplyImageRetention.execute(words(1), words(2), branch, 1.0, 0.0, 1.0, "crop", torch.rand(3, 8, 8, 3))
+        nodes.ApplyImageRetention.execute(
+            conditioning(1), conditioning(2), branch, 1.0, 0.0, 1.0, "crop", torch.rand(3, 8, 8, 3)
+        )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stillmotion.model_patches.core.pictures import fit
 
-from ..artv.test_autoregressive import words
+from ..artv.test_autoregressive import conditioning
 from .test_staged import branch_file
 
 ROWS, COLUMNS = 48, 64
@@ -40,7 +40,7 @@ def loaded(folder):
 
 
 @pytest.fixture
-def shown(comfy, folder):
+def branch_image(comfy, folder):
     """shown(image) -> (1, 3, h, w), what the node passes to the branch."""
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch, retention_of
     from stillmotion.nodes import dreamvideo
@@ -49,7 +49,7 @@ def shown(comfy, folder):
     branch = load_branch(branch_file(folder / "d.safetensors"))
 
     def show(image):
-        positive, _ = node.execute(words(1), words(2), branch, 1.0, 0.0, 1.0, "crop", image).result
+        positive, _ = node.execute(conditioning(1), conditioning(2), branch, 1.0, 0.0, 1.0, "crop", image).result
         control: Any = retention_of(positive)
         return control.image
 
@@ -82,13 +82,13 @@ GREY = np.stack([RAMP] * 3, -1)
         ("palette.gif", lambda path: Image.fromarray(RAMP).save(path), GREY),
     ],
 )
-def test_whatever_the_file_the_branch_gets_its_colours(loaded, shown, folder, name, write, pixels):
+def test_whatever_the_file_the_branch_gets_its_colours(loaded, branch_image, folder, name, write, pixels):
     write(folder / name)
     image, _ = loaded(name)
-    torch.testing.assert_close(shown(image).cpu(), expected(pixels), rtol=0, atol=1.1 / 255)
+    torch.testing.assert_close(branch_image(image).cpu(), expected(pixels), rtol=0, atol=1.1 / 255)
 
 
-def test_alpha_is_laid_over_white_when_it_comes_along(loaded, shown, folder):
+def test_alpha_is_laid_over_white_when_it_comes_along(loaded, branch_image, folder):
     """LoadImage returns alpha as a mask; ComfyUI's Join Image with Alpha restores it."""
     from comfy_extras import nodes_compositing
 
@@ -98,26 +98,26 @@ def test_alpha_is_laid_over_white_when_it_comes_along(loaded, shown, folder):
     join: Any = nodes_compositing.JoinImageWithAlpha
     (joined,) = join.execute(image, mask).result
     over = torch.from_numpy(COLOURS / np.float32(255) * alpha + 1 - alpha).permute(2, 0, 1)[None]
-    torch.testing.assert_close(shown(joined), over, rtol=0, atol=1e-3)
-    torch.testing.assert_close(shown(image), expected(COLOURS), rtol=0, atol=1e-3)  # the hidden colour
+    torch.testing.assert_close(branch_image(joined), over, rtol=0, atol=1e-3)
+    torch.testing.assert_close(branch_image(image), expected(COLOURS), rtol=0, atol=1e-3)  # the hidden colour
 
 
-def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, shown, folder):
+def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, branch_image, folder):
     pictures = [Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)]
     pictures[0].save(folder / "two.gif", save_all=True, append_images=pictures[1:])
     image, _ = loaded("two.gif")
     with pytest.raises(ValueError, match="the input has 2 images, but one is needed; select one of the batch"):
-        shown(image)
-    shown(image[1:])
+        branch_image(image)
+    branch_image(image[1:])
 
 
 @pytest.mark.slow
-def test_a_huge_picture_is_made_small_without_losing_its_colours(loaded, shown, folder):
+def test_a_huge_picture_is_made_small_without_losing_its_colours(loaded, branch_image, folder):
     """All pixels contribute: a fine pattern becomes its mean, not one of its pixels."""
     fine = np.zeros((3000, 4000, 3), dtype=np.uint8)
     fine[::2, ::2] = 200
     Image.fromarray(fine).save(folder / "huge.bmp")
     image, _ = loaded("huge.bmp")
-    small = fit(shown(image), 64, 64)
+    small = fit(branch_image(image), 64, 64)
     assert small.shape == (1, 3, 64, 64)
     torch.testing.assert_close(small[..., 1:-1, 1:-1], torch.full((1, 3, 62, 62), 50 / 255), rtol=0, atol=0.01)

@@ -11,7 +11,7 @@ from stillmotion.model_patches.assembly import dreamvideo_model
 from stillmotion.model_patches.dreamvideo.config import DreamVideoConfig, RetentionConfig
 from stillmotion.model_patches.dreamvideo.stages import colours_of
 
-from ..artv.test_autoregressive import Words, words
+from ..artv.test_autoregressive import Words, conditioning
 from ..conftest import CONTEXT
 
 FRAMES, SIZE = 3, 32
@@ -69,13 +69,13 @@ def rendered(output, tiny_sd, tiny_vae, branch, flat_request):
     clip = Words(tiny_sd)
     settings = {"prompts": "a\nbb", "seed": 3, "frames": FRAMES, "steps": 2, "text_scale": 3.0, "image_scale": 2.0}
     settings |= {"width": SIZE, "height": SIZE, "sampler_name": "euler", "format": "ffv1-mkv", "image": picture()}
-    settings |= {"negative": words(2)}
+    settings |= {"negative": conditioning(2)}
 
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
-        given = {"model": tiny_sd, "vae": tiny_vae, "retention_branch": branch, **settings} | changes
-        given["prompts"] = StagePrompts(clip, parse_stages(given["prompts"]))
+        inputs = {"model": tiny_sd, "vae": tiny_vae, "retention_branch": branch, **settings} | changes
+        inputs["prompts"] = StagePrompts(clip, parse_stages(inputs["prompts"]))
         with torch.inference_mode():
-            return flat_request(StagedRequest, **given).render(prompt, pnginfo, node)
+            return flat_request(StagedRequest, **inputs).render(prompt, pnginfo, node)
 
     return render
 
@@ -119,8 +119,8 @@ def test_a_stage_begins_with_the_last_frame_of_the_one_before(rendered, tiny_sd,
     assert len(frames) == 2 * FRAMES
     assert frames.std() > 10  # otherwise the checks could not distinguish anything
     assert np.array_equal(frames[-1:], (last * 255).round().byte().numpy())
-    seen = torch.from_numpy(frames[FRAMES - 1 : FRAMES]) / 255
-    alone, _ = rendered(prompts="bb", image=seen, seed=clip_seed(3, 1), name="alone")
+    last_frame = torch.from_numpy(frames[FRAMES - 1 : FRAMES]) / 255
+    alone, _ = rendered(prompts="bb", image=last_frame, seed=clip_seed(3, 1), name="alone")
     assert np.array_equal(frames_of(alone), frames[FRAMES:])
     other, _ = rendered(prompts="bb", image=picture(8), seed=clip_seed(3, 1), name="other")
     assert not np.array_equal(frames_of(other), frames[FRAMES:])
@@ -130,10 +130,10 @@ def test_a_stage_begins_with_the_last_frame_of_the_one_before(rendered, tiny_sd,
 
 
 @pytest.mark.parametrize(
-    ("text", "under", "begun"),
+    ("text", "under", "from_image"),
     [("a", "off", False), ("a", "without text", False), ('""', "without text", True), ("a", "always", True)],
 )
-def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text, under, begun):
+def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text, under, from_image):
     import comfy.sample
     import comfy.samplers
 
@@ -141,12 +141,12 @@ def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
 
     path, _ = rendered(prompts=text, image_under_noise=under)
-    pair = apply_retention((words(101 if text == "a" else 100), words(2)), branch, picture())
+    pair = apply_retention((conditioning(101 if text == "a" else 100), conditioning(2)), branch, picture())
     guider = double_condition_guider(tiny_sd, *pair, text=3.0, image=2.0)
     empty = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8)
     sigmas = comfy.samplers.KSampler(tiny_sd, 2, torch.device("cpu"), "euler", "normal").sigmas
     with torch.inference_mode():
-        beneath = tiny_vae.encode(picture()).expand(FRAMES, -1, -1, -1) if begun else empty
+        beneath = tiny_vae.encode(picture()).expand(FRAMES, -1, -1, -1) if from_image else empty
         latents = guider.sample(
             comfy.sample.prepare_noise(empty, 3), beneath, comfy.samplers.sampler_object("euler"), sigmas, seed=3,
             disable_pbar=True,
@@ -157,22 +157,22 @@ def test_a_stage_is_the_guider_by_hand(rendered, tiny_sd, tiny_vae, branch, text
 
 def test_without_an_image_the_first_stage_is_made_from_its_text(rendered, tiny_sd, branch, counted):
     """No image equals a white image; image guidance then needs no model call."""
-    seen = []
+    batch_sizes = []
 
     def listen(executor, x, *args, **kwargs):
-        seen.append(len(x) // FRAMES)
+        batch_sizes.append(len(x) // FRAMES)
         return executor(x, *args, **kwargs)
 
     model = tiny_sd.clone()
     model.add_wrapper_with_key("diffusion_model", "test", listen)
     plain, _ = rendered(prompts="a", image=None, model=model)
-    assert set(seen) == {2}
+    assert set(batch_sizes) == {2}
     white, _ = rendered(prompts="a", image=torch.ones(1, SIZE, SIZE, 3), image_scale=9.0, order="image first")
     difference = np.abs(frames_of(plain).astype(int) - frames_of(white)).max()
     assert difference <= 1
-    seen.clear()
+    batch_sizes.clear()
     rendered(prompts="a\na", image=None, model=model)
-    assert set(seen) == {3}  # only the second stage, which has an image, had to be sampled
+    assert set(batch_sizes) == {3}  # only the second stage, which has an image, had to be sampled
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
@@ -180,10 +180,10 @@ def test_an_interrupt_within_a_model_call_loses_one_stage_at_most(rendered, outp
     """Like the Cancel button, in any of three stages of two calls each; the final files equal those of one run."""
     import comfy.model_management
 
-    given = {"prompts": "a\nbb\nccc", "sampler_name": "euler_ancestral"}
+    settings = {"prompts": "a\nbb\nccc", "sampler_name": "euler_ancestral"}
     model, calls = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == stop))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        rendered(model=model, **given)
+        rendered(model=model, **settings)
     assert len(calls) == stop  # within one model call
     assert not list(output.rglob("*.partial"))
     whole = (stop - 1) // 2
@@ -191,9 +191,9 @@ def test_an_interrupt_within_a_model_call_loses_one_stage_at_most(rendered, outp
     growing = job / "growing.mkv"
     assert len(frames_of(growing) if whole else []) == whole * FRAMES
     model, again = counted()
-    path, _ = rendered(model=model, **given)
+    path, _ = rendered(model=model, **settings)
     assert len(again) == 2 * (3 - whole)
-    at_once, _ = rendered(name="once", **given)
+    at_once, _ = rendered(name="once", **settings)
     assert np.array_equal(frames_of(at_once), frames_of(path))
     stopped, once = contents(path.parent), contents(at_once.parent)
     assert {k: v for k, v in stopped.items() if k.endswith("segment.mkv")} == {
@@ -224,19 +224,21 @@ def test_a_stage_is_the_same_whatever_follows(rendered, counted):
 
 
 def test_another_take_takes_along_what_begins_with_it(rendered, counted):
-    given = {"prompts": "a\nbb\nccc"}
-    path, _ = rendered(**given)
+    settings = {"prompts": "a\nbb\nccc"}
+    path, _ = rendered(**settings)
     before = frames_of(path)
     model, calls = counted()
-    after = frames_of(rendered(model=model, clips_again="2", **given)[0])
+    after = frames_of(rendered(model=model, clips_again="2", **settings)[0])
     assert len(calls) == 2 * 2
     assert np.array_equal(after[:FRAMES], before[:FRAMES])
     assert not np.array_equal(after[FRAMES : 2 * FRAMES], before[FRAMES : 2 * FRAMES])
     assert not np.array_equal(after[2 * FRAMES :], before[2 * FRAMES :])
     calls.clear()
-    assert np.array_equal(frames_of(rendered(model=model, **given)[0]), after)  # it is kept without being named again
+    assert np.array_equal(
+        frames_of(rendered(model=model, **settings)[0]), after
+    )  # it is kept without being named again
     assert calls == []
-    assert np.array_equal(frames_of(rendered(clips_again="2:0", **given)[0]), before)
+    assert np.array_equal(frames_of(rendered(clips_again="2:0", **settings)[0]), before)
 
 
 @pytest.mark.slow
@@ -244,14 +246,14 @@ def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
     """Interrupted when the second stage was new and the third still belonged to the old one."""
     import comfy.model_management
 
-    given = {"prompts": "a\nbb\nccc"}
-    rendered(**given)
+    settings = {"prompts": "a\nbb\nccc"}
+    rendered(**settings)
     model, _ = counted(lambda calls: comfy.model_management.interrupt_current_processing(len(calls) == 3))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        rendered(model=model, clips_again="2", **given)
-    found = frames_of(rendered(**given)[0])
-    rendered(name="once", **given)
-    assert np.array_equal(frames_of(rendered(name="once", clips_again="2", **given)[0]), found)
+        rendered(model=model, clips_again="2", **settings)
+    frames = frames_of(rendered(**settings)[0])
+    rendered(name="once", **settings)
+    assert np.array_equal(frames_of(rendered(name="once", clips_again="2", **settings)[0]), frames)
 
 
 def test_the_doubled_frame_is_dropped_and_nothing_else(rendered):
@@ -261,8 +263,8 @@ def test_the_doubled_frame_is_dropped_and_nothing_else(rendered):
     assert np.array_equal(frames_of(path), whole[keep])
     pictures = sorted((path.parent / "frames").glob("*"))
     assert [p.name for p in pictures] == [f"{i + 1:06}.png" for i in range(3 * FRAMES - 2)]
-    for found, frame in zip(pictures, whole[keep], strict=True):
-        with Image.open(found) as read:
+    for picture, frame in zip(pictures, whole[keep], strict=True):
+        with Image.open(picture) as read:
             assert np.array_equal(np.asarray(read), frame)
 
 
@@ -272,12 +274,12 @@ def colours(frames):
 
 def test_colours_are_brought_back_to_those_of_the_image(rendered):
     image = 0.4 + 0.2 * picture(5)  # so little contrast that nothing is clipped
-    given = {"prompts": "a\nbb", "image": image}
-    off = frames_of(rendered(**given)[0])
+    settings = {"prompts": "a\nbb", "image": image}
+    off = frames_of(rendered(**settings)[0])
     assert (colours(off) - colours_of(image)).abs().max() > 0.05
-    every = frames_of(rendered(reanchor="every frame", **given)[0])
+    every = frames_of(rendered(reanchor="every frame", **settings)[0])
     assert (colours(every) - colours_of(image)).abs().max() < 0.01  # rounded to 8 bit
-    handed = frames_of(rendered(reanchor="next image", **given)[0])
+    handed = frames_of(rendered(reanchor="next image", **settings)[0])
     assert np.array_equal(handed[:FRAMES], off[:FRAMES])
     assert not np.array_equal(handed[FRAMES:], off[FRAMES:])
 
@@ -286,8 +288,8 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
     drifts = []
     for reanchor in ("off", "every frame"):
         frames = frames_of(rendered(image=None, reanchor=reanchor)[0])
-        found = colours(frames)
-        drifts.append((found - found[:1]).abs().max())
+        measures = colours(frames)
+        drifts.append((measures - measures[:1]).abs().max())
         assert np.abs(frames[0].astype(int) - frames_of(rendered(prompts="a", image=None)[0])[0]).max() <= 1
     assert drifts[1] < 0.1  # values clipped at 0 and 1 are missing
     assert drifts[1] < drifts[0] / 2
@@ -359,7 +361,7 @@ def test_other_inputs_are_another_job(rendered, branch):
         {"seed": 4},
         {"image": picture(8)},
         {"image": None},
-        {"negative": words(5)},
+        {"negative": conditioning(5)},
         {"image_scale": 3.0},
         {"drop_doubled": True},
         {"reanchor": "next image"},
@@ -371,21 +373,21 @@ def test_other_inputs_are_another_job(rendered, branch):
 
 
 def test_without_a_negative_the_null_text_is_an_empty_prompt(rendered):
-    given = frames_of(rendered(prompts="a", negative=words(100))[0])  # the encoding of ""
-    assert np.array_equal(frames_of(rendered(prompts="a", negative=None, name="none")[0]), given)
+    expected = frames_of(rendered(prompts="a", negative=conditioning(100))[0])  # the encoding of ""
+    assert np.array_equal(frames_of(rendered(prompts="a", negative=None, name="none")[0]), expected)
 
 
 def test_progress_is_told_in_stages(rendered, monkeypatch):
     from stillmotion.nodes.render.base import NodeWatch
 
-    told = []
-    monkeypatch.setattr(NodeWatch, "progress", lambda self, progress: told.append(progress))
+    reports = []
+    monkeypatch.setattr(NodeWatch, "progress", lambda self, progress: reports.append(progress))
     rendered(drop_doubled=True)
-    shares = [progress.share for progress in told]
+    shares = [progress.share for progress in reports]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert str(told[-1]) == "stage 2 of 2, 0 s left"
-    assert len(told[-1].strip.getcolors(1 << 20)) > 9  # an image, not a blank one
+    assert str(reports[-1]) == "stage 2 of 2, 0 s left"
+    assert len(reports[-1].strip.getcolors(1 << 20)) > 9  # an image, not a blank one
 
 
 def test_prompts_may_be_edited_and_the_text_encoder_behind_them_may_not(rendered, tiny_sd, tiny_vae, flat_request):

@@ -140,7 +140,7 @@ def test_gradients_of_output_features_and_maps_reach_what_they_should(unet, chec
         unet.enable_gradient_checkpointing()
     model = trained()
     handle = attached(unet, model, keep_middle=True, keep_maps=Maps())
-    found = {}
+    gradients = {}
     for name in ("output", "middle", "maps"):
         model.zero_grad()
         output = unet(*inputs()).sample
@@ -150,13 +150,13 @@ def test_gradients_of_output_features_and_maps_reach_what_they_should(unet, chec
             "maps": sum(m.sum(2).var() for m in handle.maps.values()),
         }
         looked_at[name].square().mean().backward()
-        found[name] = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        gradients[name] = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert len(handle.maps) == len(self_attentions(unet))
     everything = {name for name, _ in model.named_parameters()}
-    assert found["output"] == everything
-    assert found["middle"] == {k for k in everything if not k.startswith("temporal.up_blocks")}
+    assert gradients["output"] == everything
+    assert gradients["middle"] == {k for k in everything if not k.startswith("temporal.up_blocks")}
     # the last map is computed before the modules of the last layers
-    assert {k for k in everything if ".down_blocks." in k or k.startswith(("mapping", "tokens"))} <= found["maps"]
+    assert {k for k in everything if ".down_blocks." in k or k.startswith(("mapping", "tokens"))} <= gradients["maps"]
     assert all(parameter.grad is None for parameter in unet.parameters())
 
 
@@ -183,10 +183,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(unet):
 def test_the_middle_is_what_the_middle_block_gave(unet):
     handle = attached(unet, trained())
     handle.keep_middle = True
-    seen: list[Any] = []
-    unet.mid_block.register_forward_hook(lambda _m, _a, output: seen.append(output))
+    outputs: list[Any] = []
+    unet.mid_block.register_forward_hook(lambda _m, _a, output: outputs.append(output))
     unet(*inputs())
-    assert torch.equal(handle.middle, seen[0])
+    assert torch.equal(handle.middle, outputs[0])
     assert handle.middle.shape == (2 * FRAMES, 64, 4, 4)
     handle.keep_middle = False
     unet(*inputs())
@@ -197,13 +197,13 @@ def test_the_middle_is_what_the_middle_block_gave(unet):
 def test_the_maps_are_those_of_the_attention_that_ran(unet):
     """The map times the values, through the output layer, equals the output of the layer."""
     handle = attached(unet, trained(), keep_maps=Maps(queries=None, heads="all"))
-    layers, seen = self_attentions(unet), {}
+    layers, maps = self_attentions(unet), {}
     for number, layer in enumerate(layers, 1):
-        layer.register_forward_hook(lambda m, args, output, n=number: seen.update({n: (m, args[0], output)}))
+        layer.register_forward_hook(lambda m, args, output, n=number: maps.update({n: (m, args[0], output)}))
     plain = unet(*inputs()).sample
     assert list(handle.maps) == list(range(1, len(layers) + 1))
     assert len(layers) == 2
-    for number, (layer, x, output) in seen.items():
+    for number, (layer, x, output) in maps.items():
         v = layer.to_v(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
         again = layer.to_out[0]((handle.maps[number] @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(again, output)

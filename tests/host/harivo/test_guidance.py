@@ -27,14 +27,14 @@ def spied(comfy):
     """spied(model) -> (clone, list of post-CFG arguments of every call, before patches that are applied later)."""
 
     def spy(model):
-        seen, clone = [], model.clone()
+        calls, clone = [], model.clone()
 
         def keep(args):
-            seen.append({k: args[k].clone() for k in ("denoised", "input", "sigma")})
+            calls.append({k: args[k].clone() for k in ("denoised", "input", "sigma")})
             return args["denoised"]
 
         clone.set_model_sampler_post_cfg_function(keep)
-        return clone, seen
+        return clone, calls
 
     return spy
 
@@ -55,10 +55,10 @@ def test_the_ksampler_node_runs_it_and_the_model_it_came_from_is_untouched(comfy
     comfy_nodes = importlib.import_module("nodes")  # ComfyUI's own
     before = run_sampler(tiny_sd)
     patched, readout = apply(tiny_sd, STRONG, frames=8)
-    words = [[torch.zeros(1, 77, 32), {}]]
+    conditioning = [[torch.zeros(1, 77, 32), {}]]
     with torch.inference_mode():
         (latent,) = comfy_nodes.KSampler().sample(
-            patched, 1, 3, 2.0, "euler", "normal", words, words, {"samples": torch.zeros(8, 4, 8, 8)}
+            patched, 1, 3, 2.0, "euler", "normal", conditioning, conditioning, {"samples": torch.zeros(8, 4, 8, 8)}
         )
     assert len(readout.records[-1].calls) == 3
     assert readout.of(latent["samples"]) is readout.records[-1]

@@ -78,7 +78,7 @@ def sample(comfy):
     return run
 
 
-def words(seed, tokens=77, rows=1, **options):
+def conditioning(seed, tokens=77, rows=1, **options):
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(rows, tokens, CONTEXT, generator=generator), options]]
 
@@ -166,53 +166,53 @@ def test_start_and_end_bound_every_part(tiny_sd, patched, run_sampler, part):
 def test_tokens_are_made_once_for_each_prompt_and_run_the_empty_one_included(patched, sample):
     model = patched()
     calls = counted(model)
-    sample(model, words(1), words(2), steps=5)
+    sample(model, conditioning(1), conditioning(2), steps=5)
     assert len(calls) == 2  # not 10
-    sample(model, words(1), words(2), steps=1)
+    sample(model, conditioning(1), conditioning(2), steps=1)
     assert len(calls) == 4  # a run does not affect the next one
     two_clips = noise_of(2 * FRAMES)
     calls.clear()
-    sample(model, words(1), words(2), two_clips, steps=3)
+    sample(model, conditioning(1), conditioning(2), two_clips, steps=3)
     assert len(calls) == 2
     calls.clear()
-    sample(model, words(1), words(2), steps=3, cfg=1.0)
+    sample(model, conditioning(1), conditioning(2), steps=3, cfg=1.0)
     assert len(calls) == 1
     calls.clear()
     off = patched(options={"tokens": 0.0})
-    seen = counted(off)
-    sample(off, words(1), words(2))
-    assert seen == []
+    off_calls = counted(off)
+    sample(off, conditioning(1), conditioning(2))
+    assert off_calls == []
 
 
 def test_conditions_of_the_same_words_share_tokens_and_areas_do_not_confuse_prompts(patched, harivo_file, sample):
     """ComfyUI fills areas with copies of conditions that have other texts, including our mark."""
     file = harivo_file()
-    area = words(1)[0][0]
-    positive = [*words(3), [area, {"area": (4, 8, 0, 0), "strength": 1.0}]]
+    area = conditioning(1)[0][0]
+    positive = [*conditioning(3), [area, {"area": (4, 8, 0, 0), "strength": 1.0}]]
     model = patched(file=file)
     calls = counted(model)
-    together = sample(model, positive, words(2))
+    together = sample(model, positive, conditioning(2))
     assert len(calls) == 3
     apart = patched(file=file)
     apart.add_object_patch("memory_required", lambda *a, **k: 1e30)  # one call for each condition
-    assert close(sample(apart, positive, words(2)), together)
+    assert close(sample(apart, positive, conditioning(2)), together)
 
 
 def test_a_long_prompt_and_a_short_one(patched, sample):
     """ComfyUI repeats the shorter text, which does not change attention over text and tokens."""
     model = patched()
-    one = sample(model, words(1, tokens=154), words(2))
+    one = sample(model, conditioning(1, tokens=154), conditioning(2))
     apart = patched()
     apart.add_object_patch("memory_required", lambda *a, **k: 1e30)
-    assert close(sample(apart, words(1, tokens=154), words(2)), one)
+    assert close(sample(apart, conditioning(1, tokens=154), conditioning(2)), one)
     with pytest.raises(ValueError, match="a prompt of 40 tokens is shorter than the 77"):
-        sample(model, words(1, tokens=40), words(2))
+        sample(model, conditioning(1, tokens=40), conditioning(2))
 
 
 @pytest.mark.slow
 def test_a_prompt_per_frame_gives_each_frame_the_tokens_of_its_own(patched, sample):
     model = patched(options={"strength": 0.0, "mapping": 0.0})
-    each, none = words(1, rows=FRAMES), words(2)
+    each, none = conditioning(1, rows=FRAMES), conditioning(2)
     travelling = sample(model, each, none)
     for frame in range(FRAMES):
         one = [[each[0][0][frame : frame + 1], {}]]
@@ -221,9 +221,9 @@ def test_a_prompt_per_frame_gives_each_frame_the_tokens_of_its_own(patched, samp
 
 def test_several_videos_in_one_batch_equal_separate_runs(patched, sample):
     model, noise = patched(), noise_of(3 * FRAMES)
-    together = sample(model, words(1), words(2), noise)
+    together = sample(model, conditioning(1), conditioning(2), noise)
     for clip in torch.arange(3 * FRAMES).chunk(3):
-        assert close(together[clip], sample(model, words(1), words(2), noise[clip]))
+        assert close(together[clip], sample(model, conditioning(1), conditioning(2), noise[clip]))
 
 
 @pytest.mark.slow
@@ -248,13 +248,13 @@ def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too
             name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
             lora[f"{name}.lora_up.weight"] = torch.randn(weight.shape[0], 2, generator=generator) * 0.5
             lora[f"{name}.lora_down.weight"] = torch.randn(2, weight.shape[1], generator=generator) * 0.5
-    results = [sample(tiny_sd, words(1), words(2)), sample(patched(), words(1), words(2))]
+    results = [sample(tiny_sd, conditioning(1), conditioning(2)), sample(patched(), conditioning(1), conditioning(2))]
     before, _ = sd.load_lora_for_models(tiny_sd, None, lora, 1.0, 0.0)
     after: Any
     after, _ = sd.load_lora_for_models(patched(), None, lora, 1.0, 0.0)
     assert len(after.patches) == len(lora) // 2
-    results.append(sample(patched(model=before), words(1), words(2)))
-    assert torch.equal(sample(after, words(1), words(2)), results[-1])
+    results.append(sample(patched(model=before), conditioning(1), conditioning(2)))
+    assert torch.equal(sample(after, conditioning(1), conditioning(2)), results[-1])
     # weight differences in every layer, like a fine-tuned base
     finetune = tiny_sd.clone()
     weights = tiny_sd.model.state_dict()
@@ -264,10 +264,10 @@ def test_a_lora_and_a_controlnet_work_with_it_and_another_base_of_the_family_too
         if v.ndim > 1
     }
     finetune.add_patches(other)
-    still = sample(finetune, words(1), words(2))
-    results += [still, sample(patched(model=finetune), words(1), words(2))]
+    still = sample(finetune, conditioning(1), conditioning(2))
+    results += [still, sample(patched(model=finetune), conditioning(1), conditioning(2))]
     assert not any(close(a, b, 0.01) for i, a in enumerate(results) for b in results[:i])
-    assert torch.equal(sample(patched(model=finetune, options=OFF), words(1), words(2)), still)
+    assert torch.equal(sample(patched(model=finetune, options=OFF), conditioning(1), conditioning(2)), still)
 
 
 def test_a_lora_as_a_hook_on_one_prompt_works_with_it(comfy, tiny_sd, patched, sample):
@@ -283,9 +283,9 @@ def test_a_lora_as_a_hook_on_one_prompt_works_with_it(comfy, tiny_sd, patched, s
     group.add(hook)
     model = patched()
     calls = counted(model)
-    hooked = sample(model, words(1, hooks=group), words(2))
+    hooked = sample(model, conditioning(1, hooks=group), conditioning(2))
     assert len(calls) == 2
-    assert not close(hooked, sample(model, words(1), words(2)), 0.01)
+    assert not close(hooked, sample(model, conditioning(1), conditioning(2)), 0.01)
 
 
 def test_image_tokens_through_an_attention_patch_combine_with_tokens_of_ours(tiny_sd, patched, sample):
@@ -298,23 +298,23 @@ def test_image_tokens_through_an_attention_patch_combine_with_tokens_of_ours(tin
         more = picture.to(context).expand(len(context), -1, -1)
         return n, torch.cat([context, more], dim=1), torch.cat([value, more], dim=1)
 
-    def shown(model):
+    def with_picture(model):
         model = model.clone()
         model.set_model_attn2_patch(add_picture)
         return model
 
-    ours = {"strength": 0.0, "mapping": 0.0}
+    options = {"strength": 0.0, "mapping": 0.0}
     models = [
         tiny_sd,
-        shown(tiny_sd),
-        patched(options=ours),
-        shown(patched(options=ours)),
-        patched(options=ours, model=shown(tiny_sd)),
+        with_picture(tiny_sd),
+        patched(options=options),
+        with_picture(patched(options=options)),
+        patched(options=options, model=with_picture(tiny_sd)),
     ]
     results = []
     for model in models:
         lengths.clear()
-        results.append(sample(model, words(1), words(2)))
+        results.append(sample(model, conditioning(1), conditioning(2)))
         if len(results) in (4, 5):
             assert set(lengths) == {80}
     assert torch.equal(results[3], results[4])
@@ -330,7 +330,9 @@ def test_two_harivo_models_add_up(patched, harivo_file, sample):
         other.mapping.proj_out.bias.add_(0.1)
     both = patched(model=patched(file=one), file=harivo_file(other))
     calls = counted(both)
-    results = [sample(m, words(1), words(2)) for m in (patched(file=one), patched(file=harivo_file(other)), both)]
+    results = [
+        sample(m, conditioning(1), conditioning(2)) for m in (patched(file=one), patched(file=harivo_file(other)), both)
+    ]
     assert len(calls) == 4
     assert {shape[1] for shape in calls} == {77}
     assert not any(close(a, b, 0.001) for i, a in enumerate(results) for b in results[:i])
@@ -374,7 +376,7 @@ def test_it_can_be_built_under_dynamic_memory_and_a_second_time(comfy, harivo_fi
     model: Any = load_motion(path).patcher.model
     reference = trained()
     assert set(model.state_dict()) == set(reference.state_dict())
-    x, context = noise_of(FRAMES), words(1)[0][0]
+    x, context = noise_of(FRAMES), conditioning(1)[0][0]
     torch.testing.assert_close(model.mapping(x, FRAMES), reference.mapping(x, FRAMES))
     torch.testing.assert_close(model.tokens(context, FRAMES), reference.tokens(context, FRAMES))
 
@@ -432,10 +434,10 @@ def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, optio
     handle.frames = frames
     for name, value in options.items():
         setattr(handle, "temporal" if name == "strength" else name, value)
-    theirs = unet(x, t, context).sample
-    ours = network_output(patched, x, t, context)
-    assert (ours - theirs).abs().max() < 1e-4
-    assert (still - theirs).abs().max() > 0.01
+    reference = unet(x, t, context).sample
+    output = network_output(patched, x, t, context)
+    assert (output - reference).abs().max() < 1e-4
+    assert (still - reference).abs().max() > 0.01
 
 
 @torch.no_grad()
@@ -465,8 +467,8 @@ def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
     model, _clip, _vae = load_pocket(POCKET / "pocket.safetensors")
     patched = apply_motion(model, load_motion(tmp_path / "h.safetensors"), frames=16)
     contexts, times = batch.context.repeat_interleave(16, 0), t.repeat_interleave(16)
-    ours = network_output(patched, batch.x_t.flatten(0, 1), times, contexts)
-    assert (ours - trained_eps).abs().max() < 1e-4
+    output = network_output(patched, batch.x_t.flatten(0, 1), times, contexts)
+    assert (output - trained_eps).abs().max() < 1e-4
     assert (base.unet(batch.x_t.flatten(0, 1), times, contexts).sample - trained_eps).abs().max() > 0.01
 
 
@@ -475,11 +477,11 @@ def network_output(model, x, t, context):
     from comfy import model_management
     from comfy.patcher_extension import WrappersMP
 
-    seen = []
+    outputs = []
 
     def listen(executor, *args, **kwargs):
-        seen.append(executor(*args, **kwargs))
-        return seen[-1]
+        outputs.append(executor(*args, **kwargs))
+        return outputs[-1]
 
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", listen)
@@ -491,4 +493,4 @@ def network_output(model, x, t, context):
     unscaled = x * (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5
     model.model.apply_model(unscaled, sigma, c_crossattn=context, transformer_options=options)
     model.cleanup()
-    return seen[0]
+    return outputs[0]

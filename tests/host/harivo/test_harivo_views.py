@@ -84,12 +84,12 @@ def test_the_maps_are_the_softmax_of_the_models_own_queries_and_keys(apply, prom
         maps.append(torch.nn.functional.interpolate(small, (8, 8), mode="bilinear", align_corners=False))
 
     watched = every_cross_attention(apply(trained()), note)
-    found = token_attention(watched, prompt, latent, percent=0.4, seed=1)
-    assert found.maps.shape == (FRAMES, 3, 8, 8)
+    attention = token_attention(watched, prompt, latent, percent=0.4, seed=1)
+    assert attention.maps.shape == (FRAMES, 3, 8, 8)
     assert len(maps) == 4
-    torch.testing.assert_close(found.maps, torch.stack(maps).mean(0), rtol=1e-4, atol=1e-6)
-    assert found.maps.sum(1).max() < 1
-    assert 0 < found.timestep < 999
+    torch.testing.assert_close(attention.maps, torch.stack(maps).mean(0), rtol=1e-4, atol=1e-6)
+    assert attention.maps.sum(1).max() < 1
+    assert 0 < attention.timestep < 999
 
 
 @torch.inference_mode()
@@ -184,7 +184,7 @@ def test_the_pocket_model_shows_its_tokens_and_both_hosts_see_the_same(views, ap
     video = {"samples": torch.randn(16, 4, 16, 16)}
     (image,) = views.FrameTokenAttention.execute(patched, positive, video, 0.5).result
     assert image.shape[2] > 1000  # 16 columns
-    found = token_attention(patched, positive, video, percent=0.5, seed=1)
+    attention = token_attention(patched, positive, video, percent=0.5, seed=1)
 
     other = diffusers_pocket.load_pocket(path)
     handle = diffusers_harivo.attach(other.unet, harivo)
@@ -193,5 +193,5 @@ def test_the_pocket_model_shows_its_tokens_and_both_hosts_see_the_same(views, ap
     noise = torch.randn(video["samples"].shape, generator=torch.Generator().manual_seed(1))
     x = (video["samples"] * 0.18215 + sigma * noise) / (1 + sigma**2) ** 0.5
     context = positive[0][0].expand(16, -1, -1)
-    maps = diffusers_views.token_attention(other.unet, x, round(found.timestep), context)
-    torch.testing.assert_close(found.maps, maps, rtol=0, atol=1e-4)
+    maps = diffusers_views.token_attention(other.unet, x, round(attention.timestep), context)
+    torch.testing.assert_close(attention.maps, maps, rtol=0, atol=1e-4)

@@ -22,33 +22,33 @@ def stepped(comfy, tiny_sd):
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc"])
 def test_one_scale_for_all_times_is_the_samplers_own_cfg(tiny_sd, stepped, run_sampler, sampler):
-    ours = run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=7.0, sampler=sampler)
-    theirs = run_sampler(tiny_sd, frames=FRAMES, cfg=3.0, sampler=sampler)
-    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    result = run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=7.0, sampler=sampler)
+    reference = run_sampler(tiny_sd, frames=FRAMES, cfg=3.0, sampler=sampler)
+    assert (result - reference).abs().max() < 1e-3 * reference.abs().max()
     # with cfg 1 the sampler would omit the negative prompt
-    assert torch.equal(run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=1.0, sampler=sampler), ours)
+    assert torch.equal(run_sampler(stepped((0.0, 3.0)), frames=FRAMES, cfg=1.0, sampler=sampler), result)
 
 
 @pytest.mark.parametrize("scheduler", ["normal", "karras"])
 @pytest.mark.parametrize("steps", [6, 9])
 def test_the_scale_belongs_to_the_time_not_to_the_step(tiny_sd, stepped, run_sampler, scheduler, steps):
-    seen = []
+    scales = []
 
     def look(args):
         levels = args["model"].model_sampling
         t = (float(levels.timestep(args["sigma"])[0]) + 1) / 1000
         guided = args["denoised"] - args["uncond_denoised"]
         direction = args["cond_denoised"] - args["uncond_denoised"]
-        seen.append((t, float((guided * direction).sum() / direction.square().sum())))
+        scales.append((t, float((guided * direction).sum() / direction.square().sum())))
         return args["denoised"]
 
     model = stepped((0.7, 12.5), (0.3, 9.0), (0.0, 7.5))
     model.set_model_sampler_post_cfg_function(look)
     run_sampler(model, frames=FRAMES, steps=steps, scheduler=scheduler)
-    assert len(seen) == steps
-    assert {round(scale, 1) for _, scale in seen} == {12.5, 9.0, 7.5}
+    assert len(scales) == steps
+    assert {round(scale, 1) for _, scale in scales} == {12.5, 9.0, 7.5}
     reference = SteppedScale(((0.7, 12.5), (0.3, 9.0), (0.0, 7.5)))
-    for t, scale in seen:
+    for t, scale in scales:
         if min(abs(t - 0.7), abs(t - 0.3)) > 0.002:
             assert scale == pytest.approx(reference.at(t), rel=1e-3), t
 

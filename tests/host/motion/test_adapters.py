@@ -55,20 +55,20 @@ def hints():
 @pytest.fixture(scope="module")
 def clip(host, hints):
     """clip(lora=False, path="", frames="all") -> 16 frames, with hints on `frames`; each clip is sampled once."""
-    drawn: dict[tuple[bool, str, str], torch.Tensor] = {}
+    cache: dict[tuple[bool, str, str], torch.Tensor] = {}
 
     def draw(lora=False, path="", frames="all"):
         key = lora, path, frames
-        if key not in drawn:
+        if key not in cache:
             model = host.motion(frames=FRAMES)
             model = host.lora(model=model) if lora else model
-            shown = hints[path][[0, -1]] if path and frames != "all" else hints.get(path)
-            control = host.control(edges(shown), frames, count=FRAMES) if path else None
+            images = hints[path][[0, -1]] if path and frames != "all" else hints.get(path)
+            control = host.control(edges(images), frames, count=FRAMES) if path else None
             latents = host.sample(
                 model, [sprites.caption(CLIP)], frames=FRAMES, steps=STEPS, seed=SEED, control=control
             )
-            drawn[key] = host.decode(latents)
-        return drawn[key]
+            cache[key] = host.decode(latents)
+        return cache[key]
 
     return draw
 
@@ -90,14 +90,14 @@ def test_the_lora_of_the_pocket_is_in_no_list_of_loras(comfy):
 def test_the_node_puts_it_on_as_the_stock_node_does(comfy, host, caplog):
     from stillmotion.nodes.pocket import LoadPocketLora
 
-    ours: Any = LoadPocketLora.execute(host.model, 0.5).args[0]
-    theirs = host.lora(strength=0.5)
+    model: Any = LoadPocketLora.execute(host.model, 0.5).args[0]
+    reference = host.lora(strength=0.5)
     keys = [key for key in host.model.model.state_dict() if key.startswith("diffusion_model.")]
-    assert len(ours.patches) > 20
-    assert set(ours.patches) <= set(keys)
+    assert len(model.patches) > 20
+    assert set(model.patches) <= set(keys)
     assert "lora key not loaded" not in caplog.text
-    assert ours.patches.keys() == theirs.patches.keys()
-    assert {patch[0] for patches in ours.patches.values() for patch in patches} == {0.5}
+    assert model.patches.keys() == reference.patches.keys()
+    assert {patch[0] for patches in model.patches.values() for patch in patches} == {0.5}
     assert host.model.patches == {}, "the input model is changed"
     assert LORA.stat().st_size < 1_000_000
     assert CONTROL.stat().st_size < 7_000_000
@@ -128,8 +128,8 @@ def test_a_bundled_file_that_is_gone_is_named_with_what_to_do(comfy, host, monke
 def test_the_loras_style_is_in_every_frame_and_the_clip_still_moves(host, judge):
     """The LoRA reduces the distance (benchmarks/results.md); that of a still sprite is 0.02."""
     models = host.motion(frames=FRAMES), host.lora(model=host.motion(frames=FRAMES))
-    told = {"frames": FRAMES, "steps": STEPS, "seed": 1}
-    plain, styled = (host.decode(host.sample(model, [sprites.caption(CLIP)], **told)) for model in models)
+    settings = {"frames": FRAMES, "steps": STEPS, "seed": 1}
+    plain, styled = (host.decode(host.sample(model, [sprites.caption(CLIP)], **settings)) for model in models)
     assert glows(plain).float().mean() <= 0.2
     assert glows(styled).all()
     ways = [read_clip(judge, frames) for frames in (plain, styled)]
@@ -166,8 +166,8 @@ def test_a_controlnet_on_the_first_and_last_frame_binds_these_and_not_the_others
 def test_lora_motion_and_controlnet_together(clip, judge, hints):
     both = clip(lora=True, path="dip", frames="0, -1")
     assert glows(both).all()
-    moved, free = (overlap(judge, frames, hints["dip"])[[0, -1]] for frames in (both, clip(lora=True)))
-    assert moved.mean() > free.mean() + 0.3
+    controlled, free = (overlap(judge, frames, hints["dip"])[[0, -1]] for frames in (both, clip(lora=True)))
+    assert controlled.mean() > free.mean() + 0.3
     reading = read_clip(judge, both)
     assert reading.direction == "right"
     assert reading.distance > 0.2

@@ -25,7 +25,7 @@ def random_controlnet(seed=6):
     return comfy.controlnet.ControlNet(net, load_device=model_management.get_torch_device())
 
 
-def words(seed, **options):
+def conditioning(seed, **options):
     return [[torch.randn(1, 77, CONTEXT, generator=torch.Generator().manual_seed(seed)), options]]
 
 
@@ -38,7 +38,7 @@ def with_control(hint, *, control=None, before=None) -> Any:
     net = (control or random_controlnet()).copy().set_cond_hint(hint, 0.8)
     net.set_previous_controlnet(before)
     options = {"control": net, "control_apply_to_uncond": False}
-    return words(1, **options), words(2, **options)
+    return conditioning(1, **options), conditioning(2, **options)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def limited(comfy):
 def test_named_frames_are_as_with_the_controlnet_and_the_others_as_without(sample, limited):
     """Without a motion model, frames are independent, so each one is either with or without control."""
     conditions = with_control(pictures(FRAMES))
-    everywhere, nowhere = sample(conditions), sample((words(1), words(2)))
+    everywhere, nowhere = sample(conditions), sample((conditioning(1), conditioning(2)))
     some = sample(limited(conditions, "0, -1"))
     for frame, controlled in enumerate((True, False, False, True)):
         torch.testing.assert_close(some[frame], (everywhere if controlled else nowhere)[frame], rtol=1e-4, atol=1e-3)
@@ -101,17 +101,20 @@ def test_a_strength_per_frame_is_that_of_the_controlnet(sample, limited):
     hint = pictures(1)
     conditions = with_control(hint)
     half = random_controlnet().copy().set_cond_hint(hint, 0.4)
-    halved = sample((words(1, control=half), words(2, control=half)))
+    halved = sample((conditioning(1, control=half), conditioning(2, control=half)))
     some = sample(limited(conditions, "all=0.5, 0=1, 2=0"))
     torch.testing.assert_close(some[0], sample(conditions)[0], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(some[1], halved[1], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(some[2], sample((words(1), words(2)))[2], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(some[2], sample((conditioning(1), conditioning(2)))[2], rtol=1e-4, atol=1e-3)
 
 
 def test_several_clips_in_one_batch(sample, limited):
     conditions = limited(with_control(pictures(FRAMES)), "1")
     twice = sample(conditions, 2 * FRAMES)
-    everywhere, nowhere = sample(with_control(pictures(FRAMES)), 2 * FRAMES), sample((words(1), words(2)), 2 * FRAMES)
+    everywhere, nowhere = (
+        sample(with_control(pictures(FRAMES)), 2 * FRAMES),
+        sample((conditioning(1), conditioning(2)), 2 * FRAMES),
+    )
     for frame in range(2 * FRAMES):
         expected = everywhere if frame % FRAMES == 1 else nowhere
         torch.testing.assert_close(twice[frame], expected[frame], rtol=1e-4, atol=1e-3)
@@ -122,7 +125,7 @@ def test_several_clips_in_one_batch(sample, limited):
 def test_a_controlnet_before_it_keeps_all_frames(sample, limited):
     first = random_controlnet(7).copy().set_cond_hint(pictures(1, seed=9), 0.8)
     conditions = with_control(pictures(1), before=first)
-    both, only_first = sample(conditions), sample((words(1, control=first), words(2, control=first)))
+    both, only_first = sample(conditions), sample((conditioning(1, control=first), conditioning(2, control=first)))
     some = sample(limited(conditions, "3"))
     torch.testing.assert_close(some[3], both[3], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(some[0], only_first[0], rtol=1e-4, atol=1e-3)
@@ -176,7 +179,7 @@ def test_it_works_with_a_motion_model_which_carries_it_to_the_other_frames(comfy
     path = tmp_path / "m.safetensors"
     checkpoint.save(path, system="motion", config=motion.config.to_dict(), weights=weights)
     model = apply_motion(tiny_sd, load_motion(path), frames=FRAMES)
-    still = sample((words(1), words(2)), model=model)
+    still = sample((conditioning(1), conditioning(2)), model=model)
     some = sample(limited(with_control(pictures(2)), "0, -1"), model=model)
     assert not torch.allclose(some[1:3], still[1:3], rtol=0.01, atol=0.01)
 
@@ -221,6 +224,6 @@ def test_no_frames_no_controlnet_and_a_wrong_number_of_pictures_are_named(comfy,
     with pytest.raises(ValueError, match="no frame is given"):
         limited(with_control(pictures(1)), " , ")
     with pytest.raises(ValueError, match="have no ControlNet; connect the node after Apply ControlNet"):
-        limited((words(1), words(2)), "0")
+        limited((conditioning(1), conditioning(2)), "0")
     with pytest.raises(ValueError, match="3 images for 2 frames of a clip of 4; connect 1, 2 or 4"):
         limited(with_control(pictures(3)), "0, -1")

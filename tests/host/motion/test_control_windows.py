@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from .test_control_frames import pictures, random_controlnet, words
+from .test_control_frames import conditioning, pictures, random_controlnet
 from .test_motion import motion_file  # noqa: F401  the fixture of the files
 
 FRAMES = 8
@@ -41,7 +41,7 @@ def sample(comfy, tiny_sd, patched):
 def controlled(control, before=None):
     control.set_previous_controlnet(before)
     options = {"control": control, "control_apply_to_uncond": False}
-    return words(1, **options), words(2, **options)
+    return conditioning(1, **options), conditioning(2, **options)
 
 
 def same(a, b):
@@ -149,20 +149,20 @@ def test_advanced_controlnet_cuts_its_own_hints_and_learns_the_frames(comfy, sam
 
 @pytest.mark.slow
 def test_ip_adapters_learn_the_frames_of_the_window_also_in_a_clip_of_a_long_video(comfy, patched, sample):
-    seen: list[Any] = []
+    calls: list[Any] = []
 
     def patch(n, context, value, options):
-        seen.append(options["ad_params"]["sub_idxs"])
+        calls.append(options["ad_params"]["sub_idxs"])
         return n, context, value
 
     model = patched(frames=FRAMES, scale=0.0)
     model.set_model_attn2_patch(patch)
-    sample(words(1), words(2), length=4, steps=1, model=model)
-    assert set(map(tuple, seen)) == {(0, 1, 2, 3), (4, 5, 6, 7)}
-    seen.clear()
+    sample(conditioning(1), conditioning(2), length=4, steps=1, model=model)
+    assert set(map(tuple, calls)) == {(0, 1, 2, 3), (4, 5, 6, 7)}
+    calls.clear()
     model.model_options["transformer_options"]["ad_params"] = {"sub_idxs": list(range(16, 24)), "full_length": 24}
-    sample(words(1), words(2), length=4, steps=1, model=model)
-    assert set(map(tuple, seen)) == {(16, 17, 18, 19), (20, 21, 22, 23)}
+    sample(conditioning(1), conditioning(2), length=4, steps=1, model=model)
+    assert set(map(tuple, calls)) == {(16, 17, 18, 19), (20, 21, 22, 23)}
 
 
 @pytest.mark.slow
@@ -170,10 +170,10 @@ def test_ip_adapters_learn_the_frames_of_the_window_also_in_a_clip_of_a_long_vid
 def test_masks_and_texts_are_repeated_as_without_windows(comfy, sample, rows):
     """Windows of 3 frames: frame i has row i % rows there, too."""
     mask = torch.rand(rows, 8, 8, generator=torch.Generator().manual_seed(1))
-    positive = [*words(1, mask=mask, mask_strength=1.0), *words(3)]
-    same(sample(positive, words(2), length=3), sample(positive, words(2)))
+    positive = [*conditioning(1, mask=mask, mask_strength=1.0), *conditioning(3)]
+    same(sample(positive, conditioning(2), length=3), sample(positive, conditioning(2)))
     texts = [[torch.randn(rows, 77, 32, generator=torch.Generator().manual_seed(4)), {}]]
-    same(sample(texts, words(2), length=3), sample(texts, words(2)))
+    same(sample(texts, conditioning(2), length=3), sample(texts, conditioning(2)))
 
 
 def test_windows_that_are_not_used_again_are_released(comfy):

@@ -81,12 +81,12 @@ def test_it_equals_diffusers_own_motion_unet(parts):
     clips = x.unflatten(0, (-1, FRAMES)).transpose(1, 2)  # (b, c, f, h, w)
     reference: Any = UNetMotionModel.from_unet2d(unet, adapter)
     reference.eval()
-    theirs = reference(clips, 500, context, return_dict=False)[0].transpose(1, 2).flatten(0, 1)
+    expected = reference(clips, 500, context, return_dict=False)[0].transpose(1, 2).flatten(0, 1)
     still = unet(x, t, context, return_dict=False)[0]
     handle = with_frames(attach(unet, motion), FRAMES)
-    ours = unet(x, t, context, return_dict=False)[0]
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    assert (ours - still).abs().max() > 0.01
+    output = unet(x, t, context, return_dict=False)[0]
+    torch.testing.assert_close(output, expected, atol=1e-4, rtol=0)
+    assert (output - still).abs().max() > 0.01
     assert handle.calls == len(motion.modules_by_slot())
 
 

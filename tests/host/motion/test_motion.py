@@ -50,7 +50,7 @@ def sample(comfy):
     return run
 
 
-def words(seed, tokens=77, **options):
+def conditioning(seed, tokens=77, **options):
     return [[torch.randn(1, tokens, CONTEXT, generator=torch.Generator().manual_seed(seed)), options]]
 
 
@@ -124,9 +124,9 @@ def test_frames_of_one_video_do_see_each_other(patched, run_sampler):
 def test_conditions_together_or_one_after_another_give_the_same(patched, run_sampler):
     calls = {}
     results = {}
-    for name, needed in (("together", 0), ("apart", 1e30)):
+    for name, memory in (("together", 0), ("apart", 1e30)):
         model = patched()
-        model.add_object_patch("memory_required", lambda *a, needed=needed, **k: needed)
+        model.add_object_patch("memory_required", lambda *a, memory=memory, **k: memory)
         calls[name] = chunks_of(model)
         results[name] = run_sampler(model, frames=FRAMES)
     assert set(calls["together"]) == {2}
@@ -138,14 +138,14 @@ def chunks_of(model):
     """A list of the number of conditions in each call of the U-Net."""
     from comfy.patcher_extension import WrappersMP
 
-    seen = []
+    counts = []
 
     def look(executor, *args, **kwargs):
-        seen.append(len(args[5]["cond_or_uncond"]))
+        counts.append(len(args[5]["cond_or_uncond"]))
         return executor(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", look)
-    return seen
+    return counts
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (3, 5), (10, 8)])
@@ -159,9 +159,9 @@ def test_odd_sizes(tiny_sd, patched, run_sampler, height, width):
 
 def test_areas_time_ranges_and_prompts_of_different_lengths(tiny_sd, patched, sample):
     """Calls of the U-Net with other sizes and other numbers of conditions within one run."""
-    area = words(2, area=(4, 8, 0, 0), strength=1.0)
-    early = words(3, start_percent=0.0, end_percent=0.5)
-    positive, negative = words(1) + area + early, words(4, tokens=81)
+    area = conditioning(2, area=(4, 8, 0, 0), strength=1.0)
+    early = conditioning(3, start_percent=0.0, end_percent=0.5)
+    positive, negative = conditioning(1) + area + early, conditioning(4, tokens=81)
     noise = noise_of(FRAMES)
     still = sample(tiny_sd, positive, negative, noise)
     assert torch.equal(sample(patched(scale=0.0), positive, negative, noise), still)
@@ -311,15 +311,15 @@ def test_a_lora_and_a_controlnet_work_with_it(comfy, tiny_sd, patched, sample):
     for lora_on, control_on, motion_on in ((0, 0, 1), (1, 0, 0), (1, 0, 1), (0, 1, 0), (0, 1, 1), (1, 1, 1)):
         base = with_lora if lora_on else tiny_sd
         model = patched(model=base) if motion_on else base
-        positive = words(1, **control) if control_on else words(1)
-        results[lora_on, control_on, motion_on] = sample(model, positive, words(2), noise)
+        positive = conditioning(1, **control) if control_on else conditioning(1)
+        results[lora_on, control_on, motion_on] = sample(model, positive, conditioning(2), noise)
     values = list(results.values())
     assert not any(close(a, b, 0.01) for i, a in enumerate(values) for b in values[:i])
     # a LoRA that is applied afterwards has the same effect, and all of its keys match
     later: Any
     later, _ = sd.load_lora_for_models(motion, None, lora, 1.0, 0.0)
     assert len(later.patches) == len(lora) // 2
-    assert torch.equal(sample(later, words(1), words(2), noise), results[1, 0, 1])
+    assert torch.equal(sample(later, conditioning(1), conditioning(2), noise), results[1, 0, 1])
 
 
 def random_lora(model, rank=2):
@@ -406,14 +406,14 @@ def test_a_handler_of_somebody_else_is_warned_of_and_an_unused_motion_model_is_a
     from comfy.ldm.modules.attention import SpatialTransformer
     from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
-    def theirs(layer, x, emb, *_):
+    def handler(layer, x, emb, *_):
         return layer(x, emb)
 
     def their_attention(layer, x, emb, context, options, *_):
         return layer(x, context, options)
 
     crowded = tiny_sd.clone()
-    crowded.set_model_forward_timestep_embed_patch((ResBlock, theirs))
+    crowded.set_model_forward_timestep_embed_patch((ResBlock, handler))
     crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, their_attention))
     with caplog.at_level(logging.WARNING):
         model = patched(model=crowded)
@@ -480,12 +480,12 @@ def test_the_noise_levels_come_from_the_file_or_as_chosen(tiny_sd, patched):
     def largest(model):
         return float(model.get_model_object("model_sampling").sigma_max)
 
-    own = largest(tiny_sd)
-    assert own == pytest.approx(14.61, abs=0.01)
-    assert largest(patched()) == own
+    model_level = largest(tiny_sd)
+    assert model_level == pytest.approx(14.61, abs=0.01)
+    assert largest(patched()) == model_level
     assert largest(patched(**LINEAR_FILE)) == pytest.approx(25.08, abs=0.1)
-    assert largest(patched(**LINEAR_FILE, options={"beta_schedule": "model"})) == own
-    assert largest(patched(**LINEAR_FILE, options={"beta_schedule": "scaled_linear"})) == pytest.approx(own)
+    assert largest(patched(**LINEAR_FILE, options={"beta_schedule": "model"})) == model_level
+    assert largest(patched(**LINEAR_FILE, options={"beta_schedule": "scaled_linear"})) == pytest.approx(model_level)
     assert largest(patched(options={"beta_schedule": "linear"})) == pytest.approx(25.08, abs=0.1)
 
 
@@ -541,12 +541,12 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
     motion = MotionModel(MotionConfig.from_dict(file.config))
     motion.load_state_dict(file.weights)
     x, t = noise_of(2 * FRAMES, height=6, width=10), torch.full((2 * FRAMES,), 300)
-    context = words(1)[0][0].repeat(2 * FRAMES, 1, 1)
+    context = conditioning(1)[0][0].repeat(2 * FRAMES, 1, 1)
     handle = attach(unet, motion)
     handle.frames = FRAMES
-    theirs = unet(x, t, context).sample
+    reference = unet(x, t, context).sample
     handle.remove()
     still = unet(x, t, context).sample
-    ours = network_output(patched(file=path), x, t, context)
-    assert (ours - theirs).abs().max() < 1e-4
-    assert (still - theirs).abs().max() > 0.01
+    output = network_output(patched(file=path), x, t, context)
+    assert (output - reference).abs().max() < 1e-4
+    assert (still - reference).abs().max() > 0.01

@@ -29,10 +29,10 @@ def levels(model) -> Any:
 def test_lcm_gets_every_20th_of_the_motion_models_levels(tiny_sd, patched, discrete):
     from stillmotion.model_patches.core.levels import sigmas
 
-    found = levels(patched(model=discrete(tiny_sd), **LINEAR_FILE))
-    assert len(found) == 50
-    torch.testing.assert_close(found.double(), sigmas("linear")[19::20], rtol=1e-5, atol=0)
-    assert float(found[-1]) == pytest.approx(25.15, abs=0.01)
+    lcm_levels = levels(patched(model=discrete(tiny_sd), **LINEAR_FILE))
+    assert len(lcm_levels) == 50
+    torch.testing.assert_close(lcm_levels.double(), sigmas("linear")[19::20], rtol=1e-5, atol=0)
+    assert float(lcm_levels[-1]) == pytest.approx(25.15, abs=0.01)
 
 
 def test_model_sampling_betas_takes_lcm_too(tiny_sd, discrete):
@@ -101,9 +101,9 @@ def test_levels_that_are_right_or_free_are_not_warned_of(tiny_sd, patched, discr
     from comfy_extras.nodes_model_advanced import RescaleCFG
 
     rescaled: Any = RescaleCFG().patch(patched(**LINEAR_FILE), 0.7)[0]
-    kept = discrete(patched(**LINEAR_FILE, options={"beta_schedule": "model"}), "v_prediction")
+    unchanged = discrete(patched(**LINEAR_FILE, options={"beta_schedule": "model"}), "v_prediction")
     first = patched(model=discrete(tiny_sd, "v_prediction", True), **LINEAR_FILE)
     with caplog.at_level(logging.WARNING):
-        for model in (rescaled, kept, first, discrete(patched(), "eps")):
+        for model in (rescaled, unchanged, first, discrete(patched(), "eps")):
             run_sampler(model, frames=FRAMES, steps=1)
     assert "sigma_max" not in caplog.text

@@ -28,8 +28,8 @@ def split(comfy):
 
         def windows(executor, inner, conds, x, t, options):
             def calc(inner, conds, x, t, options):
-                kept = {k: v for k, v in options["transformer_options"].items() if k != "context_window"}
-                return executor(inner, conds, x, t, options | {"transformer_options": kept})
+                options_left = {k: v for k, v in options["transformer_options"].items() if k != "context_window"}
+                return executor(inner, conds, x, t, options | {"transformer_options": options_left})
 
             return handler.execute(calc, inner, conds, x, t, options)
 

@@ -54,19 +54,19 @@ def test_both_hosts_give_the_same_eps(hosts):
     x, context = torch.randn(4, 4, 16, 16, generator=g), torch.randn(4, 77, 128, generator=g)
     t = torch.tensor([1.0, 200.0, 600.0, 999.0])
     with torch.inference_mode():
-        ours = model.model.diffusion_model(x, t, context=context)
-        theirs = pocket.unet(x, t, context).sample
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+        output = model.model.diffusion_model(x, t, context=context)
+        expected = pocket.unet(x, t, context).sample
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
 
 
 def test_both_hosts_encode_a_prompt_alike(hosts):
     (_, clip, _), pocket = hosts
     ids = torch.tensor([[49406, 320, 736, 3449] + [49407] * 73])
     with torch.inference_mode():
-        theirs = pocket.text(ids).last_hidden_state
+        expected = pocket.text(ids).last_hidden_state
         tokens = {"l": [[(int(i), 1.0) for i in ids[0]]]}
-        ours = clip.encode_from_tokens(tokens)
-    torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-4)
+        output = clip.encode_from_tokens(tokens)
+    torch.testing.assert_close(output.cpu(), expected, rtol=0, atol=1e-4)
 
 
 def test_the_tokenizer_is_the_stock_one(hosts, comfyui_dir):
@@ -75,9 +75,9 @@ def test_the_tokenizer_is_the_stock_one(hosts, comfyui_dir):
     (_, clip, _), _ = hosts
     stock = CLIPTokenizer.from_pretrained(str(comfyui_dir / "comfy" / "sd1_tokenizer"))
     text = "a big red star moving left quickly in the night sky"
-    ours = [token for token, _ in clip.tokenize(text)["l"][0]]
+    output = [token for token, _ in clip.tokenize(text)["l"][0]]
     ids = stock(text)["input_ids"]
-    assert ours == ids + [49407] * (77 - len(ids))
+    assert output == ids + [49407] * (77 - len(ids))
 
 
 def test_both_hosts_decode_and_encode_alike(hosts):
@@ -85,9 +85,9 @@ def test_both_hosts_decode_and_encode_alike(hosts):
     g = torch.Generator().manual_seed(4)
     z = torch.randn(2, 4, 16, 16, generator=g)
     with torch.inference_mode():
-        theirs = (pocket.vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
-        ours = vae.decode(z).permute(0, 3, 1, 2)
-        torch.testing.assert_close(ours.float().cpu(), theirs, rtol=0, atol=1e-4)
+        expected = (pocket.vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+        output = vae.decode(z).permute(0, 3, 1, 2)
+        torch.testing.assert_close(output.float().cpu(), expected, rtol=0, atol=1e-4)
         pictures = torch.rand(2, 64, 64, 3, generator=g)
         latents = vae.encode(pictures)
         assert latents.shape == (2, 4, 16, 16)

@@ -46,12 +46,12 @@ def test_both_hosts_give_the_same_residuals(comfy, control_file):
 
     x, t, context, hint = inputs()
     net: Any
-    net, theirs = load_pocket_control(control_file).control_model, diffusers_pocket.load_control(control_file)
+    net, reference = load_pocket_control(control_file).control_model, diffusers_pocket.load_control(control_file)
     with torch.inference_mode():
-        ours = net(x=x, hint=hint, timesteps=t, context=context)
-        down, middle = theirs(x, t, context, controlnet_cond=hint, return_dict=False)
-    assert len(ours["output"]) == len(down) == 6
-    for a, b in zip([*ours["output"], *ours["middle"]], [*down, middle], strict=True):
+        output = net(x=x, hint=hint, timesteps=t, context=context)
+        down, middle = reference(x, t, context, controlnet_cond=hint, return_dict=False)
+    assert len(output["output"]) == len(down) == 6
+    for a, b in zip([*output["output"], *output["middle"]], [*down, middle], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
         assert b.abs().max() > 0.01
 
@@ -65,22 +65,22 @@ def test_both_hosts_give_the_same_eps_under_the_bundled_files(comfy, root):
     model, _, _ = load_pocket(root / "pocket" / "pocket.safetensors")
     pocket = diffusers_pocket.load_pocket(root / "pocket" / "pocket.safetensors")
     path = root / "pocket" / "control_edges.safetensors"
-    control, theirs = load_pocket_control(path).copy(), diffusers_pocket.load_control(path)
+    control, reference = load_pocket_control(path).copy(), diffusers_pocket.load_control(path)
     x, t, context, _ = inputs()
-    shown = edges(torch.cat([sprites.render(sprites.clip(1, k), [0.5]) for k in range(3)]))
+    hints = edges(torch.cat([sprites.render(sprites.clip(1, k), [0.5]) for k in range(3)]))
     sampling = model.get_model_object("model_sampling")
     sigma = sampling.sigma(t)
-    control.set_cond_hint(shown).pre_run(model.model, sampling.percent_to_sigma)
+    control.set_cond_hint(hints).pre_run(model.model, sampling.percent_to_sigma)
     noisy = x * (sigma.view(-1, 1, 1, 1) ** 2 + 1).sqrt()  # the x of ComfyUI is scaled by its noise level
-    hint = torch.nn.functional.interpolate(shown, size=(128, 128), mode="nearest-exact")
+    hint = torch.nn.functional.interpolate(hints, size=(128, 128), mode="nearest-exact")
     with torch.inference_mode():
         added = control.get_control(noisy, sigma, {"c_crossattn": context}, 1, {})
-        ours = model.model.diffusion_model(x, t, context=context, control=added)
-        down, middle = theirs(x, t, context, controlnet_cond=hint, return_dict=False)
+        output = model.model.diffusion_model(x, t, context=context, control=added)
+        down, middle = reference(x, t, context, controlnet_cond=hint, return_dict=False)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         expected = pocket.unet(x, t, context, **residuals).sample
         plain = pocket.unet(x, t, context).sample
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
     assert not torch.allclose(expected, plain, rtol=0, atol=0.01)
 
 
@@ -89,8 +89,8 @@ def test_the_edges_of_the_training_are_the_canny_nodes(comfy):
 
     frames = torch.cat([sprites.render(sprites.clip(2, k), [0.5]) for k in range(4)])
     node: Any = nodes_canny.Canny
-    (drawn,) = node.execute(frames.permute(0, 2, 3, 1), 0.1, 0.2).result
-    assert torch.equal(drawn.permute(0, 3, 1, 2), edges(frames, 0.1, 0.2))
+    (canny,) = node.execute(frames.permute(0, 2, 3, 1), 0.1, 0.2).result
+    assert torch.equal(canny.permute(0, 3, 1, 2), edges(frames, 0.1, 0.2))
 
 
 def test_another_kind_of_file_is_refused_by_name(comfy, root):

@@ -92,13 +92,13 @@ def test_the_layers_sit_where_the_paper_has_them(parts):
     _, _, context = inputs()
     x = torch.randn(2 * FRAMES, 6, block.norm1.normalized_shape[0], generator=torch.Generator().manual_seed(3))
     handle.frames = FRAMES
-    ours = block(x, encoder_hidden_states=context)
+    output = block(x, encoder_hidden_states=context)
     handle.remove()
     h = x + block.attn1(block.norm1(x))
     h = h + block.attn2(block.norm2(h), encoder_hidden_states=context)
     h = module(h, FRAMES)
     h = h + block.ff(block.norm3(h))
-    torch.testing.assert_close(ours, h, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output, h, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 FRAMES, SIZE, CONTEXT = 4, 32, 32
 
 
-def words(seed):
+def conditioning(seed):
     return [[torch.randn(1, 7, CONTEXT, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
@@ -32,12 +32,18 @@ def rendered(output, tiny_sd, tiny_vae, flat_request):
     from stillmotion.nodes.render.long import LongRequest
 
     settings = {"name": "n", "seed": 3, "clips": 2, "frames": FRAMES, "steps": 2, "cfg": 3.0, "width": SIZE}
-    settings |= {"height": SIZE, "overlap": 2, "format": "ffv1-mkv", "positive": words(1), "negative": words(2)}
+    settings |= {
+        "height": SIZE,
+        "overlap": 2,
+        "format": "ffv1-mkv",
+        "positive": conditioning(1),
+        "negative": conditioning(2),
+    }
 
     def render(*, prompt=None, pnginfo=None, node="9", **changes):
-        given = {"model": tiny_sd, "vae": tiny_vae, **settings} | changes
+        inputs = {"model": tiny_sd, "vae": tiny_vae, **settings} | changes
         with torch.inference_mode():
-            return flat_request(LongRequest, **given).render(prompt, pnginfo, node)
+            return flat_request(LongRequest, **inputs).render(prompt, pnginfo, node)
 
     return render
 
@@ -59,8 +65,8 @@ def test_a_video_its_first_clip_and_its_folder(rendered, output):
     assert frames.std() > 10  # otherwise the checks below could not distinguish anything
     assert np.array_equal(frames[:FRAMES], (first * 255).round().byte().numpy())
     with av.open(str(path)) as video:
-        told = {key.lower(): value for key, value in video.metadata.items()}
-        assert json.loads(told["workflow"]) == {"nodes": []}
+        metadata = {key.lower(): value for key, value in video.metadata.items()}
+        assert json.loads(metadata["workflow"]) == {"nodes": []}
         assert video.streams.video[0].average_rate == Fraction(8)
 
 
@@ -87,11 +93,11 @@ def test_an_interrupt_within_a_model_call_loses_one_clip_at_most(rendered, outpu
     calls += [None, None]
     path, _ = rendered(model=model)
     assert len(calls) == 3 + 2  # the second clip's two steps
-    found = frames_of(path)
+    frames = frames_of(path)
     path.unlink()
     for file in sorted(path.parent.rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
-    assert np.array_equal(frames_of(rendered(model=model)[0]), found)
+    assert np.array_equal(frames_of(rendered(model=model)[0]), frames)
 
 
 @pytest.mark.slow
@@ -103,7 +109,7 @@ def test_more_clips_extend_and_other_inputs_are_another_job(rendered, output):
     assert np.array_equal(frames_of(longer)[: 2 * FRAMES], two)
     seconds, _ = rendered(clips=99, seconds=1.2)  # 9.6 frames, rounded up to complete clips
     assert len(frames_of(seconds)) == 3 * FRAMES
-    for changed in ({"seed": 4}, {"positive": words(5)}, {"steps": 3}, {"staged_guidance": 0.9}, {"fps": 9.0}):
+    for changed in ({"seed": 4}, {"positive": conditioning(5)}, {"steps": 3}, {"staged_guidance": 0.9}, {"fps": 9.0}):
         assert rendered(**changed)[0].parent != first.parent
     assert len(jobs(output)) == 6
 
@@ -179,11 +185,11 @@ def test_a_guider_guides_in_its_own_way(rendered, tiny_sd):
     import comfy.samplers
 
     guider = comfy.samplers.CFGGuider(tiny_sd)
-    guider.set_conds(words(1), words(2))
+    guider.set_conds(conditioning(1), conditioning(2))
     guider.set_cfg(3.0)
     conditions, model = guider.original_conds, guider.model_patcher
-    found = frames_of(rendered(guider=guider, model=None, positive=None, negative=None, cfg=99.0)[0])
-    assert np.array_equal(found, frames_of(rendered()[0]))
+    frames = frames_of(rendered(guider=guider, model=None, positive=None, negative=None, cfg=99.0)[0])
+    assert np.array_equal(frames, frames_of(rendered()[0]))
     assert guider.original_conds is conditions
     assert guider.model_patcher is model
 
@@ -192,9 +198,9 @@ def test_a_guider_replaces_what_is_connected_beside_it(rendered, tiny_sd):
     import comfy.samplers
 
     guider = comfy.samplers.CFGGuider(tiny_sd)
-    guider.set_conds(words(1), words(2))
+    guider.set_conds(conditioning(1), conditioning(2))
     guider.set_cfg(3.0)
-    path, _ = rendered(guider=guider, positive=words(7))
+    path, _ = rendered(guider=guider, positive=conditioning(7))
     assert np.array_equal(frames_of(path), frames_of(rendered()[0]))
     assert "model, positive, negative and cfg are not used" in (path.parent / "log.txt").read_text()
 
@@ -262,8 +268,8 @@ def test_only_what_flows_in_counts(comfy):
     assert stronger["model"] != before["model"]
     assert stronger["vae"] == before["vae"]
     assert graph(**{"1": PROMPT["1"] | {"is_changed": [8]}})["vae"] != before["vae"]
-    moved = {"class_type": "Apply", "inputs": {"model": ["12", 0], "strength": 1.0}}
-    renamed = {"12": PROMPT["1"] | {"_meta": {"title": "x"}}, "2": moved}
+    apply = {"class_type": "Apply", "inputs": {"model": ["12", 0], "strength": 1.0}}
+    renamed = {"12": PROMPT["1"] | {"_meta": {"title": "x"}}, "2": apply}
     assert graph(**renamed)["model"] == before["model"]
 
 

@@ -12,7 +12,7 @@ FRAMES, CONTEXT, SIZE = 4, 32, 32
 CONFIG = Config(overlap=2, staged_guidance=0.6)
 
 
-def words(seed, rows=1):
+def conditioning(seed, rows=1):
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(rows, 7, CONTEXT, generator=generator), {"pooled_output": None}]]
 
@@ -29,19 +29,21 @@ def long_video(tiny_sd, tiny_vae):
     from stillmotion.model_patches.comfy_host.video.long import LongVideo, make_guider
 
     def make(*, model=None, positive=None, negative=None, guider=None, **changes):
-        guider = guider or make_guider(model or mixing(tiny_sd), positive or words(1), negative or words(2), 3.0)
-        given = {"sampler": "euler", "scheduler": "normal", "steps": 3, "seed": 5, "frames": FRAMES}
-        return LongVideo(guider, tiny_vae, **{**given, "size": (SIZE, SIZE), "config": CONFIG} | changes)
+        guider = guider or make_guider(
+            model or mixing(tiny_sd), positive or conditioning(1), negative or conditioning(2), 3.0
+        )
+        settings = {"sampler": "euler", "scheduler": "normal", "steps": 3, "seed": 5, "frames": FRAMES}
+        return LongVideo(guider, tiny_vae, **{**settings, "size": (SIZE, SIZE), "config": CONFIG} | changes)
 
     return make
 
 
 def clips_of(long, count, takes=()):
-    found, state = [], None
+    clips, state = [], None
     for clip in range(count):
         latents, state = long.sample(clip, dict(takes).get(clip, 0), state, lambda share: None)
-        found.append(latents)
-    return found
+        clips.append(latents)
+    return clips
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "uni_pc", "heun", "dpmpp_2m_sde"])
@@ -60,7 +62,7 @@ def test_its_clips_are_those_of_reuse_sampler(comfy, tiny_sd, long_video, sample
         fresh: Any = comfy.sample.prepare_noise(empty, clip_seed(5, clip))
         noise.append(fresh if not noise else next_noise(noise[-1][None], fresh[None], CONFIG)[0])
     reusing = ReuseSampler(comfy.samplers.sampler_object(sampler), FRAMES, CONFIG, step_noise=True)
-    guider = make_guider(mixing(tiny_sd), words(1), words(2), 3.0)
+    guider = make_guider(mixing(tiny_sd), conditioning(1), conditioning(2), 3.0)
     with torch.inference_mode():
         expected = guider.sample(
             torch.cat(noise), torch.zeros(3 * FRAMES, *empty.shape[1:]), reusing, long.sigmas, seed=5, disable_pbar=True
@@ -73,8 +75,8 @@ def test_the_first_clip_is_what_the_ksampler_makes(tiny_sd, long_video, run_samp
 
     latent = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8)
     expected = comfy.sample.sample(
-        mixing(tiny_sd), comfy.sample.prepare_noise(latent, 5), 3, 3.0, "euler", "normal", words(1), words(2), latent,
-        seed=5, disable_pbar=True,
+        mixing(tiny_sd), comfy.sample.prepare_noise(latent, 5), 3, 3.0, "euler", "normal", conditioning(1),
+        conditioning(2), latent, seed=5, disable_pbar=True,
     )  # fmt: skip
     assert torch.equal(clips_of(long_video(), 1)[0], expected)
 
@@ -87,22 +89,22 @@ def test_another_take_changes_its_clip_alone(long_video):
 
 def test_a_history_survives_as_tensors():
     history = History((3.0, 1.5, 0.0), torch.randn(1, 4, 2), {0: torch.randn(1, 2, 2)}, (torch.randn(1, 4, 2),) * 2)
-    found = History.of(history.tensors())
-    assert found.sigmas == history.sigmas
-    assert found.states.keys() == history.states.keys()
-    assert torch.equal(found.states[0], history.states[0])
-    assert len(found.step_noise) == 2
+    copy_of_history = History.of(history.tensors())
+    assert copy_of_history.sigmas == history.sigmas
+    assert copy_of_history.states.keys() == history.states.keys()
+    assert torch.equal(copy_of_history.states[0], history.states[0])
+    assert len(copy_of_history.step_noise) == 2
     with pytest.raises(ValueError, match="sigmas is missing"):
         History.of({"noise": history.noise})
 
 
 def test_rows_of_single_frames_go_to_their_clip(long_video):
     """Text with a row for every frame of the video: each clip uses only its own rows."""
-    rows = words(1, 2 * FRAMES)
+    rows = conditioning(1, 2 * FRAMES)
     state = None
     for clip in range(2):
-        own = [[rows[0][0][clip * FRAMES : (clip + 1) * FRAMES], {}]]
-        expected = long_video(positive=own).sample(clip, 0, state, lambda share: None)[0]
+        rows_of_clip = [[rows[0][0][clip * FRAMES : (clip + 1) * FRAMES], {}]]
+        expected = long_video(positive=rows_of_clip).sample(clip, 0, state, lambda share: None)[0]
         latents, state = long_video(positive=rows).sample(clip, 0, state, lambda share: None)
         assert torch.equal(latents, expected)
     long = long_video(positive=rows)
@@ -130,9 +132,9 @@ class Control:
                 return None
 
             def copy(self):
-                found = type(self)()
-                self.copy_to(found)
-                return found
+                control = type(self)()
+                self.copy_to(control)
+                return control
 
         return Hinted().set_cond_hint(hint)
 
@@ -142,14 +144,14 @@ def test_hints_are_cut_for_their_clip_and_the_users_objects_stay(tiny_sd, long_v
     hint = torch.arange(2.0 * FRAMES + 1).view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE)
     inner, control = Control(torch.zeros(1, 3, SIZE, SIZE)), Control(hint)
     control.set_previous_controlnet(inner)
-    positive = [[words(1)[0][0], {"control": control, "control_apply_to_uncond": False}]]
+    positive = [[conditioning(1)[0][0], {"control": control, "control_apply_to_uncond": False}]]
     model = mixing(tiny_sd)
     before = (dict(vars(control)), copy.copy(positive[0][1]), copy.deepcopy(model.model_options["transformer_options"]))
     long = long_video(model=model, positive=positive)
     long.check(2)
     clips_of(long, 2)
-    seen = [hints.tolist() for hints in SEEN]
-    assert seen == [[0.0, 1.0, 2.0, 3.0]] * 3 + [[4.0, 5.0, 6.0, 7.0]] * 3
+    hints_by_call = [hints.tolist() for hints in SEEN]
+    assert hints_by_call == [[0.0, 1.0, 2.0, 3.0]] * 3 + [[4.0, 5.0, 6.0, 7.0]] * 3
     assert vars(control) == before[0]
     assert positive[0][1] == before[1]
     assert model.model_options["transformer_options"] == before[2]
@@ -165,25 +167,25 @@ def test_our_own_limited_controlnets_are_cut_too(comfy):
 
     hint = torch.arange(8.0).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     control = FrameControl.around(Control(hint), {0: 1.0, 5: 0.5}, 8)
-    found = Part(4, 8).conditions({"positive": [{"control": control}]})["positive"][0]["control"]
-    assert found.weights.tolist() == [0.0, 0.5, 0.0, 0.0]
-    assert found.inner.cond_hint_original[:, 0, 0, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
+    part = Part(4, 8).conditions({"positive": [{"control": control}]})["positive"][0]["control"]
+    assert part.weights.tolist() == [0.0, 0.5, 0.0, 0.0]
+    assert part.inner.cond_hint_original[:, 0, 0, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
     assert len(control.weights) == len(control.inner.cond_hint_original) == 8
 
 
 def test_ip_adapters_learn_which_frames_they_see(tiny_sd, long_video):
     """They read ad_params in the options of their patch."""
-    seen = []
+    calls = []
 
     def patch(n, context, value, options):
-        seen.append(options["ad_params"])
+        calls.append(options["ad_params"])
         return n, context, value
 
     model = mixing(tiny_sd)
     model.set_model_attn2_patch(patch)
     clips_of(long_video(model=model), 2)
-    assert seen[0] == {"sub_idxs": [0, 1, 2, 3], "full_length": 4}
-    assert seen[-1] == {"sub_idxs": [4, 5, 6, 7], "full_length": 8}
+    assert calls[0] == {"sub_idxs": [0, 1, 2, 3], "full_length": 4}
+    assert calls[-1] == {"sub_idxs": [4, 5, 6, 7], "full_length": 8}
     assert "ad_params" not in model.model_options["transformer_options"]
 
 
@@ -198,7 +200,7 @@ class Words:
 
     def encode_from_tokens_scheduled(self, text):
         self.encoded.append(text)
-        return words(len(text))
+        return conditioning(len(text))
 
 
 def test_prompts_are_encoded_when_their_clip_comes(tiny_sd, long_video):
@@ -207,9 +209,9 @@ def test_prompts_are_encoded_when_their_clip_comes(tiny_sd, long_video):
     clip = Words(tiny_sd)
     long = long_video(prompts=PromptSchedule(clip, parse_prompts("a\nbb\n4: cccc")))
     assert clip.encoded == []
-    found = clips_of(long, 4)
+    clips = clips_of(long, 4)
     assert clip.encoded == ["a", "bb", "cccc"]
-    assert torch.equal(found[0], clips_of(long_video(positive=words(1)), 1)[0])
+    assert torch.equal(clips[0], clips_of(long_video(positive=conditioning(1)), 1)[0])
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_
     assert of_model(tiny_sd) == before
     clips_of(long_video(model=apply_betas(tiny_sd)), 1)  # it contains other noise levels now
     assert of_model(tiny_sd) == before
-    assert of_values(words(1)) == of_values(words(1)) != of_values(words(2))
+    assert of_values(conditioning(1)) == of_values(conditioning(1)) != of_values(conditioning(2))
     hint = torch.zeros(8, 3, 4, 4)
     one, other = Control(hint), Control(hint + (torch.arange(8).view(-1, 1, 1, 1) == 7))
     assert of_values([one]) == of_values([Control(hint)]) != of_values([other])
@@ -279,7 +281,7 @@ def test_what_cannot_be_is_told_before_sampling(tiny_sd, long_video):
     with pytest.raises(ValueError, match="adds new noise at every step"):
         long_video(sampler="euler_ancestral")
     with pytest.raises(ValueError, match="connect it, or set cfg to 1"):
-        make_guider(tiny_sd, words(1), None, 3.0)
+        make_guider(tiny_sd, conditioning(1), None, 3.0)
 
 
 def test_models_that_make_videos_themselves_are_refused(tiny_wan, long_video):

@@ -13,7 +13,7 @@ HISTORY_OF_EPS = {"lms", "ipndm", "ipndm_v", "deis", "gradient_estimation"}  # t
 STOCHASTIC = {"euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm"}
 
 
-def words(seed):
+def conditioning(seed):
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(1, 7, CONTEXT, generator=generator), {}]]
 
@@ -25,7 +25,7 @@ def ran(comfy, tiny_sd):
 
     def run(sampler, noise, *, sigmas, model=None, positive=None, **options):
         guider = comfy.samplers.CFGGuider(model or tiny_sd)
-        guider.set_conds(positive or words(1), words(2))
+        guider.set_conds(positive or conditioning(1), conditioning(2))
         guider.set_cfg(3.0)
         empty = torch.zeros_like(noise)
         with torch.inference_mode():
@@ -54,10 +54,10 @@ def levels(steps=6, last=0.0):
 
 def draw(clips=CLIPS, seed=3):
     noise = torch.randn(clips * FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-    found = [noise[:FRAMES]]
+    clips_noise = [noise[:FRAMES]]
     for fresh in noise.split(FRAMES)[1:]:
-        found.append(next_noise(found[-1][None], fresh[None], CONFIG)[0])
-    return torch.cat(found)
+        clips_noise.append(next_noise(clips_noise[-1][None], fresh[None], CONFIG)[0])
+    return torch.cat(clips_noise)
 
 
 class Algorithm1:
@@ -102,21 +102,21 @@ def mixing(model):
 @pytest.mark.parametrize("name", ["euler", "ddim", "dpmpp_2m"])
 def test_it_is_algorithm_1_on_a_real_model(ran, tiny_sd, name):
     sigmas, noise, model = levels(), draw(), mixing(tiny_sd)
-    found = ran(reusing(name), noise, sigmas=sigmas, model=model)
+    result = ran(reusing(name), noise, sigmas=sigmas, model=model)
     reference = ran(Algorithm1(name == "dpmpp_2m"), noise, sigmas=sigmas, model=model)
-    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-3 * reference.std().item())
+    torch.testing.assert_close(result, reference, rtol=1e-4, atol=1e-3 * reference.std().item())
     plain = torch.cat([ran(ksampler(name), clip, sigmas=sigmas, model=model) for clip in noise.split(FRAMES)])
-    assert torch.equal(found[:FRAMES], plain[:FRAMES])
-    assert (found - plain)[FRAMES:].abs().mean() > 0.01 * plain.std()
+    assert torch.equal(result[:FRAMES], plain[:FRAMES])
+    assert (result - plain)[FRAMES:].abs().mean() > 0.01 * plain.std()
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE | HISTORY_OF_EPS))
 def test_one_clip_is_what_the_sampler_makes_alone(ran, name):
     noise = draw(1)
-    found = ran(reusing(name), noise, sigmas=levels())
+    result = ran(reusing(name), noise, sigmas=levels())
     expected = ran(ksampler(name), noise, sigmas=levels())
     rounding = 1e-4 * expected.std().item() if name.startswith("uni_pc") else 0.0
-    torch.testing.assert_close(found, expected, rtol=0, atol=rounding)
+    torch.testing.assert_close(result, expected, rtol=0, atol=rounding)
 
 
 def fixed(model, x_0):
@@ -128,15 +128,15 @@ def fixed(model, x_0):
 
 def inputs_of(model):
     """The model, and a list of (sigma, x) of every call."""
-    seen = []
+    calls = []
     model = model.clone()
 
     def note(args):
-        seen.append((args["sigma"].flatten()[0].item(), args["input"].clone()))
+        calls.append((args["sigma"].flatten()[0].item(), args["input"].clone()))
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(note)
-    return model, seen
+    return model, calls
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
@@ -154,7 +154,7 @@ def test_what_was_replayed_is_the_state_of_the_sampler(ran, tiny_sd, name):
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(by_clip)
     scale = model.get_model_object("latent_format").scale_factor
-    found = ran(reusing(name), noise, sigmas=sigmas, model=model) * scale
+    result = ran(reusing(name), noise, sigmas=sigmas, model=model) * scale
     for j in range(FRAMES):
         x_0, mirror = clips[1].view(4, 1, 1), noise[FRAMES - 1 - j]
         guided = [k for k in range(6) if guided_frames(k, 6, CONFIG) > j]
@@ -165,15 +165,15 @@ def test_what_was_replayed_is_the_state_of_the_sampler(ran, tiny_sd, name):
             z = first + (mirror * sigmas[0] - first) * level / sigmas[0]
         else:
             level, z = sigmas[0], noise[FRAMES + j] * sigmas[0]
-        torch.testing.assert_close(found[FRAMES + j], x_0 + (z - x_0) * sigmas[-1] / level, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(result[FRAMES + j], x_0 + (z - x_0) * sigmas[-1] / level, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE | HISTORY_OF_EPS))
 def test_the_model_sees_the_frames_of_the_clip_before(ran, tiny_sd, name):
-    model, seen = inputs_of(mixing(tiny_sd))
+    model, calls = inputs_of(mixing(tiny_sd))
     sigmas = levels()
     ran(reusing(name), draw(2), sigmas=sigmas, model=model)
-    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    first, second = calls[: len(calls) // 2], calls[len(calls) // 2 :]
     outer = {}
     for (level, x), (_, y) in zip(first, second, strict=True):
         k = min(range(6), key=lambda k: abs(sigmas[k].item() - level))
@@ -197,8 +197,8 @@ def test_noise_of_the_steps_is_reused_or_the_sampler_is_refused(ran, tiny_sd, na
     both = torch.cat([noise, noise.flip(0)])
     config = Config(overlap=0, recycle=1e9, staged_guidance=0.0)
     sigmas = levels(last=0.4)
-    found = ran(reusing(name, config, step_noise=True), both, sigmas=sigmas, model=same)
-    torch.testing.assert_close(found[FRAMES:], found[:FRAMES].flip(0), rtol=1e-4, atol=1e-4)
+    result = ran(reusing(name, config, step_noise=True), both, sigmas=sigmas, model=same)
+    torch.testing.assert_close(result[FRAMES:], result[:FRAMES].flip(0), rtol=1e-4, atol=1e-4)
     alone = ran(
         reusing(name, Config(overlap=0, recycle=0.0, staged_guidance=0.0), step_noise=True),
         both,
@@ -235,9 +235,9 @@ def test_the_noise_of_all_clips(comfy):
 
     noise = ReuseNoise(Fixed(), FRAMES, CONFIG)
     assert noise.seed == 7
-    found = noise.generate_noise({"samples": torch.zeros(CLIPS * FRAMES, 4, 8, 8)})
-    assert torch.equal(found, draw())
-    assert torch.equal(found, noise.generate_noise({"samples": torch.zeros(CLIPS * FRAMES, 4, 8, 8)}))
+    result = noise.generate_noise({"samples": torch.zeros(CLIPS * FRAMES, 4, 8, 8)})
+    assert torch.equal(result, draw())
+    assert torch.equal(result, noise.generate_noise({"samples": torch.zeros(CLIPS * FRAMES, 4, 8, 8)}))
     with pytest.raises(ValueError, match="10 frames cannot be divided into clips of 4"):
         noise.generate_noise({"samples": torch.zeros(10, 4, 8, 8)})
     with pytest.raises(ValueError, match="as for image models"):
@@ -245,10 +245,10 @@ def test_the_noise_of_all_clips(comfy):
 
 
 def test_progress_counts_all_clips_and_ends_with_all_predictions(ran):
-    told = []
-    ran(reusing("euler"), draw(2), sigmas=levels(), callback=lambda *args: told.append(args))
-    assert [(step, total) for step, _, _, total in told] == [(i, 12) for i in range(12)]
-    assert [len(x_0) for _, x_0, _, _ in told] == [FRAMES] * 11 + [2 * FRAMES]
+    calls = []
+    ran(reusing("euler"), draw(2), sigmas=levels(), callback=lambda *args: calls.append(args))
+    assert [(step, total) for step, _, _, total in calls] == [(i, 12) for i in range(12)]
+    assert [len(x_0) for _, x_0, _, _ in calls] == [FRAMES] * 11 + [2 * FRAMES]
 
 
 def test_a_run_leaves_nothing_for_the_next(ran):
@@ -259,10 +259,10 @@ def test_a_run_leaves_nothing_for_the_next(ran):
 
 
 def test_conditions_of_single_frames_are_refused_and_not_given_to_the_wrong_clip(ran):
-    each = [[torch.cat([words(i)[0][0] for i in range(2 * FRAMES)]), {}]]
+    each = [[torch.cat([conditioning(i)[0][0] for i in range(2 * FRAMES)]), {}]]
     with pytest.raises(ValueError, match="has 8 rows for 8 frames, but clips of 4"):
         ran(reusing("euler"), draw(2), sigmas=levels(), positive=each)
-    shared = [[torch.cat([words(i)[0][0] for i in range(FRAMES)]), {}]]
+    shared = [[torch.cat([conditioning(i)[0][0] for i in range(FRAMES)]), {}]]
     assert ran(reusing("euler"), draw(2), sigmas=levels(), positive=shared).isfinite().all()
 
 
@@ -270,5 +270,5 @@ def test_a_masked_part_of_the_latents_stays(ran):
     """The mask belongs to the frames: ComfyUI noises the unmasked part after the replay."""
     mask = torch.ones(2 * FRAMES, 1, 8, 8)
     mask[:, :, :, 4:] = 0
-    found = ran(reusing("euler"), draw(2), sigmas=levels(), denoise_mask=mask)
-    torch.testing.assert_close(found[..., 4:], torch.zeros_like(found[..., 4:]), rtol=0, atol=1e-4)
+    result = ran(reusing("euler"), draw(2), sigmas=levels(), denoise_mask=mask)
+    torch.testing.assert_close(result[..., 4:], torch.zeros_like(result[..., 4:]), rtol=0, atol=1e-4)

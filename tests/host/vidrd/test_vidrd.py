@@ -85,12 +85,14 @@ def test_the_weights_under_the_patch_are_those_of_the_file(tiny_sd, patched, mot
     path = motion_file()
     model = patched(file=path)
     model_management.load_models_gpu([model])
-    held, wanted = tiny_sd.model.state_dict(), load_file(path)
+    model_weights, file_weights = tiny_sd.model.state_dict(), load_file(path)
     name = "transformer_blocks.0.attn2.to_k.weight"
     torch.testing.assert_close(
-        held[f"diffusion_model.input_blocks.3.1.{name}"], wanted[f"down_blocks.1.attentions.0.{name}"]
+        model_weights[f"diffusion_model.input_blocks.3.1.{name}"], file_weights[f"down_blocks.1.attentions.0.{name}"]
     )
-    torch.testing.assert_close(held[f"diffusion_model.middle_block.1.{name}"], wanted[f"mid_block.attentions.0.{name}"])
+    torch.testing.assert_close(
+        model_weights[f"diffusion_model.middle_block.1.{name}"], file_weights[f"mid_block.attentions.0.{name}"]
+    )
 
 
 def test_a_lora_adds_to_the_fine_tuned_weights_in_either_order(tiny_sd, patched, motion_file, run_sampler):
@@ -172,11 +174,11 @@ def test_one_frame_passes_through_and_a_batch_that_is_not_clips_is_refused(tiny_
 def test_a_layer_that_is_never_called_is_an_error(comfy, tiny_sd, patched, run_sampler):
     from comfy.ldm.modules.attention import SpatialTransformer
 
-    def theirs(layer, x, emb, context, options, *_):
+    def handler(layer, x, emb, context, options, *_):
         return layer(x, context, options)
 
     crowded = tiny_sd.clone()
-    crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, theirs))
+    crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, handler))
     with pytest.raises(RuntimeError, match=r"4 of its 12 modules were never run \(first: down block 1, layer 0, after"):
         run_sampler(patched(model=crowded), frames=FRAMES)
 
@@ -224,13 +226,13 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
     still = unet(x, t, context).sample
     handle = attach(unet, model)
     handle.frames = FRAMES
-    theirs = unet(x, t, context).sample
-    ours = network_output(patched(file=path), x, t, context)
-    assert (ours - theirs).abs().max() < 1e-4
-    assert (still - theirs).abs().max() > 0.01
+    reference = unet(x, t, context).sample
+    output = network_output(patched(file=path), x, t, context)
+    assert (output - reference).abs().max() < 1e-4
+    assert (still - reference).abs().max() > 0.01
     handle.strength = 0.5
-    ours = network_output(patched(file=path, options={"strength": 0.5}), x, t, context)
-    assert (ours - unet(x, t, context).sample).abs().max() < 1e-4
+    output = network_output(patched(file=path, options={"strength": 0.5}), x, t, context)
+    assert (output - unet(x, t, context).sample).abs().max() < 1e-4
 
 
 def test_the_temporal_weights_alone_are_the_additional_model(comfy, motion_file):
@@ -254,5 +256,5 @@ def test_memory_management_that_makes_weights_late_still_loads_them(comfy, motio
 
     path = motion_file()
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    held = load_motion(path).patcher.model.state_dict()
-    assert all(torch.equal(held[k], v) for k, v in load_file(path).items() if is_temporal(k))
+    weights = load_motion(path).patcher.model.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in load_file(path).items() if is_temporal(k))

@@ -83,11 +83,11 @@ def test_a_fresh_decoder_gives_the_images_of_the_vae(comfy_vae, temporal_vae):
 def test_both_hosts_give_the_same_images(diffusers_vae, temporal_vae):
     steps, layers = vidrd_decoder.stages(diffusers_vae, DecoderConfig(**SIZES)), layers_of().layers()
     with torch.inference_mode():
-        theirs = decode(steps, layers, latents(9), 9).clamp(-1, 1) / 2 + 0.5
+        expected = decode(steps, layers, latents(9), 9).clamp(-1, 1) / 2 + 0.5
         vae = temporal_vae()
-        assert (vae.decode(latents(9)).movedim(-1, 1) - theirs).abs().max() < 1e-4
+        assert (vae.decode(latents(9)).movedim(-1, 1) - expected).abs().max() < 1e-4
         parts = torch.cat(list(vae.decode_stream(iter(latents(9).split(2)))))
-        assert (parts.movedim(-1, 1) - theirs).abs().max() < 1e-4
+        assert (parts.movedim(-1, 1) - expected).abs().max() < 1e-4
 
 
 def test_clips_of_a_batch_do_not_see_each_other(temporal_vae):
@@ -104,9 +104,9 @@ def test_statistics_over_the_clip_decode_the_clips_of_the_training(diffusers_vae
     layers = layers_of(group_norm="per_clip").layers()
     with torch.inference_mode():
         z = latents(12)
-        theirs = torch.cat([decode(steps, layers, z[:8], 8), decode(steps, layers, z[8:], 4)]).clamp(-1, 1) / 2 + 0.5
-        ours = temporal_vae(group_norm="per_clip").decode(z).movedim(-1, 1)
-    assert (ours - theirs).abs().max() < 1e-4
+        expected = torch.cat([decode(steps, layers, z[:8], 8), decode(steps, layers, z[8:], 4)]).clamp(-1, 1) / 2 + 0.5
+        output = temporal_vae(group_norm="per_clip").decode(z).movedim(-1, 1)
+    assert (output - expected).abs().max() < 1e-4
 
 
 @pytest.mark.slow
@@ -125,11 +125,11 @@ def test_the_given_vae_is_left_as_it_was(comfy_vae, temporal_vae):
         before, keys = comfy_vae.decode(latents(3)), list(comfy_vae.get_sd())
         attributes = dict(vars(comfy_vae))
         vae = temporal_vae()
-        moved = vae.decode(latents(3))
+        images = vae.decode(latents(3))
         assert torch.equal(comfy_vae.decode(latents(3)), before)
         pictures = torch.rand(2, 32, 32, 3)
         assert torch.equal(vae.encode(pictures), comfy_vae.encode(pictures))
-    assert (moved - before).abs().max() > 1e-3
+    assert (images - before).abs().max() > 1e-3
     assert list(comfy_vae.get_sd()) == keys
     assert vars(comfy_vae) == attributes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in comfy_vae.first_stage_model.modules())
@@ -156,20 +156,22 @@ def test_long_video_decodes_a_clip_with_it(comfy, comfy_vae, temporal_vae, tiny_
     from stillmotion.model_patches.comfy_host.video.long import LongVideo, make_guider
     from stillmotion.model_patches.vidrd.reuse import Config
 
-    words = [[torch.randn(1, 7, 32), {"pooled_output": None}]]
+    conditioning = [[torch.randn(1, 7, 32), {"pooled_output": None}]]
 
     def long(vae):
-        given = {"sampler": "euler", "scheduler": "normal", "steps": 2, "seed": 5, "frames": 6, "size": (32, 32)}
-        return LongVideo(make_guider(tiny_sd, words, words, 1.0), vae, config=Config(overlap=2), **given)
+        settings = {"sampler": "euler", "scheduler": "normal", "steps": 2, "seed": 5, "frames": 6, "size": (32, 32)}
+        return LongVideo(
+            make_guider(tiny_sd, conditioning, conditioning, 1.0), vae, config=Config(overlap=2), **settings
+        )
 
     vae, z = temporal_vae(), latents(6)
     with torch.inference_mode():
-        whole, shown = vae.decode(z), long(vae).pictures(z)
+        whole, images = vae.decode(z), long(vae).pictures(z)
         written = torch.cat(list(long(vae).decode(z)))
         alone = long(comfy_vae).pictures(z)
-    assert (shown - whole).abs().max() < 1e-5
-    assert torch.equal(written, (shown * 255).round().byte())
-    assert (shown - alone).abs().max() > 0.01
+    assert (images - whole).abs().max() < 1e-5
+    assert torch.equal(written, (images * 255).round().byte())
+    assert (images - alone).abs().max() > 0.01
     hashes = [long(v).identity()["models"].get("temporal decoder") for v in (comfy_vae, vae, temporal_vae(scale=0.1))]
     assert hashes[0] is None
     assert hashes[1] != hashes[2]
