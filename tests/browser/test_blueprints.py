@@ -64,11 +64,11 @@ def clean(editor: Editor) -> Editor:
 
 
 def test_every_blueprint_is_offered_in_the_node_library(clean: Editor):
-    ours = {entry["title"]: entry for entry in clean.evaluate(OFFERED) if entry["title"] in IDS}
-    assert set(ours) == set(IDS)
+    entries = {entry["title"]: entry for entry in clean.evaluate(OFFERED) if entry["title"] in IDS}
+    assert set(entries) == set(IDS)
     for blueprint in BLUEPRINTS:
-        assert ours[blueprint.title]["about"] == blueprint.about
-        assert "StillMotion" in ours[blueprint.title]["category"]
+        assert entries[blueprint.title]["about"] == blueprint.about
+        assert "StillMotion" in entries[blueprint.title]["category"]
 
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=IDS)

@@ -32,8 +32,8 @@ def chinese(editor: Editor) -> Iterator[Editor]:
 
 
 def test_a_node_that_is_placed_speaks_chinese_and_keeps_its_names_inside(chinese: Editor):
-    shown = chinese.evaluate(PLACED, "StillMotion_ApplyMotionModel")
-    assert shown["title"] == "应用运动模型"
-    assert shown["category"] == "StillMotion/运动"
-    assert shown["inputs"]["motion_model"] == "运动模型"
-    assert shown["widgets"]["frames"] == "帧数"
+    node = chinese.evaluate(PLACED, "StillMotion_ApplyMotionModel")
+    assert node["title"] == "应用运动模型"
+    assert node["category"] == "StillMotion/运动"
+    assert node["inputs"]["motion_model"] == "运动模型"
+    assert node["widgets"]["frames"] == "帧数"

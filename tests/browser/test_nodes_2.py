@@ -44,11 +44,11 @@ def test_every_node_is_drawn_and_the_readout_shows_its_table(vue: Editor, shots:
     vue.show_all()
     nodes = vue.evaluate(NODES)
     for node in nodes:
-        drawn = vue.evaluate(DRAWN, node["id"])
-        assert drawn is not None, f"{node['title']} is not drawn"
-        assert node["title"] in drawn["text"]
-        assert drawn["width"] > 40, node["title"]
-        assert drawn["height"] > 20, node["title"]
+        view = vue.evaluate(DRAWN, node["id"])
+        assert view is not None, f"{node['title']} is not drawn"
+        assert node["title"] in view["text"]
+        assert view["width"] > 40, node["title"]
+        assert view["height"] > 20, node["title"]
     gradient = vue.evaluate(DRAWN, of_type(nodes, "StillMotion_MitigatingGradient"))
     assert all(name in gradient["text"] for name in ("alpha", "frames", "kernel", "readout"))
 
@@ -66,6 +66,6 @@ def test_every_node_is_drawn_and_the_readout_shows_its_table(vue: Editor, shots:
     assert vue.problems == []
 
 
-def of_type(nodes: list[dict], wanted: str) -> str:
-    (number,) = [node["id"] for node in nodes if node["type"] == wanted]
+def of_type(nodes: list[dict], class_type: str) -> str:
+    (number,) = [node["id"] for node in nodes if node["type"] == class_type]
     return number

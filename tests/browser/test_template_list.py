@@ -35,9 +35,9 @@ def test_every_template_has_a_card_and_the_first_opens(browser: Editor, shots: P
     assert set(cards) <= {template.title for template in TEMPLATES}
     for title, card in cards.items():
         assert title in card["text"]
-    shown = [card for card in cards.values() if card["width"]]
-    assert len(shown) >= 4
-    assert all(card["width"] == 256 for card in shown), "the picture of the template, not the editor's own for none"
+    visible = [card for card in cards.values() if card["width"]]
+    assert len(visible) >= 4
+    assert all(card["width"] == 256 for card in visible), "the picture of the template, not the editor's own for none"
 
     first = browser.page.get_by_test_id(f"template-workflow-{TEMPLATES[0].title}")
     first.scroll_into_view_if_needed()

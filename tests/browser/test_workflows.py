@@ -39,9 +39,9 @@ def test_a_dropped_file_comes_up_whole(editor: Editor, dropped: str, editor_file
 
 
 def test_editor_form_and_api_form_are_the_same_graph(editor: Editor, dropped: str):
-    shown = {number: (node["class_type"], node["inputs"]) for number, node in editor.prompt().items()}
+    api_form = {number: (node["class_type"], node["inputs"]) for number, node in editor.prompt().items()}
     stored = {number: (node["class_type"], node["inputs"]) for number, node in workflow.load(dropped).items()}
-    assert shown == stored
+    assert api_form == stored
 
 
 def test_run_ends_with_success_or_names_the_missing_files(editor: Editor, dropped: str, shots: Path):

@@ -31,13 +31,13 @@ def test_a_video_begins_with_the_picture_and_can_be_made_longer(client: Client, 
 
 
 def test_a_story_changes_with_its_later_prompts_only(client: Client, tmp_path: Path):
-    def told(*texts: str) -> np.ndarray:
+    def story(*texts: str) -> np.ndarray:
         prompt = graph("artv_story", 1)
         node_of(prompt, "StillMotion_Story")[1]["inputs"]["text"] = "\n".join(f"2: {text}" for text in texts)
         return video(client, prompt, tmp_path / str(len(list(tmp_path.iterdir()))))
 
-    first = told("a green square moving left on a gray background", "a green square moving up on a gray background")
-    other = told("a green square moving left on a gray background", "a red circle moving right at sunset")
+    first = story("a green square moving left on a gray background", "a green square moving up on a gray background")
+    other = story("a green square moving left on a gray background", "a red circle moving right at sunset")
     assert len(first) == len(other) == 4
     change = np.abs(first - other).mean((1, 2, 3))
     assert change[:2].max() < 1

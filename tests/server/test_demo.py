@@ -25,9 +25,10 @@ def command(root: Path, comfyui_dir: Path, tmp_path: Path) -> tuple[list[str], d
 
 def test_the_last_line_is_the_path_of_a_video(command, tmp_path: Path):
     arguments, environment = command
-    asked = ["--prompt", "a red square moving left", "--seed", "5", "--frames", "8", "--output", str(tmp_path / "out")]
+    out = tmp_path / "out"
+    options = ["--prompt", "a red square moving left", "--seed", "5", "--frames", "8", "--output", str(out)]
     ended = subprocess.run(
-        [*arguments, *asked], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*arguments, *options], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "step 25 of 25, 0 s left" in ended.stdout

@@ -45,8 +45,8 @@ def file(server: Server) -> Iterator[str]:
 
 
 def node_of(prompt: dict, class_type: str) -> tuple[str, dict]:
-    (found,) = [(number, node) for number, node in prompt.items() if node["class_type"] == class_type]
-    return found
+    (pair,) = [(number, node) for number, node in prompt.items() if node["class_type"] == class_type]
+    return pair
 
 
 def graph(name: str, file: str, steps: int = 3) -> dict:
@@ -110,7 +110,7 @@ def test_each_part_of_the_combination_acts(client: Client, file: str, tmp_path: 
 
 
 @pytest.fixture
-def drawn(client: Client, tmp_path: Path) -> np.ndarray:
+def picture(client: Client, tmp_path: Path) -> np.ndarray:
     """The image of the graphs, saved by ComfyUI: (64, 64, 3) bytes."""
     parts = dreamvideo.Parts()
     image = parts.image()
@@ -125,23 +125,23 @@ def place(frame: np.ndarray) -> np.ndarray:
     return np.argwhere(frame[..., 1] - np.maximum(frame[..., 0], frame[..., 2]) > 60).mean(0)
 
 
-def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, drawn: np.ndarray, tmp_path: Path):
+def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, picture: np.ndarray, tmp_path: Path):
     """With text and without; with text alone, the square starts elsewhere."""
 
     def clip(way: str) -> np.ndarray:
         name = f"dreamvideo_{way}_to_video"
         return video(client, graph(name, dreamvideo.FILE, steps=12), tmp_path / way)[:, 4::8, 4::8]
 
-    image = drawn.astype(int)
-    both, shown, told = (clip(way) for way in ("text_image", "image", "text"))
-    assert np.square(both[0] - image).mean() < 0.3 * np.square(told[0] - image).mean()
+    image = picture.astype(int)
+    both, image_only, text_only = (clip(way) for way in ("text_image", "image", "text"))
+    assert np.square(both[0] - image).mean() < 0.3 * np.square(text_only[0] - image).mean()
     assert place(both[-1])[1] < place(both[0])[1] - 5  # it moves left, as the text says
-    for frames in (both, shown):
+    for frames in (both, image_only):
         assert np.median(np.abs(frames[0] - image)) < 25  # error of the background; night or white would differ by 80
         assert np.abs(place(frames[0]) - place(image)).max() < 3
-    assert np.abs(place(told[0]) - place(image)).max() > 5
+    assert np.abs(place(text_only[0]) - place(image)).max() > 5
 
 
-def test_the_node_gives_the_bundled_picture_as_it_is(drawn: np.ndarray, root: Path):
+def test_the_node_gives_the_bundled_picture_as_it_is(picture: np.ndarray, root: Path):
     with Image.open(root / "pocket" / "pictures" / f"{dreamvideo.PROMPT}.png") as stored:
-        assert (drawn == np.array(stored)).all()
+        assert (picture == np.array(stored)).all()

@@ -20,13 +20,13 @@ def number_of(prompt: dict, class_type: str) -> str:
 def prompt() -> dict:
     """The bundled workflow with 3 steps of 4 frames, without the nodes for the video file."""
     whole = workflow.adapt(workflow.load(NAME), frames=4, seed=21)
-    kept, waiting = {}, [number_of(whole, "StillMotion_GuidanceReadout")]
+    nodes, waiting = {}, [number_of(whole, "StillMotion_GuidanceReadout")]
     while waiting:
         number = waiting.pop()
-        kept[number] = whole[number]
+        nodes[number] = whole[number]
         waiting += [value[0] for value in whole[number]["inputs"].values() if isinstance(value, list)]
-    kept[number_of(kept, "KSampler")]["inputs"]["steps"] = 3
-    return kept
+    nodes[number_of(nodes, "KSampler")]["inputs"]["steps"] = 3
+    return nodes
 
 
 def tables(client: Client, prompt: dict) -> dict[str, str]:
@@ -57,11 +57,11 @@ def test_two_samplers_of_one_model_have_each_their_table(client: Client, prompt:
     prompt["second"], prompt["second readout"] = copy.deepcopy(prompt[sampler]), copy.deepcopy(prompt[readout])
     prompt["second"]["inputs"]["steps"] = 5
     prompt["second readout"]["inputs"]["latent"] = ["second", 0]
-    shown = tables(client, prompt)
-    assert len(shown[readout].splitlines()) == 2 + 3
-    assert len(shown["second readout"].splitlines()) == 2 + 5
+    texts = tables(client, prompt)
+    assert len(texts[readout].splitlines()) == 2 + 3
+    assert len(texts["second readout"].splitlines()) == 2 + 5
     del prompt["second readout"]
-    assert tables(client, prompt)[readout] == shown[readout], "the sampler was not run again"
+    assert tables(client, prompt)[readout] == texts[readout], "the sampler was not run again"
 
 
 def test_a_readout_that_is_added_later_finds_the_cached_run(client: Client, prompt: dict):

@@ -57,10 +57,10 @@ def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Call
 )
 def test_a_graph_without_the_optional_nodes_runs(client: Client, name: str, kind: str):
     prompt = workflow.up_to(workflow.adapt(workflow.load(name), frames=4), kind)
-    given = node_of(prompt, kind)["inputs"]
-    given |= {"steps": 2, **({"clips": 1} if "clips" in given else {})}
+    inputs = node_of(prompt, kind)["inputs"]
+    inputs |= {"steps": 2, **({"clips": 1} if "clips" in inputs else {})}
     for optional in ("output_options", "reuse_options", "artv_options", "render_again"):
-        given.pop(optional, None)
+        inputs.pop(optional, None)
     client.run(prompt).check()
 
 
@@ -128,8 +128,8 @@ def test_clips_that_continue_each_other_become_one_video(client: Client, tmp_pat
     run = client.run(prompt)
     assert len(decoded(only_video(client, run, tmp_path))) == 3 * 4
     (sampler,) = [n for n, node in prompt.items() if node["class_type"] == "SamplerCustomAdvanced"]
-    told = [data for data in run.data("progress") if data["node"] == sampler]
-    assert max(data["value"] / data["max"] for data in told) == 1
+    events = [data for data in run.data("progress") if data["node"] == sampler]
+    assert max(data["value"] / data["max"] for data in events) == 1
     node_of(prompt, "KSamplerSelect")["inputs"]["sampler_name"] = "euler_ancestral"
     refused = client.run(prompt)
     assert refused.error

@@ -12,9 +12,9 @@ from stillmotion.training.__main__ import main
 from stillmotion.training.plans.config import CONFIGS
 
 
-def typed(*words):
+def typed(*arguments):
     """Run the command in this process."""
-    return main(list(map(str, words)))
+    return main(list(map(str, arguments)))
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_the_paper_s_values_are_in_the_sd15_config():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (GOOD + "[data]\nframez = 3\n", r"data\.framez is unknown; did you mean frames\?"),
         (GOOD + "[losss]\n", r"no table \[losss\]; did you mean loss\?"),
@@ -53,8 +53,8 @@ def test_the_paper_s_values_are_in_the_sd15_config():
         (GOOD + "out = 'x'\n", r"train\.out cannot be set in the file; use --out"),
     ],
 )
-def test_what_is_wrong_is_named(written, text, told):
-    with pytest.raises(ConfigError, match=told):
+def test_what_is_wrong_is_named(written, text, message):
+    with pytest.raises(ConfigError, match=message):
         read(written(text))
 
 

@@ -63,8 +63,8 @@ def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, mon
     }
     assert figures["parameters_trained_m"] == pytest.approx(sum(figures[f"parameters_{part}_m"] for part in parts))
     assert {k.removeprefix("gradient_") for k in figures if k.startswith("gradient_")} == parts
-    for told in ("loader_clips_per_second", "seconds_loss", "seconds_per_step", "memory_gb"):
-        assert figures[told] > 0
+    for entry in ("loader_clips_per_second", "seconds_loss", "seconds_per_step", "memory_gb"):
+        assert figures[entry] > 0
     assert "a complete step of" in caplog.text
     assert not (tmp_path / "run").exists()
 

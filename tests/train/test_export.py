@@ -71,8 +71,8 @@ def test_diffusers_video_unet_gives_the_numbers_of_ours(file, tmp_path):
     torch.manual_seed(1)
     unet = new_unet(base).eval()
     adapter = MotionAdapter.from_pretrained(export(file, "diffusers", tmp_path / "adapter")).float()
-    theirs: Any = UNetMotionModel.from_unet2d(unet, adapter)
-    theirs.eval()
+    video_unet: Any = UNetMotionModel.from_unet2d(unet, adapter)
+    video_unet.eval()
     stored = checkpoint.load(file)
     model = MotionModel(MotionConfig.from_dict(stored.config))
     model.load_state_dict({k: v.float() for k, v in stored.weights.items()})
@@ -80,9 +80,9 @@ def test_diffusers_video_unet_gives_the_numbers_of_ours(file, tmp_path):
     handle = attach(unet, model)
     handle.frames = 5
     with torch.no_grad():
-        ours = unet(x[0].transpose(0, 1), torch.tensor(500), context.repeat(5, 1, 1)).sample
-        reference = theirs(x, torch.tensor(500), context.repeat(5, 1, 1)).sample[0].transpose(0, 1)
-    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+        output = unet(x[0].transpose(0, 1), torch.tensor(500), context.repeat(5, 1, 1)).sample
+        reference = video_unet(x, torch.tensor(500), context.repeat(5, 1, 1)).sample[0].transpose(0, 1)
+    torch.testing.assert_close(output, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_the_temporal_layers_of_a_harivo_file_are_a_motion_file(tmp_path, caplog):

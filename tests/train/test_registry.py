@@ -171,8 +171,8 @@ def toy(monkeypatch, comfyui_dir):
     systems.unregister("toy")
 
 
-def typed(*words):
-    return main(list(map(str, words)))
+def typed(*arguments):
+    return main(list(map(str, arguments)))
 
 
 @pytest.mark.slow

@@ -34,13 +34,13 @@ def harivo(root, **changes):
 def run(root, tmp_path):
     """run(what, model, ...) -> the image that the command wrote."""
 
-    def command(*words, model=None):
+    def command(*arguments, model=None):
         if model is not None:
             path = tmp_path / "harivo.safetensors"
             checkpoint.save(path, system="harivo", config=model.config.to_dict(), weights=model.state_dict())
-            words = (words[0], str(path), *words[1:])
+            arguments = (arguments[0], str(path), *arguments[1:])
         out = tmp_path / "pictures" / "view.png"
-        assert main(["view", *words, "--out", str(out)]) == 0
+        assert main(["view", *arguments, "--out", str(out)]) == 0
         with Image.open(out) as picture:
             return picture.copy()
 

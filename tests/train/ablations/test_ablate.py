@@ -55,10 +55,10 @@ def test_prompts_of_the_splits_and_of_the_reference_are_apart():
     options = ablate.Options(out=POCKET, tokenizer=POCKET, budget=ablate.Budget(prompts=200))
     spans = []
     for split in SPLITS:
-        found = ablate.jobs(replace(options, split=split), ablate.ROWS[0], 0)
-        assert sum(job.count for job in found) == 200
-        assert found[-1].first + found[-1].count == SPLITS[split] + 200
-        spans.append(range(found[0].first, SPLITS[split] + 200 + 1000))
+        jobs = ablate.jobs(replace(options, split=split), ablate.ROWS[0], 0)
+        assert sum(job.count for job in jobs) == 200
+        assert jobs[-1].first + jobs[-1].count == SPLITS[split] + 200
+        spans.append(range(jobs[0].first, SPLITS[split] + 200 + 1000))
     assert not set(spans[0]) & set(spans[1])
 
 
@@ -71,20 +71,20 @@ def test_ddim_gives_back_the_latents_when_eps_is_known():
         level = levels[t].view(-1, 1, 1, 1, 1)
         return (x - level.sqrt() * torch.cat([x_0, x_0])) / (1 - level).sqrt()
 
-    words = torch.zeros(2, 1, 1)
-    made = ddim(predict, noise, words, words, levels, steps=7, guidance=5.0)
-    torch.testing.assert_close(made, x_0)
-    moved = ddim(predict, noise, words, words, levels, steps=7, guidance=5.0, guide=lambda x, eps, sigma: x + 1)
-    torch.testing.assert_close(moved, x_0 + 1)
+    prompt = torch.zeros(2, 1, 1)
+    latents = ddim(predict, noise, prompt, prompt, levels, steps=7, guidance=5.0)
+    torch.testing.assert_close(latents, x_0)
+    guided_x = ddim(predict, noise, prompt, prompt, levels, steps=7, guidance=5.0, guide=lambda x, eps, sigma: x + 1)
+    torch.testing.assert_close(guided_x, x_0 + 1)
 
 
 def test_the_mitigating_gradient_draws_frames_together_and_clips_apart():
     g = torch.Generator().manual_seed(1)
     x_0, eps = torch.randn(2, 6, 4, 8, 8, generator=g), torch.randn(2, 6, 4, 8, 8, generator=g)
-    moved = guide(40.0)(x_0, eps, 5.0)
-    assert moved.diff(dim=1).abs().mean() < x_0.diff(dim=1).abs().mean()
+    pulled = guide(40.0)(x_0, eps, 5.0)
+    assert pulled.diff(dim=1).abs().mean() < x_0.diff(dim=1).abs().mean()
     alone = guide(40.0)(x_0[1:], eps[1:], 5.0)
-    torch.testing.assert_close(moved[1:], alone)
+    torch.testing.assert_close(pulled[1:], alone)
 
 
 def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeypatch):
@@ -179,10 +179,10 @@ def test_nothing_draws_on_when_the_command_is_ended(tmp_path):
     command = subprocess.Popen([sys.executable, tmp_path / "telling.py", tmp_path])
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     child = int((tmp_path / "pid").read_text())
-    assert not gone(child)
+    assert not has_ended(child)
     command.terminate()
     command.wait()
-    wait_for(lambda: gone(child))
+    wait_for(lambda: has_ended(child))
 
 
 def wait_for(done, seconds=300):
@@ -192,7 +192,7 @@ def wait_for(done, seconds=300):
         time.sleep(0.1)
 
 
-def gone(pid):
+def has_ended(pid):
     """Whether a process has ended; a zombie counts as ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -206,8 +206,8 @@ def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
     """Two trained rows and one that only samples: the command trains, samples, scores, reports; then it resumes."""
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
-    words = ["ablate", "harivo", "--quick", "--rows", "baseline,tokens,mg", "--out", str(out)]
-    words += [
+    arguments = ["ablate", "harivo", "--quick", "--rows", "baseline,tokens,mg", "--out", str(out)]
+    arguments += [
         "--steps",
         "1",
         "--prompts",
@@ -222,11 +222,11 @@ def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
     monkeypatch.setattr(ablate, "QUICK", replace(ablate.QUICK, clips=2))
     monkeypatch.setattr(ablate, "score", partial(score, draws=20))  # each draw needs a Frechet distance
     monkeypatch.setattr(ablate, "compare", partial(compare, draws=20))
-    assert main(words) == 0
-    told = json.loads((out / "ablation.json").read_text())
-    assert list(told["rows"]) == ["baseline", "+ tokens", "+ MG"]
-    assert list(told["minus_first"]) == ["+ tokens", "+ MG"]
-    assert {"pocket_fvd", "direction", "flicker", "shape"} <= set(told["rows"]["baseline"])
+    assert main(arguments) == 0
+    report = json.loads((out / "ablation.json").read_text())
+    assert list(report["rows"]) == ["baseline", "+ tokens", "+ MG"]
+    assert list(report["minus_first"]) == ["+ tokens", "+ MG"]
+    assert {"pocket_fvd", "direction", "flicker", "shape"} <= set(report["rows"]["baseline"])
     text = (out / "ablation.md").read_text()
     assert "| + MG |" in text
     assert "787.87" in text
@@ -235,7 +235,7 @@ def test_a_whole_ablation_small(tmp_path, comfyui_dir, monkeypatch):
     logged = (out / "tokens-0" / "log.jsonl").read_text()
     times = {path: path.stat().st_mtime_ns for path in out.rglob("clips/*/*.safetensors")}
     assert len(times) == 3
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert (out / "tokens-0" / "log.jsonl").read_text() == logged
     assert {path: path.stat().st_mtime_ns for path in out.rglob("clips/*/*.safetensors")} == times
 

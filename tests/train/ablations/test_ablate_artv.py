@@ -58,15 +58,15 @@ def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, 
     monkeypatch.setattr(ablate_artv, "ROWS", rows)
     tokenizer = comfyui_dir / "comfy" / "sd1_tokenizer"
     job = job_of(model, tokenizer, tmp_path / "v")
-    found = job.tensors()
-    assert found["clips"].shape == (2, 2, 3, 3, 64, 64)
-    assert found["masks"].shape == (2, 2, 2, 2)
-    assert found["masks"][0, :, 0].min() > 0
-    assert found["masks"][1].abs().max() == 0
+    tensors = job.tensors()
+    assert tensors["clips"].shape == (2, 2, 3, 3, 64, 64)
+    assert tensors["masks"].shape == (2, 2, 2, 2)
+    assert tensors["masks"][0, :, 0].min() > 0
+    assert tensors["masks"][1].abs().max() == 0
     pocket, prompts = PocketArtv(model, tokenizer), job.prompts()
     first = pocket.first_frames(prompts)
-    drawn = torch.cat([sprites.render(prompt, [0.0]) for prompt in prompts])
-    assert (found["clips"][0, :, 0] / 255 - drawn).abs().mean() < 0.03  # up to the error of the autoencoder
+    pixels = torch.cat([sprites.render(prompt, [0.0]) for prompt in prompts])
+    assert (tensors["clips"][0, :, 0] / 255 - pixels).abs().mean() < 0.03  # up to the error of the autoencoder
     second = roll(
         pocket.frame_model,
         pocket.context([sprites.caption(prompts[1])]),
@@ -77,7 +77,7 @@ def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, 
         first=first[1:],
         numbers=[8],
     )
-    difference = (pocket.pictures(second)[0].int() - found["clips"][0, 1].int()).abs()
+    difference = (pocket.pictures(second)[0].int() - tensors["clips"][0, 1].int()).abs()
     assert difference.max() <= 1  # the other prompt of the batch does not matter
 
 
@@ -94,18 +94,18 @@ def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatc
     for of in (score, compare):
         monkeypatch.setattr(ablate_artv, of.__name__, partial(of, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
-    words = ["ablate", "artv", "--quick", "--prompts", "2", "--sampling", "1", "--length", "17"]
-    words += ["--model", str(model), "--out", str(out)]
-    assert main(words) == 0
-    told = json.loads((out / "ablation.json").read_text())
-    assert list(told["parts"]) == list(PARTS)
-    assert list(told["t_test"]) == [f"t_test {level}" for level in (0, 100, 200, 300, 400)]
-    paper = told["parts"]["mask, anchor, t_test 200"]
-    assert paper == told["t_test"]["t_test 200"] == told["w_ref"]["w_ref 0.25"] == told["w_txt"]["w_txt 6.5"]
+    arguments = ["ablate", "artv", "--quick", "--prompts", "2", "--sampling", "1", "--length", "17"]
+    arguments += ["--model", str(model), "--out", str(out)]
+    assert main(arguments) == 0
+    report = json.loads((out / "ablation.json").read_text())
+    assert list(report["parts"]) == list(PARTS)
+    assert list(report["t_test"]) == [f"t_test {level}" for level in (0, 100, 200, 300, 400)]
+    paper = report["parts"]["mask, anchor, t_test 200"]
+    assert paper == report["t_test"]["t_test 200"] == report["w_ref"]["w_ref 0.25"] == report["w_txt"]["w_txt 6.5"]
     assert {"colour_drift", "class_drift", "late_shape", "pocket_fvd", "direction"} <= set(paper)
     assert len(paper["drifts"]["colour_drift"]) == 17
     assert [len(values) for values in paper["masks"]] == [1, 1]
-    changes, without = told["minus_first"], told["parts"]["without mask"]
+    changes, without = report["minus_first"], report["parts"]["without mask"]
     assert len(changes) == len(ROWS) - 1
     for name in ("colour_drift", "late_shape", "pocket_fvd"):
         assert changes["without mask"][name][0] == pytest.approx(without[name][0] - paper[name][0], abs=2e-5)
@@ -113,9 +113,9 @@ def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatc
     with Image.open(out / "curves.png") as picture:
         assert picture.height > 1000
     (file,) = out.rglob("videos/*.safetensors")
-    drawn = file.stat().st_mtime_ns
-    assert main(words) == 0
-    assert file.stat().st_mtime_ns == drawn
+    write_time = file.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert file.stat().st_mtime_ns == write_time
 
 
 def test_a_missing_model_or_too_short_videos_are_told_first(model, tmp_path, comfyui_dir):

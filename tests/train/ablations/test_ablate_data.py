@@ -29,15 +29,15 @@ def test_rows_have_the_same_clips_and_captions_and_differ_in_the_camera():
 
 
 def test_captions_of_images_tell_no_motion():
-    told = [caption for _, caption in pseudo_videos(replace(SMALL, images=40), SHOWS[0])]
+    captions = [caption for _, caption in pseudo_videos(replace(SMALL, images=40), SHOWS[0])]
     phrases = [phrase for wordings in MOTIONS.values() for phrase in wordings]
-    assert not [caption for caption in told if any(phrase in caption for phrase in phrases)]
+    assert not [caption for caption in captions if any(phrase in caption for phrase in phrases)]
     assert any(any(phrase in caption for phrase in phrases) for _, caption in clips(replace(SMALL, clips=10)))
 
 
 def trained_here(config, out, latents, changes, processes):
-    words = ["train", config, "--latents", latents, "--out", out, "--processes", processes]
-    assert main([*map(str, words), *(word for change in changes for word in ("--set", change))]) == 0
+    arguments = ["train", config, "--latents", latents, "--out", out, "--processes", processes]
+    assert main([*map(str, arguments), *(word for change in changes for word in ("--set", change))]) == 0
 
 
 @pytest.mark.slow
@@ -49,12 +49,12 @@ def test_a_whole_ablation_of_pseudo_videos_small(tmp_path, comfyui_dir, monkeypa
     # test_ablate runs it as a command of its own, where each training imports everything again
     monkeypatch.setattr(ablate_data, "run_training", trained_here)
     out = tmp_path / "out"
-    words = ["ablate", "pseudo", "--quick", "--steps", "1", "--images", "2", "--prompts", "3", "--sampling", "1"]
-    words += ["--out", str(out), "--set", "train.batch=1", "--set", "train.warmup=0"]
-    assert main(words) == 0
-    told = json.loads((out / "ablation.json").read_text())
-    assert list(told["rows"]) == [row.name for row in ROWS]
-    assert list(told["minus_first"]) == [row.name for row in ROWS[1:]]
+    arguments = ["ablate", "pseudo", "--quick", "--steps", "1", "--images", "2", "--prompts", "3", "--sampling", "1"]
+    arguments += ["--out", str(out), "--set", "train.batch=1", "--set", "train.warmup=0"]
+    assert main(arguments) == 0
+    report = json.loads((out / "ablation.json").read_text())
+    assert list(report["rows"]) == [row.name for row in ROWS]
+    assert list(report["minus_first"]) == [row.name for row in ROWS[1:]]
     table = (out / "ablation.md").read_text()
     assert "| + pseudo-videos, smooth |" in table
     assert "start nothing" in table or "start vidrd.safetensors" in table

@@ -47,14 +47,14 @@ def file_of(path, unet, *, motion=True):
     betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
     layers = VidrdConfig(**SIZES, conv_layers=1, dropout=0.0, spatial=False, embedding="branch", **betas).to_dict()
     config = DreamVideoConfig(branch=branch, layers=layers if motion else None, motion=motion)
-    made = dreamvideo_model(config)
-    host.start_from(made.branch, unet)
+    model = dreamvideo_model(config)
+    host.start_from(model.branch, unet)
     with torch.no_grad():
-        for name, weight in made.named_parameters():
+        for name, weight in model.named_parameters():
             if "controlnet" in name:
                 weight.add_(torch.randn_like(weight) * 0.02)
-        made.branch.controlnet_cond_embedding.conv_out.weight.mul_(50)  # type: ignore[operator, union-attr]
-    weights = {k: v.half() for k, v in made.state_dict().items()}
+        model.branch.controlnet_cond_embedding.conv_out.weight.mul_(50)  # type: ignore[operator, union-attr]
+    weights = {k: v.half() for k, v in model.state_dict().items()}
     checkpoint.save(path, system=DREAMVIDEO, config=config.to_dict(), weights=weights)
     return path
 
@@ -96,16 +96,16 @@ def test_predictions_that_cancel_are_left_out_and_the_rest_is_equation_5():
     x, context, empty = (torch.randn(1, 2, 3, generator=g) for _ in range(3))
     image = torch.rand(1, 3, 4, 4, generator=g)
     white, whole, t = torch.ones_like(image), Scales(text=5.0, image=3.0), 500
-    for row, words, shown, count in (
+    for row, text, condition_image, count in (
         (Row(text=5.0, image=3.0), context, image, 3),
         (Row(text=5.0, image=3.0, caption=False), empty, image, 2),
         (Row(text=5.0, image=3.0, shown=False), context, white, 2),
     ):
         calls = []
-        found = guided_eps(predict, x, t, words, empty, shown, row.scales)
+        eps = guided_eps(predict, x, t, text, empty, condition_image, row.scales)
         assert calls == [count]
-        expected = guided_eps(predict, x, t, words, empty, shown, whole)
-        torch.testing.assert_close(found, expected)
+        expected = guided_eps(predict, x, t, text, empty, condition_image, whole)
+        torch.testing.assert_close(eps, expected)
 
 
 def job_of(model, tokenizer, path, **changes):
@@ -118,35 +118,35 @@ def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
     noised = replace(WITHOUT, noised=0.1)
     rows = (OURS, WITHOUT, Row(shown=False), noised, TABLES["modes"]["text alone"])
     job = job_of(model, tokenizer, tmp_path / "v", rows=rows, length=2, steps=10)
-    found = job.tensors()
-    assert found["clips"].shape == (5, 1, FRAMES, 3, 64, 64)
-    assert found["stages"].shape == (1, 2 * FRAMES, 3, 64, 64)
-    ours, without, blank, still, told_alone = found["clips"][:, 0]
+    tensors = job.tensors()
+    assert tensors["clips"].shape == (5, 1, FRAMES, 3, 64, 64)
+    assert tensors["stages"].shape == (1, 2 * FRAMES, 3, 64, 64)
+    with_branch, without, blank, still, told_alone = tensors["clips"][:, 0]
     (prompt,) = job.prompts()
     plain = PocketModel(model, tokenizer)  # the same motion model without a branch
-    words = plain.context(sprites.caption(prompt))
+    context = plain.context(sprites.caption(prompt))
     noise = noise_of(0, 7)
     options = {"steps": 10, "guidance": WITHOUT.text}
-    alone = plain.pictures(ddim(plain.handle.predict, noise, words, plain.empty, plain.levels, **options))
+    alone = plain.pictures(ddim(plain.handle.predict, noise, context, plain.empty, plain.levels, **options))
     assert (alone[0].int() - without.int()).abs().max() <= 1
     assert (without.int() - told_alone.int()).abs().max() > 1  # a white image is not the same as no branch
-    assert (ours.int() - blank.int()).abs().max() > 1
+    assert (with_branch.int() - blank.int()).abs().max() > 1
     image = first_frame(prompt)
     assert (still.float() / 255 - image).abs().mean() < 0.05  # with little noise, every frame is the image
-    assert torch.equal(found["stages"][0, :FRAMES], ours)
+    assert torch.equal(tensors["stages"][0, :FRAMES], with_branch)
     retention = PocketRetention(model, None, tokenizer)
-    turned, last = stage_prompt(prompt, 1), ours[-1:].float() / 255
+    turned, last = stage_prompt(prompt, 1), with_branch[-1:].float() / 255
     assert {prompt.motion, turned.motion} == {"up", "down"}
     second = retention.pictures(retention.draw_from_image(turned, last, noise_of(0, 7, 1), OURS, steps=10))[0]
     other = retention.pictures(retention.draw_from_image(turned, image, noise_of(0, 7, 1), OURS, steps=10))[0]
-    same, changed = ((clip.float() - found["stages"][0, FRAMES:]).abs().mean() for clip in (second, other))
+    same, changed = ((clip.float() - tensors["stages"][0, FRAMES:]).abs().mean() for clip in (second, other))
     assert same < 0.01 < 0.1 < changed  # the image has an effect; in 0..255
 
 
 def test_the_prompt_turns_back_at_every_stage():
     for prompt in sprites.held_out(5, motions=("right", "left", "up", "down", "still")):
-        there, back, again = (stage_prompt(prompt, stage) for stage in range(3))
-        assert there == prompt == again
+        forth, back, again = (stage_prompt(prompt, stage) for stage in range(3))
+        assert forth == prompt == again
         assert (back == prompt) == (prompt.motion == "still")
 
 
@@ -164,8 +164,8 @@ def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monk
     for of in (score, compare):
         monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
-    words = ["ablate", "dreamvideo", "--quick", "--prompts", "2", "--sampling", "2", "--model", str(model)]
-    assert main([*words, "--out", str(out)]) == 0
+    arguments = ["ablate", "dreamvideo", "--quick", "--prompts", "2", "--sampling", "2", "--model", str(model)]
+    assert main([*arguments, "--out", str(out)]) == 0
     data = json.loads((out / "ablation.json").read_text())
     assert [name for name in data if name in (*TABLES, STAGES)] == [*TABLES, STAGES]
     assert list(data["parts"]) == list(TABLES["parts"])
@@ -177,9 +177,10 @@ def test_a_whole_ablation_of_dreamvideo_small(model, tmp_path, comfyui_dir, monk
     assert len(data[STAGES]["stage 2"]["drifts"]["colour_drift"]) == FRAMES
     others = [*list(TABLES["parts"])[1:], *list(TABLES["modes"])[1:]]
     assert list(data["changes"]) == [f"minus {name}" for name in others]
-    ours, alone = list(data["modes"].values())[:2]
+    with_branch, alone = list(data["modes"].values())[:2]
     for name in ("fff_ssim", "class_drift", "pocket_fvd"):
-        assert data["changes"]["minus text alone"][name][0] == pytest.approx(ours[name][0] - alone[name][0], abs=2e-5)
+        change = with_branch[name][0] - alone[name][0]
+        assert data["changes"]["minus text alone"][name][0] == pytest.approx(change, abs=2e-5)
     assert "| without branch |" in (out / "ablation.md").read_text()
     for name in ("curves.png", "first_frames.png"):
         with Image.open(out / name) as picture:
@@ -194,8 +195,8 @@ def test_the_first_frame_rows_alone_on_a_branch_beside_the_bundled_motion_model(
     for of in (score, compare):
         monkeypatch.setattr(ablate_dreamvideo, of.__name__, partial(of, draws=20))
     alone, out = file_of(tmp_path / "alone.safetensors", unet, motion=False), tmp_path / "out"
-    words = ["ablate", "dreamvideo", "--rows", "parts", "--prompts", "2", "--sampling", "1", "--model", str(alone)]
-    assert main([*words, "--out", str(out)]) == 0
+    arguments = ["ablate", "dreamvideo", "--rows", "parts", "--prompts", "2", "--sampling", "1", "--model", str(alone)]
+    assert main([*arguments, "--out", str(out)]) == 0
     data = json.loads((out / "ablation.json").read_text())
     assert list(data["parts"]) == list(TABLES["parts"])
     assert not {"modes", "s_i", "s_t", "both", STAGES} & set(data)

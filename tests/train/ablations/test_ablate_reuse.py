@@ -43,7 +43,7 @@ def test_every_sweep_goes_through_the_papers_setting_and_changes_one_number():
 def plain_video(model, prompt, noises, config, steps):
     """Algorithm 1 as in the paper, with a cache of all steps; the noises are those of three clips."""
     levels, times = model.levels, timesteps(len(model.levels), steps)
-    told, done, cache, z_0 = model.context(sprites.caption(prompt)), [], {}, noises[0]
+    context, done, cache, z_0 = model.context(sprites.caption(prompt)), [], {}, noises[0]
     a = config.recycle / (1 + config.recycle**2) ** 0.5
     for number, fresh in enumerate(noises):
         z = fresh
@@ -59,9 +59,9 @@ def plain_video(model, prompt, noises, config, steps):
                     z[:, j] = cache[k][:, j]
             cache[k] = z.flip(1)
             at = torch.full((2,), t)
-            both = torch.cat([model.empty, told])
-            plain, words = model.handle.predict(torch.cat([z, z]), at, both).chunk(2)
-            eps = plain + GUIDANCE * (words - plain)
+            both = torch.cat([model.empty, context])
+            plain, conditional = model.handle.predict(torch.cat([z, z]), at, both).chunk(2)
+            eps = plain + GUIDANCE * (conditional - plain)
             level = levels[t].item()
             x_0 = (z - (1 - level) ** 0.5 * eps) / level**0.5
             level = levels[times[k + 1]].item() if k + 1 < steps else 1.0
@@ -144,15 +144,15 @@ def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch, dec
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ablate_reuse, "score", partial(score, draws=20))  # each draw needs a Frechet distance
     out = tmp_path / "out"
-    words = ["ablate", "vidrd", "--quick", "--prompts", "3", "--sampling", "1", "--out", str(out)]
-    words += ["--decoder", str(decoder)]
-    assert main(words) == 0
-    told = json.loads((out / "ablation.json").read_text())
-    assert list(told["parts"]) == list(PARTS)
-    assert list(told["beta"]) == ["beta 0", "beta 0.2", "beta 0.4", "beta 0.8", "beta 1"]
-    assert told["beta"]["beta 0.4"] == told["parts"]["FNR + PNS + DSG"] == told["M"]["M 4"]
-    assert {"join", "seam", "mirror", "pocket_fvd", "shape"} <= set(told["parts"]["FNR"])
-    plain, temporal = told["truth"].values()
+    arguments = ["ablate", "vidrd", "--quick", "--prompts", "3", "--sampling", "1", "--out", str(out)]
+    arguments += ["--decoder", str(decoder)]
+    assert main(arguments) == 0
+    report = json.loads((out / "ablation.json").read_text())
+    assert list(report["parts"]) == list(PARTS)
+    assert list(report["beta"]) == ["beta 0", "beta 0.2", "beta 0.4", "beta 0.8", "beta 1"]
+    assert report["beta"]["beta 0.4"] == report["parts"]["FNR + PNS + DSG"] == report["M"]["M 4"]
+    assert {"join", "seam", "mirror", "pocket_fvd", "shape"} <= set(report["parts"]["FNR"])
+    plain, temporal = report["truth"].values()
     assert plain["psnr"] == pytest.approx(temporal["psnr"], abs=1e-3)
     assert 20 < plain["psnr"][0] < 50
     assert 0 < plain["flicker"][0] == pytest.approx(temporal["flicker"][0], rel=1e-3)
@@ -160,9 +160,9 @@ def test_a_whole_ablation_of_reuse_small(tmp_path, comfyui_dir, monkeypatch, dec
     with Image.open(out / "sweeps.png") as picture:
         assert picture.height > 1000
     (file,) = out.rglob("videos/*.safetensors")
-    drawn = file.stat().st_mtime_ns
-    assert main(words) == 0
-    assert file.stat().st_mtime_ns == drawn
+    write_time = file.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert file.stat().st_mtime_ns == write_time
 
 
 def test_options_of_the_other_system_are_refused(tmp_path, comfyui_dir):

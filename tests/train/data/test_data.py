@@ -81,13 +81,13 @@ def test_a_video_without_a_caption_is_named(tmp_path, vae):
 
 
 def test_the_digest_tells_whether_the_data_is_the_same(tmp_path, vae):
-    def made(folder, **changes):
+    def digest_of(folder, **changes):
         path = tmp_path / folder / "clips-000000.safetensors"
         latents.encode(vae, path, **{"first": 0, "count": 2, "times": [0.0, 1.0], "seed": 0, "scale": SCALE} | changes)
         return latents.read(tmp_path / folder, vae).digest
 
-    assert made("a") == made("b") != made("c", seed=1)
-    assert made("d", times=[0.0, 0.5]) != made("a")
+    assert digest_of("a") == digest_of("b") != digest_of("c", seed=1)
+    assert digest_of("d", times=[0.0, 0.5]) != digest_of("a")
 
 
 def test_fewer_frames_are_spread_over_the_clip():

@@ -30,31 +30,29 @@ CLIPS = [
 ]
 
 
-def drawn(chosen: Clip) -> np.ndarray:
+def render_bytes(scene: Clip) -> np.ndarray:
     """The first frame in bytes: (64, 64, 3)."""
-    (frame,) = sprites.render(chosen, [0.0])
+    (frame,) = sprites.render(scene, [0.0])
     return frame.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def test_there_is_one_picture_of_each_clip(request: pytest.FixtureRequest):
     if request.config.getoption("--update-golden"):
         FOLDER.mkdir(exist_ok=True)
-        for chosen in CLIPS:
-            Image.fromarray(drawn(chosen)).save(FOLDER / f"{sprites.caption(chosen)}.png", optimize=True)
-    assert {path.stem for path in FOLDER.iterdir()} == {sprites.caption(chosen) for chosen in CLIPS}
+        for scene in CLIPS:
+            Image.fromarray(render_bytes(scene)).save(FOLDER / f"{sprites.caption(scene)}.png", optimize=True)
+    assert {path.stem for path in FOLDER.iterdir()} == {sprites.caption(scene) for scene in CLIPS}
 
 
-@pytest.mark.parametrize("chosen", CLIPS, ids=sprites.caption)
-def test_a_picture_is_what_the_data_set_draws(chosen: Clip):
-    with Image.open(FOLDER / f"{sprites.caption(chosen)}.png") as image:
+@pytest.mark.parametrize("scene", CLIPS, ids=sprites.caption)
+def test_a_picture_is_what_the_data_set_draws(scene: Clip):
+    with Image.open(FOLDER / f"{sprites.caption(scene)}.png") as image:
         stored = np.array(image)
-    assert np.abs(stored.astype(int) - drawn(chosen)).max() <= 1  # other processors round otherwise
+    assert np.abs(stored.astype(int) - render_bytes(scene)).max() <= 1  # other processors round otherwise
 
 
-@pytest.mark.parametrize("chosen", CLIPS, ids=sprites.caption)
-def test_no_training_has_seen_the_clip_and_it_stays_inside_the_picture(chosen: Clip):
-    assert chosen.held_out
+@pytest.mark.parametrize("scene", CLIPS, ids=sprites.caption)
+def test_no_training_has_seen_the_clip_and_it_stays_inside_the_picture(scene: Clip):
+    assert scene.held_out
     for time in sprites.frame_times(16):
-        assert all(
-            chosen.sprite.radius <= place <= 1 - chosen.sprite.radius for place in sprites.position(chosen, time)
-        )
+        assert all(scene.sprite.radius <= place <= 1 - scene.sprite.radius for place in sprites.position(scene, time))

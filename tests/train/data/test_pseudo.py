@@ -28,11 +28,11 @@ def panned():
 def places(frames):
     """Position of the edge's centre in each frame, in pixels."""
     lines = frames.mean(1)[:, SIZE // 4 : -SIZE // 4].mean(1)  # (f, w)
-    found = []
+    positions = []
     for line in lines.numpy():
         after = int(np.argmax(line > 0))
-        found.append(after - line[after] / (line[after] - line[after - 1]))
-    return np.array(found)
+        positions.append(after - line[after] / (line[after] - line[after - 1]))
+    return np.array(positions)
 
 
 def jitter(frames):
@@ -54,10 +54,10 @@ def test_both_ways_show_the_same_views():
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     image = torch.nn.functional.interpolate(image[None], (256, 256), mode="bicubic")[0].clamp(-1, 1)
     for path in (Camera(View(0.4, 0.5, 0.6), View(0.6, 0.45, 0.8)), camera(0, 3)):
-        ours, theirs = smooth(image, path, 6, SIZE), zoompan(image, path, 6, SIZE)
-        assert ours.shape == theirs.shape == (6, 3, SIZE, SIZE)
-        assert (ours - theirs).abs().mean() < 0.05
-        assert (ours[0] - ours[-1]).abs().mean() > 0.1
+        smooth_clip, ffmpeg_clip = smooth(image, path, 6, SIZE), zoompan(image, path, 6, SIZE)
+        assert smooth_clip.shape == ffmpeg_clip.shape == (6, 3, SIZE, SIZE)
+        assert (smooth_clip - ffmpeg_clip).abs().mean() < 0.05
+        assert (smooth_clip[0] - smooth_clip[-1]).abs().mean() > 0.1
 
 
 def test_a_camera_that_rests_gives_the_image():

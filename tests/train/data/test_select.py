@@ -68,39 +68,39 @@ def test_the_score_belongs_to_a_size_and_not_to_a_stride(texture):
 
 
 def test_still_clips_cuts_and_what_is_too_fast_are_dropped(texture):
-    score, chosen = motion(), MotionFilter(width=SIZE)
+    score, limits = motion(), MotionFilter(width=SIZE)
     scores = {name: score(clip) for name, clip in made_clips(texture).items()}
-    assert {name for name, found in scores.items() if chosen.keeps(found)} == {"moving"}
+    assert {name for name, clip_scores in scores.items() if limits.keeps(clip_scores)} == {"moving"}
     assert scores["still"] == {"motion": 0.0, "residual": 0.0}
     # the flow alone would keep these two clips: it reports a slow motion that is not there
     assert 1 <= scores["cut"]["motion"] <= 20
     assert 1 <= scores["fast"]["motion"] <= 20
-    assert min(scores["cut"]["residual"], scores["fast"]["residual"]) > 2 * chosen.residual
-    assert scores["moving"]["residual"] < chosen.residual / 2
+    assert min(scores["cut"]["residual"], scores["fast"]["residual"]) > 2 * limits.residual
+    assert scores["moving"]["residual"] < limits.residual / 2
     assert MotionFilter(width=SIZE, residual=0).keeps(scores["cut"])
     assert not MotionFilter(width=SIZE, high=2).keeps(scores["moving"])
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"method": "raft"}, "--method raft: use one of dis, farneback"),
         ({"low": 3, "high": 2}, "need 0 <= low <= high"),
         ({"stride": 0}, "at least 32 pixels and 1 frame"),
     ],
 )
-def test_a_filter_that_means_nothing_is_told(options, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_filter_that_means_nothing_is_told(options, message):
+    with pytest.raises(ConfigError, match=message):
         MotionFilter(**options)
 
 
 def test_the_clip_score_is_the_mean_cosine_of_evenly_spread_frames(clip_folder, texture):
     score, clip = ClipScore(clip_folder, frames=3), panned(texture, 40)
-    found = score(clip, "a dog")["clip_score"]
+    mean = score(clip, "a dog")["clip_score"]
     each = [ClipScore(clip_folder, frames=1)(clip[i : i + 1], "a dog")["clip_score"] for i in (0, 2, 4)]
-    assert found == pytest.approx(sum(each) / 3, abs=1e-5)
-    assert found != pytest.approx(score(clip, "a house on a hill")["clip_score"], abs=1e-4)
-    assert found != pytest.approx(score(1 - clip, "a dog")["clip_score"], abs=1e-4)
+    assert mean == pytest.approx(sum(each) / 3, abs=1e-5)
+    assert mean != pytest.approx(score(clip, "a house on a hill")["clip_score"], abs=1e-4)
+    assert mean != pytest.approx(score(1 - clip, "a dog")["clip_score"], abs=1e-4)
 
 
 def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
@@ -109,18 +109,18 @@ def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
 
     picture = (panned(texture, 0, 1) * 255).round().byte()
     size: Any = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    theirs = CLIPImageProcessor(**size)(list(picture), return_tensors="pt").pixel_values
-    ours = ClipScore(clip_folder).clip.pixels(picture.float() / 255)
-    assert (ours - theirs).abs().max() < 0.05
-    assert (ours - theirs).abs().mean() < 0.01
+    expected = CLIPImageProcessor(**size)(list(picture), return_tensors="pt").pixel_values
+    pixels = ClipScore(clip_folder).clip.pixels(picture.float() / 255)
+    assert (pixels - expected).abs().max() < 0.05
+    assert (pixels - expected).abs().mean() < 0.01
 
 
 def test_a_missing_file_of_clip_is_one_sentence(tmp_path, clip_folder):
     with pytest.raises(
         ConfigError, match=r"--clip .*: config\.json is missing; give a folder with a transformers CLIP"
-    ) as told:
+    ) as error:
         ClipScore(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_the_best_are_taken_and_of_equal_ones_the_earlier():
@@ -148,12 +148,12 @@ def test_stages_follow_each_other_and_say_what_they_did(tmp_path, texture, clip_
     first, second = tmp_path / "moving.jsonl", tmp_path / "kept.jsonl"
     assert select.by_motion(clips, MotionFilter(width=SIZE), first).kept == {1, 4, 5}
     clips.seen.clear()
-    found = select.by_clip(clips, clip_folder, second, top=2, after=first)
+    result = select.by_clip(clips, clip_folder, second, top=2, after=first)
     assert clips.seen == ["moving", "slow", "more"]
-    assert selection.load(second) == found
-    scores = {row.clip: row.scores["clip_score"] for row in found.rows if "clip_score" in row.scores}
-    assert found.kept == set(sorted(scores, key=lambda clip: -scores[clip])[:2])
-    assert [row.clip for row in found.rows] == list(range(6))
+    assert selection.load(second) == result
+    scores = {row.clip: row.scores["clip_score"] for row in result.rows if "clip_score" in row.scores}
+    assert result.kept == set(sorted(scores, key=lambda clip: -scores[clip])[:2])
+    assert [row.clip for row in result.rows] == list(range(6))
     head = json.loads(second.read_text().splitlines()[0])
     assert head["source"] == {"latents": "abc"}
     assert head["stages"][0] == {
@@ -187,14 +187,15 @@ def write_videos(folder, texture):
 
 def test_a_folder_of_videos_is_selected_and_only_that_is_encoded(tmp_path, texture, comfyui_dir):
     pytest.importorskip("cv2", reason=NEEDS_OPENCV)
-    folder, kept = tmp_path / "videos", tmp_path / "kept.jsonl"
+    folder, kept_list = tmp_path / "videos", tmp_path / "kept.jsonl"
     folder.mkdir()
     write_videos(folder, texture)
-    words = ["select", "motion", "harivo_pocket", "--videos", folder, "--frames", 4, "--width", SIZE, "--out", kept]
-    assert main(list(map(str, words))) == 0
-    assert [row.name for row in selection.load(kept).rows if row.kept] == ["b.mp4 0", "b.mp4 1"]
+    arguments = ["select", "motion", "harivo_pocket", "--videos", folder, "--frames", 4]
+    arguments += ["--width", SIZE, "--out", kept_list]
+    assert main(list(map(str, arguments))) == 0
+    assert [row.name for row in selection.load(kept_list).rows if row.kept] == ["b.mp4 0", "b.mp4 1"]
     vae = new_vae(SMALL).eval().requires_grad_(False)
-    cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "selection": kept}
+    cut: Any = {"frames": 4, "fps": 8, "size": 32, "scale": SCALE, "selection": kept_list}
     assert encode_folder(vae, folder, tmp_path / "latents", **cut) == 2
     assert latents.read(tmp_path / "latents", vae).captions == ["caption b"] * 2
     with pytest.raises(ConfigError, match=r"made for videos .*, frames 4, fps 8\.0, these are videos"):
@@ -211,9 +212,9 @@ def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir
     vae = bases.load(BaseTable(), comfyui_dir / "comfy" / "sd1_tokenizer").vae
     times = [i / 15 for i in range(4)]
     latents.encode(vae, tmp_path / "clips-000000.safetensors", first=0, count=16, times=times, seed=3, scale=SCALE)
-    kept = tmp_path / "kept.jsonl"
-    assert main(["select", "motion", "harivo_pocket", "--latents", str(tmp_path), "--out", str(kept)]) == 0
-    cache = latents.for_training(DataTable(latents=str(tmp_path), selection=str(kept), frames=4), vae)
+    kept_list = tmp_path / "kept.jsonl"
+    assert main(["select", "motion", "harivo_pocket", "--latents", str(tmp_path), "--out", str(kept_list)]) == 0
+    cache = latents.for_training(DataTable(latents=str(tmp_path), selection=str(kept_list), frames=4), vae)
     whole = latents.read(tmp_path, vae)
     resting = {i for i in range(16) if whole.at_rest(i)}
     assert len(resting) == 3
@@ -226,41 +227,41 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
     vae = new_vae(SMALL).eval().requires_grad_(False)
     latents.encode(vae, tmp_path / "a.safetensors", first=0, count=4, times=[0.0, 1.0], seed=0, scale=SCALE)
     whole = latents.read(tmp_path, vae)
-    kept, source = tmp_path / "kept.jsonl", {"latents": whole.digest}
+    kept_list, source = tmp_path / "kept.jsonl", {"latents": whole.digest}
     rows = [Row(i, f"clip {i}", i in (1, 3)) for i in range(4)]
-    Selection(source, [{"stage": "motion"}], rows).save(kept)
-    table = DataTable(latents=str(tmp_path), selection=str(kept), frames=2)
+    Selection(source, [{"stage": "motion"}], rows).save(kept_list)
+    table = DataTable(latents=str(tmp_path), selection=str(kept_list), frames=2)
     cache = latents.for_training(table, vae)
     assert cache.epoch() == [1, 3]
     assert cache.digest != whole.digest
     assert latents.for_training(DataTable(latents=str(tmp_path), frames=2), vae).digest == whole.digest
-    Selection(source, [], [Row(i, "", False) for i in range(4)]).save(kept)
+    Selection(source, [], [Row(i, "", False) for i in range(4)]).save(kept_list)
     with pytest.raises(ConfigError, match="keeps no clip"):
         latents.for_training(table, vae)
-    Selection({"latents": "other"}, [], rows).save(kept)
+    Selection({"latents": "other"}, [], rows).save(kept_list)
     with pytest.raises(ConfigError, match="made for latents other, these are latents"):
         latents.for_training(table, vae)
-    for text, told in (
+    for text, message in (
         ("", "is not a list"),
         ("{}\n{", "is not a list"),
         ('{"format": 3', "is broken"),
         ("[]", "is broken"),
     ):
-        kept.write_text(text)
-        with pytest.raises(ConfigError, match=told):
+        kept_list.write_text(text)
+        with pytest.raises(ConfigError, match=message):
             latents.for_training(table, vae)
     with pytest.raises(ConfigError, match="there is no list"):
         latents.for_training(DataTable(latents=str(tmp_path), selection="nowhere.jsonl", frames=2), vae)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["motion"], "give one of --latents DIR and --videos DIR"),
         (["clip", "--latents", "x", "--top", "3"], "give --clip FOLDER"),
     ],
 )
-def test_what_the_verb_misses_is_told(tmp_path, words, told):
-    words = ["select", words[0], "harivo_pocket", *words[1:], "--out", str(tmp_path / "kept.jsonl")]
-    with pytest.raises(SystemExit, match=told):
-        main(words)
+def test_what_the_verb_misses_is_told(tmp_path, arguments, message):
+    arguments = ["select", arguments[0], "harivo_pocket", *arguments[1:], "--out", str(tmp_path / "kept.jsonl")]
+    with pytest.raises(SystemExit, match=message):
+        main(arguments)

@@ -14,10 +14,10 @@ CLIPS = range(200)
 TIMES = [i / 15 for i in range(16)]
 
 
-def first(seed=0, **wanted):
+def first(seed=0, **properties):
     """The first clip whose properties are those."""
     return next(
-        c for k in range(9999) if all(getattr(c := clips.clip(seed, k), name) == v for name, v in wanted.items())
+        c for k in range(9999) if all(getattr(c := clips.clip(seed, k), name) == v for name, v in properties.items())
     )
 
 
@@ -45,8 +45,8 @@ def test_a_frame_does_not_depend_on_which_others_are_drawn(k):
 
 @pytest.mark.parametrize("ground", clips.GROUNDS)
 def test_no_two_grounds_of_a_kind_are_alike_and_each_has_a_texture(ground):
-    found = [c for k in range(400) if (c := clips.clip(3, k)).ground == ground][:4]
-    frames = torch.cat([render.render(c, [0.0]) for c in found])
+    examples = [c for k in range(400) if (c := clips.clip(3, k)).ground == ground][:4]
+    frames = torch.cat([render.render(c, [0.0]) for c in examples])
     for i in range(1, 4):
         assert (frames[i] - frames[0]).abs().mean() > 0.01
     assert frames.diff(dim=-1).abs().mean() > 0.004
@@ -93,16 +93,16 @@ def test_every_word_of_every_wording_is_in_the_vocabulary():
 
 
 def test_a_wording_tells_what_it_says_it_tells():
-    words = {
+    phrases_of = {
         "colour": captions.COLOUR_WORDS,
         "background": {g: (*p, *(captions.AFLOAT if g == "sea" else ())) for g, p in captions.PLACES.items()},
         "camera": captions.CAMERA_WORDS,
     }
-    left_out = dict.fromkeys([*words, "motion"], 0)
+    left_out = dict.fromkeys([*phrases_of, "motion"], 0)
     for k in range(500):
         clip = dataclasses.replace(clips.clip(4, k), second=None)
         text, mentioned = captions.wording(clip, random.Random(k))
-        for name, table in words.items():
+        for name, table in phrases_of.items():
             assert any(phrase in text for phrase in table[mentioned[name]]) if name in mentioned else True
             left_out[name] += name not in mentioned
         left_out["motion"] += "motion" not in mentioned
@@ -117,21 +117,21 @@ def test_a_resting_camera_sees_the_subject_go_where_its_caption_says(way, speed)
     path = dataclasses.replace(clip.actor.path, phase=0.42, half=0.1)
     clip = dataclasses.replace(clip, actor=dataclasses.replace(clip.actor, kind="submarine", path=path))
     times = [0.0, 0.1, 0.2]
-    moved = centres(render.mask(clip, times)).diff(dim=0).mean(0)
+    movement = centres(render.mask(clip, times)).diff(dim=0).mean(0)
     expected = torch.tensor(motion.DIRECTIONS[way]) * motion.TRAVEL[speed] * 0.1
-    torch.testing.assert_close(moved, expected.float(), rtol=0, atol=0.012)
+    torch.testing.assert_close(movement, expected.float(), rtol=0, atol=0.012)
 
 
 @pytest.mark.parametrize("way", motion.DIRECTIONS)
 def test_a_following_camera_keeps_the_subject_and_moves_the_ground_the_other_way(way):
     clip = first(motion=way, camera="following", ground="clouds" if way in ("up", "down") else "city")
     mask = render.mask(clip, TIMES)
-    moved = centres(mask)[-1] - centres(mask)[0]
-    assert moved.abs().max() < 0.05
-    seen = motion.poses(clip.actor.path, [0.0, 4 / 64 / motion.TRAVEL[clip.speed]])
+    movement = centres(mask)[-1] - centres(mask)[0]
+    assert movement.abs().max() < 0.05
+    poses = motion.poses(clip.actor.path, [0.0, 4 / 64 / motion.TRAVEL[clip.speed]])
     nearest = next(layer for layer in render.GROUNDS[clip.ground].layers[::-1] if layer.parallax == 1)
     ground = layers.Ground((dataclasses.replace(nearest, drift=0.0),))
-    camera = layers.Camera(seen.scroll, np.array([0.0, 0.1]), clip.actor.path.follows)
+    camera = layers.Camera(poses.scroll, np.array([0.0, 0.1]), clip.actor.path.follows)
     before, after = layers.ground_frames(ground, camera, 128, clip.grain)
     dx, dy = (8 * d for d in motion.DIRECTIONS[way])
     back = np.roll(after, (dy, dx), (1, 2))
@@ -194,8 +194,10 @@ def test_every_subject_has_a_cycle_and_its_colour():
         for colour in ("red", "blue"):
             actor = dataclasses.replace(clip.actor, colour=colour, path=path)
             pictures[colour] = render.render(dataclasses.replace(clip, actor=actor, second=None), [0.0, 0.21])
-        shown = render.mask(dataclasses.replace(clip, actor=dataclasses.replace(clip.actor, path=path)), [0.0])[0] > 0.9
-        red, blue = (pictures[c][0].masked_select(shown).view(3, -1).mean(1) for c in ("red", "blue"))
+        inside = (
+            render.mask(dataclasses.replace(clip, actor=dataclasses.replace(clip.actor, path=path)), [0.0])[0] > 0.9
+        )
+        red, blue = (pictures[c][0].masked_select(inside).view(3, -1).mean(1) for c in ("red", "blue"))
         assert red[0] > blue[0] + 0.05, kind
         assert blue[2] > red[2] + 0.05, kind
         one, other = (

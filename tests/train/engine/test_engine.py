@@ -165,11 +165,11 @@ def test_only_whole_states_are_left_and_only_the_newest(run):
     assert state.record(run.out / "state" / "step-00000040")["step"] == 40
 
 
-@pytest.mark.parametrize("left", ["partial-step-00000050", "step-00000050"])
-def test_what_a_killed_save_left_is_not_taken_for_a_state(run, left):
+@pytest.mark.parametrize("folder", ["partial-step-00000050", "step-00000050"])
+def test_what_a_killed_save_left_is_not_taken_for_a_state(run, folder):
     fit(Line(), run)
-    (run.out / "state" / left).mkdir()
-    (run.out / "state" / left / "__0_0.distcp").write_bytes(b"half")
+    (run.out / "state" / folder).mkdir()
+    (run.out / "state" / folder / "__0_0.distcp").write_bytes(b"half")
     task = Line()
     fit(task, replace(run, steps=50))
     assert task.seen[0] == 40 * run.batch
@@ -277,5 +277,5 @@ def test_without_an_average_the_weights_are_it_and_nothing_is_held_twice(run):
     weights = {name: p for name, p in task.named_parameters() if p.requires_grad}
     assert {name: v.data_ptr() for name, v in average.items()} == {n: p.data_ptr() for n, p in weights.items()}
     again = Line()
-    found = fit(again, run)  # loaded from the state
-    assert all(torch.equal(found[name], value) for name, value in average.items())
+    result = fit(again, run)  # loaded from the state
+    assert all(torch.equal(result[name], value) for name, value in average.items())

@@ -98,8 +98,8 @@ def test_g2_another_number_of_processes_changes_the_order_of_sums_only(root, cou
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_g5_no_sample_is_lost_or_repeated(root, count):
-    seen = sorted(k for run in ("cut", f"resumed-{count}") for r in results(root / run) for k in r["seen"])
-    assert seen == list(range(worker.STEPS * worker.BATCH))
+    samples = sorted(k for run in ("cut", f"resumed-{count}") for r in results(root / run) for k in r["seen"])
+    assert samples == list(range(worker.STEPS * worker.BATCH))
 
 
 def test_g5_an_epoch_takes_each_row_once_and_the_next_in_another_order():

@@ -64,13 +64,13 @@ def test_it_begins_as_the_base_and_gradients_reach_it_alone(base, vocabulary, sh
     inputs = torch.randn(2, 4, 16, 16, generator=g), torch.tensor([10, 900]), torch.randn(2, 77, 32, generator=g)
     assert torch.equal(task.eps(*inputs, [0, 1]), plain(*inputs).sample)
     task(list(range(8)))["loss"].backward()
-    reached = {name for name, p in task.named_parameters() if p.grad is not None and p.grad.any()}
+    with_gradient = {name for name, p in task.named_parameters() if p.grad is not None and p.grad.any()}
     mark = (
         ".lora_B." if kind == "lora" else "control.controlnet_"
     )  # only weights that start at zero have a gradient in the first step
-    assert reached
-    assert all(mark in name for name in reached)
-    assert {n for n, p in task.named_parameters() if p.requires_grad} >= reached
+    assert with_gradient
+    assert all(mark in name for name in with_gradient)
+    assert {n for n, p in task.named_parameters() if p.requires_grad} >= with_gradient
 
 
 @pytest.mark.slow
@@ -79,11 +79,11 @@ def test_it_learns_and_the_base_stays(base, vocabulary, shards, tmp_path, kind):
     frozen = {k: v.clone() for k, v in base.unet.state_dict().items()}
     task = task_of(kind, base, vocabulary, shards)
     before = sum(task(list(range(i, i + 4)))["loss"].item() for i in range(0, 16, 4))
-    own = lora.base_weights if kind == "lora" else lambda unet: unet.state_dict()
-    adapters.fit_beside(task, TrainTable(out=tmp_path / "run", **RUN), own)
+    weights_of = lora.base_weights if kind == "lora" else lambda unet: unet.state_dict()
+    adapters.fit_beside(task, TrainTable(out=tmp_path / "run", **RUN), weights_of)
     after = sum(task(list(range(i, i + 4)))["loss"].item() for i in range(0, 16, 4))
     assert after < before
-    assert all(torch.equal(v, frozen[k]) for k, v in own(task.unet).items())
+    assert all(torch.equal(v, frozen[k]) for k, v in weights_of(task.unet).items())
 
 
 @pytest.mark.slow
@@ -155,16 +155,16 @@ def test_hints_are_of_the_very_frame_that_is_noised(base, vocabulary, shards):
     task = task_of("control", base, vocabulary, shards)
     for k in range(12):
         clip, frame = noised_place(task, k)
-        shown, times = task.latents.clip(clip), [task.latents.times[frame]]
-        pictures = sprites.mask(shown, times).repeat(1, 3, 1, 1), sprites.render(shown, times)
+        scene, times = task.latents.clip(clip), [task.latents.times[frame]]
+        pictures = sprites.mask(scene, times).repeat(1, 3, 1, 1), sprites.render(scene, times)
         hints = [control.edges(p).repeat_interleave(2, 2).repeat_interleave(2, 3) for p in pictures]
         assert any(torch.equal(task.hints([k]), hint) for hint in hints)
 
 
 def noised_place(task, k):
     clip, frame = place(task.latents, task.seed, k)
-    drawn = noised_frames(task.latents, task.tables, task.seed, [k])[0]
-    assert torch.equal(drawn[0], task.latents.values[clip][frame].float())
+    latents = noised_frames(task.latents, task.tables, task.seed, [k])[0]
+    assert torch.equal(latents[0], task.latents.values[clip][frame].float())
     return clip, frame
 
 
@@ -180,8 +180,8 @@ def test_the_glow_is_measured_in_glowing_frames_alone():
     colours = [clip.sprite.colour for clip in clips]
     for style in sprites.STYLES:
         frames = torch.cat([sprites.render(c, [i % 16 / 15], style=style) for i, c in enumerate(clips)])
-        found = styles.glow(frames, colours) > styles.GLOWS
-        assert found.tolist() == [style == "glow"] * len(clips)
+        glows = styles.glow(frames, colours) > styles.GLOWS
+        assert glows.tolist() == [style == "glow"] * len(clips)
     assert styles.glow(torch.zeros(1, 3, 64, 64), ["red"]).isnan().all()
 
 

@@ -91,22 +91,22 @@ def test_another_file_and_another_length_are_refused(root):
 
 
 def test_the_bundled_one_is_as_good_as_its_header_says(judges):
-    judge, told = judges[1]
-    found = held_out_accuracy(judge, clips=60)
-    assert found.keys() == told.keys()
-    for name, share in found.items():
-        assert share >= told[name] - 0.15, name
-    assert told["motion"] > 0.9
-    assert told["colour"] > 0.9
+    judge, printed = judges[1]
+    accuracy = held_out_accuracy(judge, clips=60)
+    assert accuracy.keys() == printed.keys()
+    for name, share in accuracy.items():
+        assert share >= printed[name] - 0.15, name
+    assert printed["motion"] > 0.9
+    assert printed["colour"] > 0.9
 
 
 @pytest.mark.slow
 def test_rendered_truth_has_perfect_scores(judges, truth, real):
     prompts, clips = truth
-    found = score(judging.sample(clips, prompts, judges[0], judges[1][0]), real, draws=20)
+    scores = score(judging.sample(clips, prompts, judges[0], judges[1][0]), real, draws=20)
     for name in ("direction", "colour", "shape", "background", "constancy"):
-        assert found[name].value >= 0.98, name
-    assert found["still_ratio"].value < 0.02
+        assert scores[name].value >= 0.98, name
+    assert scores["still_ratio"].value < 0.02
 
 
 @pytest.mark.slow

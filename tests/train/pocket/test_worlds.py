@@ -79,8 +79,8 @@ def test_phrases_find_what_a_full_caption_names(world):
         clip = world.held_out(1, first=k)[0]
         text, values = f" {world.caption(clip).replace(',', ' ')} ", world.attributes(clip)
         for name, phrases in world.phrases().items():
-            found = {world.CLASSES[name][i] for phrase, i in phrases if f" {phrase} " in text}
-            assert values[name] in found, (text, name)
+            classes = {world.CLASSES[name][i] for phrase, i in phrases if f" {phrase} " in text}
+            assert values[name] in classes, (text, name)
 
 
 def test_an_unknown_world_is_named():
@@ -94,20 +94,20 @@ def test_an_unknown_world_is_named():
 @pytest.mark.parametrize("task", [VaeTask, JudgeTask, VideoJudgeTask])
 def test_the_stages_learn_the_scenes(task, tmp_path):
     torch.manual_seed(0)
-    made, numbers = task(world=SCENES), list(range(8))
-    before = made(numbers)["loss"].item()
-    fit(made, TrainTable(out=tmp_path / "run", steps=6, batch=4, lr=2e-3, warmup=1, lr_decay_share=0.1))
-    assert made(numbers)["loss"].item() < before
+    learner, numbers = task(world=SCENES), list(range(8))
+    before = learner(numbers)["loss"].item()
+    fit(learner, TrainTable(out=tmp_path / "run", steps=6, batch=4, lr=2e-3, warmup=1, lr_decay_share=0.1))
+    assert learner(numbers)["loss"].item() < before
 
 
 def test_the_text_encoder_learns_the_scenes(comfyui_dir, tmp_path):
     vocabulary = Vocabulary(comfyui_dir / "comfy" / "sd1_tokenizer", SCENES)
     rows = vocabulary.rows([SCENES.caption(SCENES.clip(0, k), random.Random(k)) for k in range(50)])
     assert rows.max() < len(vocabulary.ids)
-    made, numbers = TextTask(vocabulary, world=SCENES), list(range(32))
-    before = made(numbers)["loss"].item()
-    fit(made, TrainTable(out=tmp_path / "run", steps=8, batch=8, lr=2e-3, warmup=1, lr_decay_share=0.1))
-    assert made(numbers)["loss"].item() < before
+    learner, numbers = TextTask(vocabulary, world=SCENES), list(range(32))
+    before = learner(numbers)["loss"].item()
+    fit(learner, TrainTable(out=tmp_path / "run", steps=8, batch=8, lr=2e-3, warmup=1, lr_decay_share=0.1))
+    assert learner(numbers)["loss"].item() < before
 
 
 def test_a_run_of_another_world_is_refused(tmp_path):
@@ -122,10 +122,10 @@ def test_a_state_from_before_the_worlds_is_one_of_the_sprites(tmp_path):
     run = TrainTable(out=tmp_path / "run", steps=1, batch=2)
     fit(VaeTask(), run)
     (record,) = (tmp_path / "run" / "state").glob("*/*.json")
-    told = json.loads(record.read_text())
+    state = json.loads(record.read_text())
     for name in ("data.world", "vae.crop", "vae.anywhere"):
-        del told["identity"][name]
-    record.write_text(json.dumps(told))
+        del state["identity"][name]
+    record.write_text(json.dumps(state))
     fit(VaeTask(), TrainTable(out=tmp_path / "run", steps=2, batch=2))
 
 
@@ -156,10 +156,10 @@ def test_of_a_subject_that_has_left_the_picture_only_the_ground_is_asked():
     crossing = next(c for k in range(999) if (c := SCENES.clip(0, k)).motion == "right" and c.camera == "resting")
     times = [i / 40 for i in range(200)]
     shares = SCENES.visible(crossing, times)
-    gone, there = times[shares.index(min(shares))], times[shares.index(max(shares))]
-    assert task._labels(crossing, gone)[:2] == (IGNORED, IGNORED)
-    assert IGNORED not in task._labels(crossing, there)
-    cover = SCENES.mask(crossing, [gone, there]).sum((1, 2, 3))
+    outside, inside = times[shares.index(min(shares))], times[shares.index(max(shares))]
+    assert task._labels(crossing, outside)[:2] == (IGNORED, IGNORED)
+    assert IGNORED not in task._labels(crossing, inside)
+    cover = SCENES.mask(crossing, [outside, inside]).sum((1, 2, 3))
     assert cover[0] < 0.5 * cover[1]
 
 
@@ -167,9 +167,9 @@ def test_the_video_judge_is_asked_what_can_be_told_of_a_scene():
     clips = [SCENES.clip(0, k) for k in range(300)]
     moving = next(c for c in clips if c.motion == "right")
     near = next(c for c in clips if c.motion == "nearer")
-    asked = labels_of(moving, order=ORDERED, world=SCENES)
-    assert asked.keys() == sizes_of(SCENES).keys()
-    assert IGNORED not in asked.values()
+    labels = labels_of(moving, order=ORDERED, world=SCENES)
+    assert labels.keys() == sizes_of(SCENES).keys()
+    assert IGNORED not in labels.values()
     hidden = {n for n, v in labels_of(moving, order=DISORDERED, world=SCENES).items() if v == IGNORED}
     assert hidden == {"motion", "speed", "camera"}
     back = labels_of(moving, order=ORDERED, backwards=True, world=SCENES)
@@ -192,8 +192,8 @@ def test_latents_remember_their_world(small, scene_shards):
 def test_the_unet_mostly_sees_frames_that_show_what_the_caption_names(small, scene_shards):
     cache = latents.read(scene_shards, small.vae)
     hidden = {(i, f) for i in range(12) for f in range(8) if f not in cache.frames_with_subject(i)}
-    seen = [unet.place(cache, 0, k) for k in range(600)]
-    share = sum(place in hidden for place in seen) / len(seen)
+    places = [unet.place(cache, 0, k) for k in range(600)]
+    share = sum(place in hidden for place in places) / len(places)
     assert hidden
     assert 0 < share < 0.5 * len(hidden) / (12 * 8)
     x0, *_ = unet.noised_frames(cache, unet.tables(), 0, [5])

@@ -69,14 +69,14 @@ def numbered():
     return values.expand(-1, -1, 4, 8, 8).half()
 
 
-def task_of(base, plan, *, values=None, moved=True):
-    """moved: zero weights are changed, so that all parts get gradients."""
+def task_of(base, plan, *, values=None, nonzero=True):
+    """nonzero: zero weights are changed, so that all parts get gradients."""
     torch.manual_seed(1)
-    drawn = torch.randn(CLIPS, FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(3)).half()
-    told = [f"clip {i}" for i in range(CLIPS)]
-    cache = Latents(drawn if values is None else values, [i / 7 for i in range(FRAMES)], 0, told)
+    latents = torch.randn(CLIPS, FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(3)).half()
+    captions = [f"clip {i}" for i in range(CLIPS)]
+    cache = Latents(latents if values is None else values, [i / 7 for i in range(FRAMES)], 0, captions)
     task = ArtvTask(base, artv_config(plan.model, base), plan, cache)
-    if moved:
+    if nonzero:
         with torch.no_grad():
             for parameter in task.artv.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -101,7 +101,7 @@ def test_a_sample_is_a_frame_with_the_two_before_it_and_one_anchor_of_the_window
     frames = task.draw(list(range(120)))
     level = frames.alpha_bar.view(-1, 1, 1, 1)
     clean = (frames.y_t - (1 - level).sqrt() * frames.noise) / level.sqrt()
-    seen = Counter()
+    counts = Counter()
     for k in range(120):
         clip, i = where(clean[k])
         assert where(frames.references[k, 0]) == (clip, i - 1)
@@ -109,9 +109,9 @@ def test_a_sample_is_a_frame_with_the_two_before_it_and_one_anchor_of_the_window
         other, anchor = where(frames.anchor[k])
         assert other == clip
         assert max(0, i - 3) <= anchor < i
-        seen[i, i - anchor] += 1
-    assert {i for i, _ in seen} == set(range(1, FRAMES))
-    assert {distance for _, distance in seen} == {1, 2, 3}
+        counts[i, i - anchor] += 1
+    assert {i for i, _ in counts} == set(range(1, FRAMES))
+    assert {distance for _, distance in counts} == {1, 2, 3}
 
 
 def test_conditions_are_left_out_independently_and_levels_fill_their_range(base, plan):
@@ -180,7 +180,7 @@ def test_what_learns_is_reached_by_one_loss(base, plan, unet):
 def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, unet):
     changed = replace(plan.model, unet=unet)
     plan = replace(plan, model=changed, train=replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99))
-    task = task_of(base, plan, moved=False)
+    task = task_of(base, plan, nonzero=False)
     frozen, text = task.frozen_hash(), weights_hash(base.text)
 
     def score():
@@ -210,7 +210,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path, une
     cut = replace(plan, train=replace(plan.train, out=tmp_path / "cut"))
     with pytest.raises(Stop):
         fit(task_of(each[1], cut), cut.train, on_save=stop)
-    again = fit(task_of(each[2], cut, moved=False), cut.train)
+    again = fit(task_of(each[2], cut, nonzero=False), cut.train)
     assert average.keys() == again.keys()
     assert all(torch.equal(average[n], again[n]) for n in average)
     assert any(n.startswith("unet.") for n in average) == unet
@@ -276,7 +276,7 @@ def test_a_run_can_start_from_a_file(base, plan, tmp_path):
     first = task_of(base, plan)
     path = tmp_path / "artv.safetensors"
     artv.write(first, {f"artv.{n}": p for n, p in first.artv.named_parameters()}, path)
-    second = task_of(fresh(base), plan, moved=False)
+    second = task_of(fresh(base), plan, nonzero=False)
     artv.start_from(second, str(path))
     weights = first.artv.state_dict()
     assert all(torch.equal(v, weights[k].half().float()) for k, v in second.artv.state_dict().items())
@@ -311,15 +311,15 @@ def test_a_roll_begins_with_the_frame_that_is_given(base, plan):
 
 def test_what_a_roll_shows_of_its_masks(base, plan):
     task = task_of(base, plan)
-    seen = []
-    rolled(task, 3, on_mask=lambda frame, t, m: seen.append((frame, t, m)))
-    assert [frame for frame, _, _ in seen] == [0, 0, 1, 1, 2, 2]
-    assert [t for _, t, _ in seen[:2]] == [999, 500]
-    assert all(m.shape == (2, 1, 8, 8) for _, _, m in seen)
-    assert all((m.max() == 0) == (frame == 0) for frame, _, m in seen)
-    seen.clear()
-    rolled(task, 2, settings=Settings(steps=2, mask=False), on_mask=lambda frame, t, m: seen.append(m))
-    assert all(m.max() == 0 for m in seen)
+    calls = []
+    rolled(task, 3, on_mask=lambda frame, t, m: calls.append((frame, t, m)))
+    assert [frame for frame, _, _ in calls] == [0, 0, 1, 1, 2, 2]
+    assert [t for _, t, _ in calls[:2]] == [999, 500]
+    assert all(m.shape == (2, 1, 8, 8) for _, _, m in calls)
+    assert all((m.max() == 0) == (frame == 0) for frame, _, m in calls)
+    calls.clear()
+    rolled(task, 2, settings=Settings(steps=2, mask=False), on_mask=lambda frame, t, m: calls.append(m))
+    assert all(m.max() == 0 for m in calls)
 
 
 @pytest.mark.parametrize("masks", MASKS)
@@ -334,11 +334,11 @@ def test_guidance_is_equation_8_of_separate_predictions(base, plan, masks):
     weights = Weights(reference=0.3, anchor=0.7, text=2.0)
     no, yes, t = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.tensor([600, 600])
 
-    def one(words, no_references, no_anchor):
+    def one(prompt, no_references, no_anchor):
         """(eps, m, the dynamic network's eps)."""
         levels = torch.full((2,), 200)
         options = {"no_references": no_references, "no_anchor": no_anchor}
-        return task.host(y_t, t, words, references, anchor, noise, levels, **options)
+        return task.host(y_t, t, prompt, references, anchor, noise, levels, **options)
 
     def eps(part, m):
         alpha_bar = task.host.alpha_bars[t].view(-1, 1, 1, 1).to(y_t)
@@ -347,20 +347,20 @@ def test_guidance_is_equation_8_of_separate_predictions(base, plan, masks):
         )
 
     with torch.no_grad():
-        made = {"full": one(context, no, no), "text": one(empty, no, no)}
-        made |= {"reference": one(context, yes, no), "anchor": one(context, no, yes)}
-        parts = {name: found[0 if masks == "one for each" else 2] for name, found in made.items()}
-        full, m = parts["full"], made["full"][1]
+        outputs = {"full": one(context, no, no), "text": one(empty, no, no)}
+        outputs |= {"reference": one(context, yes, no), "anchor": one(context, no, yes)}
+        parts = {name: result[0 if masks == "one for each" else 2] for name, result in outputs.items()}
+        full, m = parts["full"], outputs["full"][1]
         expected = full + 0.3 * (full - parts["reference"]) + 0.7 * (full - parts["anchor"])
         expected = eps(expected + 2.0 * (full - parts["text"]), m)
-        given, settings = FrameConditions(references, anchor, noise), Settings(weights=weights, masks=masks)
-        found, seen = guided_eps(task.host, y_t, 600, context, empty, given, settings)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(seen, m)
+        conditions, settings = FrameConditions(references, anchor, noise), Settings(weights=weights, masks=masks)
+        result, mask = guided_eps(task.host, y_t, 600, context, empty, conditions, settings)
+        torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mask, m)
         without = FrameConditions(references, None, noise)
         settings = replace(settings, weights=Weights(reference=0, anchor=5, text=0))
         alone, _ = guided_eps(task.host, y_t, 600, context, empty, without, settings)
-        torch.testing.assert_close(alone, made["anchor"][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone, outputs["anchor"][0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_noise_of_a_frame_belongs_to_the_seed_the_video_and_the_frame():
@@ -376,15 +376,15 @@ def test_pictures_while_training_are_rolls_of_the_average(base, plan):
     plan = replace(plan, samples=samples)
     task = task_of(base, plan)
     average = fit(task, plan.train, on_step=RollPreview(task, base.vae, plan))
-    drawn = sorted((plan.train.out / "samples").iterdir())
-    assert [p.name for p in drawn] == ["step-00000002.png", "step-00000004.png"]
+    files = sorted((plan.train.out / "samples").iterdir())
+    assert [p.name for p in files] == ["step-00000002.png", "step-00000004.png"]
     with averaged(task, average):
         context, empty = task.context(["a", "b", "c"]), task.context([""] * 3)
         settings = Settings(steps=2, weights=Weights(text=2.0))
         model = FrameModel(task.host, task.table)
         latents = roll(model, context, empty, shape=(3, 4, 8, 8), frames=3, settings=settings)
     save_grid(decoded(base.vae, latents, 3), plan.train.out / "again.png")
-    with Image.open(drawn[-1]) as image, Image.open(plan.train.out / "again.png") as again:
+    with Image.open(files[-1]) as image, Image.open(plan.train.out / "again.png") as again:
         assert image.size == (3 * 32, 3 * 32)
         assert image.tobytes() == again.tobytes()
 
@@ -407,7 +407,7 @@ def test_the_bundled_configs_are_read():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("data.max_level=1000", r"data\.max_level is 1000; it must be at most 999"),
         ("data.drop_anchor=1.5", r"data\.drop_anchor is 1\.5; it must be at most 1"),
@@ -416,8 +416,8 @@ def test_the_bundled_configs_are_read():
         ("data.anchor_window=0", r"data\.anchor_window is 0; it must be at least 1"),
     ],
 )
-def test_what_a_config_cannot_mean_is_named(change, told):
-    with pytest.raises(ConfigError, match=told):
+def test_what_a_config_cannot_mean_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
         registry.read(registry.find("artv_pocket"), [change])
 
 
@@ -437,7 +437,7 @@ def test_the_paper_s_sizes_are_those_of_its_config():
 def test_activations_that_are_computed_again_give_the_same_gradients(base, plan):
     """base.checkpointing: the blocks of the U-Net, with the attached parts, run again in the backward pass."""
     plan = replace(plan, model=replace(plan.model, unet=True))
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         task = task_of(fresh(base), plan)
         if checkpointing:
@@ -446,14 +446,14 @@ def test_activations_that_are_computed_again_give_the_same_gradients(base, plan)
         losses = [task([2 * i, 2 * i + 1])["loss"] for i in range(2)]  # two forwards before the first backward
         for loss in losses:
             loss.backward()
-        found.append({n: p.grad for n, p in task.named_parameters() if p.grad is not None})
+        gradients.append({n: p.grad for n, p in task.named_parameters() if p.grad is not None})
         with torch.no_grad():
             plain = task.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
         expected = base.unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), task.context(["a"])).sample
         assert torch.equal(plain, expected)  # called by itself, the U-Net is the image model
-    assert found[0].keys() == found[1].keys()
-    for name, grad in found[0].items():
-        torch.testing.assert_close(found[1][name], grad, msg=name)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, msg=name)
 
 
 @pytest.mark.slow
@@ -464,13 +464,13 @@ def test_latents_doctor_and_train_as_people_type_it(tmp_path, comfyui_dir, caplo
     sizes = ["--clips", "2", "--size", "64", "--frames", "4", "--out", str(tmp_path / "latents")]
     assert main(["latents", "artv_pocket", *sizes]) == 0
     assert main(["doctor", "artv_pocket", *small]) == 0
-    for told in (
+    for line in (
         "parameters_base_frozen_m",
         "parameters_mask_m",
         "gradient on reference",
         "a complete step of 1 samples",
     ):
-        assert told in caplog.text
+        assert line in caplog.text
     quick = ["--set", "samples.steps=1", "--set", "samples.columns=2", "--set", "train.steps=1", "--out", str(tmp_path)]
     assert main(["train", "artv_pocket", *small, *quick]) == 0
     file = tmp_path / "artv.safetensors"

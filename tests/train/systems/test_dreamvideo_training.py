@@ -68,20 +68,20 @@ def plan(tmp_path):
     )
 
 
-def cache_of(told=True):
+def cache_of(with_captions=True):
     g = torch.Generator().manual_seed(3)
     values, images = torch.randn(CLIPS, FRAMES, 4, 8, 8, generator=g), torch.rand(CLIPS, 3, PIXELS, PIXELS, generator=g)
     times = sprites.frame_times(FRAMES)
-    if not told:
+    if not with_captions:
         return Latents(values.half(), times, 0)
     return Latents(values.half(), times, 0, [f"clip {i}" for i in range(CLIPS)], images=(images * 255).byte())
 
 
-def task_of(base, plan, *, moved=True, told=True):
-    """moved: zero weights are changed, so that the image affects all parts and all parts get gradients."""
+def task_of(base, plan, *, nonzero=True, with_captions=True):
+    """nonzero: zero weights are changed, so that the image affects all parts and all parts get gradients."""
     torch.manual_seed(1)
-    task = DreamVideoTask(base, load_start(plan, base), plan, cache_of(told))
-    if moved:
+    task = DreamVideoTask(base, load_start(plan, base), plan, cache_of(with_captions))
+    if nonzero:
         move(task)
     return task
 
@@ -101,7 +101,7 @@ def fresh(base):
     return replace(base, unet=unet.eval().requires_grad_(False))
 
 
-def kept(task) -> Any:
+def first_frames(task) -> Any:
     """First frames in bytes."""
     return task.cache.images
 
@@ -113,10 +113,10 @@ def trained(task):
 def vidrd_file(path, base, plan, *, spatial=True):
     """A VidRD model with weights as after training."""
     torch.manual_seed(5)
-    made = VidrdModel(replace(layers_config(plan.model, base, FRAMES), spatial=spatial))
-    move(made)
-    checkpoint.save(path, system=VIDRD, config=made.config.to_dict(), weights=made.state_dict())
-    return made
+    model = VidrdModel(replace(layers_config(plan.model, base, FRAMES), spatial=spatial))
+    move(model)
+    checkpoint.save(path, system=VIDRD, config=model.config.to_dict(), weights=model.state_dict())
+    return model
 
 
 def test_the_image_is_the_first_frame_as_pixels(base, plan):
@@ -124,9 +124,9 @@ def test_the_image_is_the_first_frame_as_pixels(base, plan):
     task = task_of(base, plan)
     batch = task.draw([0, 1, 2])
     for row, image in zip(batch.rows.tolist(), batch.image, strict=True):
-        assert torch.equal(image * 255, kept(task)[row].float())
-    drawn = task_of(fresh(base), plan, told=False)
-    batch = drawn.draw([0, 1, 2])
+        assert torch.equal(image * 255, first_frames(task)[row].float())
+    rendered_task = task_of(fresh(base), plan, with_captions=False)
+    batch = rendered_task.draw([0, 1, 2])
     for row, image in zip(batch.rows.tolist(), batch.image, strict=True):
         assert torch.equal(image, sprites.render(sprites.clip(0, row), [0.0], size=PIXELS)[0])
 
@@ -165,7 +165,7 @@ def test_the_loss_is_the_error_of_the_noise_and_sees_the_image(base, plan):
 
 
 def test_a_fresh_branch_adds_nothing(base, plan):
-    task = task_of(base, plan, moved=False)
+    task = task_of(base, plan, nonzero=False)
     batch = task.draw([0, 1])
     with torch.no_grad():
         eps = task.predict(batch.x_t, batch.t, batch.context, batch.image)
@@ -183,12 +183,12 @@ def test_what_learns_is_the_branch_and_the_temporal_layers(base, plan, tmp_path,
         model=replace(plan.model, motion=motion, temporal=temporal, start=str(tmp_path / "v.safetensors")),
     )
     task = task_of(base, plan)
-    wanted = {f"branch.{n}" for n, _ in task.branch.named_parameters() if not n.startswith("temporal.")}
-    wanted |= {f"motion.{n}" for n, _ in task.motion.named_parameters()} if motion else set()
-    assert trained(task) == wanted
+    expected = {f"branch.{n}" for n, _ in task.branch.named_parameters() if not n.startswith("temporal.")}
+    expected |= {f"motion.{n}" for n, _ in task.motion.named_parameters()} if motion else set()
+    assert trained(task) == expected
     assert any(n.startswith("branch.temporal.") for n in task.state_dict()) == (temporal == "frozen")
     task([0, 1])["loss"].backward()
-    assert {n for n, p in task.named_parameters() if p.grad is not None} == wanted
+    assert {n for n, p in task.named_parameters() if p.grad is not None} == expected
     lengths = gradient_norms(task, task([0, 1])["loss"])
     assert set(lengths) == {"branch", *(["motion"] if motion else [])}
     assert min(lengths.values()) > 0
@@ -196,17 +196,17 @@ def test_what_learns_is_the_branch_and_the_temporal_layers(base, plan, tmp_path,
 
 def test_recomputed_activations_give_the_same_gradients(base, plan):
     """Dropout has the same masks both times."""
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         each = fresh(base)
         if checkpointing:
             each.unet.enable_gradient_checkpointing()
         task = task_of(each, replace(plan, base=BaseTable(checkpointing=checkpointing)))
         task([0, 1])["loss"].backward()
-        found.append({n: p.grad for n, p in task.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    for name, grad in found[0].items():
-        torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-6)
+        gradients.append({n: p.grad for n, p in task.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, tmp_pat
     vidrd_file(tmp_path / "v.safetensors", base, plan)
     steps = replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99)
     plan = replace(plan, model=replace(plan.model, start=str(tmp_path / "v.safetensors")), train=steps)
-    task = task_of(base, plan, moved=False)
+    task = task_of(base, plan, nonzero=False)
     frozen, text = task.frozen_hash(), weights_hash(base.text)
 
     def score():
@@ -251,7 +251,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(base, plan, tmp_path):
     cut = replace(plan, train=replace(plan.train, out=tmp_path / "cut"))
     with pytest.raises(Stop):
         fit(task_of(each[1], cut), cut.train, on_save=stop)
-    again = fit(task_of(each[2], cut, moved=False), cut.train)
+    again = fit(task_of(each[2], cut, nonzero=False), cut.train)
     assert average.keys() == again.keys()
     assert all(torch.equal(average[n], again[n]) for n in average)
     assert {n.split(".")[0] for n in average} == {"branch", "motion"}
@@ -281,18 +281,18 @@ def test_another_start_is_refused_on_resume_where_it_stays_in_the_model(base, pl
 def test_it_starts_as_the_vidrd_model(base, plan, tmp_path):
     """The paper's start: eps equals that of the VidRD file; the branch is a copy of its U-Net and temporal layers."""
     path = tmp_path / "v.safetensors"
-    made, other = vidrd_file(path, base, plan), fresh(base)
-    task = task_of(base, replace(plan, model=replace(plan.model, start=str(path))), moved=False)
+    model, other = vidrd_file(path, base, plan), fresh(base)
+    task = task_of(base, replace(plan, model=replace(plan.model, start=str(path))), nonzero=False)
     batch = task.draw([0, 1])
-    handle = vidrd_host.attach(other.unet, made.eval())
+    handle = vidrd_host.attach(other.unet, model.eval())
     with torch.no_grad():
         expected = handle.predict(batch.x_t, batch.t, batch.context)
         assert torch.equal(task.predict(batch.x_t, batch.t, batch.context, batch.image), expected)
     tuned = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight"
-    assert torch.equal(task.branch.state_dict()[tuned], made.state_dict()[tuned])
+    assert torch.equal(task.branch.state_dict()[tuned], model.state_dict()[tuned])
     assert task.branch.temporal is not None
     copies = task.branch.temporal.state_dict()
-    assert all(torch.equal(v, made.state_dict()[k]) for k, v in copies.items())
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in copies.items())
     assert any(k.startswith("mid_block") for k in copies)
 
 
@@ -322,14 +322,14 @@ def test_the_file_is_the_averaged_model(base, plan, tmp_path, spatial):
     whole.load_state_dict({k: v.float() for k, v in file.weights.items()})
     moving = vidrd_host.attach(other.unet, whole.motion)
     with torch.no_grad():
-        found = host.attach(other.unet, whole.branch, moving).predict(batch.x_t, batch.t, batch.context, batch.image)
-    assert torch.equal(found, expected)
+        eps = host.attach(other.unet, whole.branch, moving).predict(batch.x_t, batch.t, batch.context, batch.image)
+    assert torch.equal(eps, expected)
 
 
 def test_a_run_can_start_from_its_own_file(base, plan, tmp_path):
     first, path = task_of(base, plan), tmp_path / "d.safetensors"
     dreamvideo.write(first, {n: p for n, p in first.named_parameters() if p.requires_grad}, path)
-    second = task_of(fresh(base), replace(plan, model=replace(plan.model, start=str(path))), moved=False)
+    second = task_of(fresh(base), replace(plan, model=replace(plan.model, start=str(path))), nonzero=False)
     halves = {k: v.half().float() for k, v in first.state_dict().items()}
     assert all(
         torch.equal(v, halves[k]) for k, v in second.state_dict().items() if k.startswith(("branch.", "motion."))
@@ -345,9 +345,9 @@ def test_a_run_can_start_from_its_own_file(base, plan, tmp_path):
 def test_the_branch_alone_learns_on_a_motion_file(base, plan, tmp_path):
     path = tmp_path / "m.safetensors"
     sizes = MotionConfig(block_channels=SMALL.unet_channels, layers_per_block=SMALL.unet_layers)
-    made = MotionModel(sizes)
-    move(made)
-    checkpoint.save(path, system=MOTION, config=sizes.to_dict(), weights=made.state_dict())
+    motion_model = MotionModel(sizes)
+    move(motion_model)
+    checkpoint.save(path, system=MOTION, config=sizes.to_dict(), weights=motion_model.state_dict())
     with pytest.raises(ConfigError, match=r"m\.safetensors is a motion file, whose layers are not trained here"):
         load_start(replace(plan, model=replace(plan.model, start=str(path))), base)
     plan = replace(plan, model=replace(plan.model, start=str(path), motion=False, temporal="none"))
@@ -365,11 +365,11 @@ def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
     """The weights of the ControlNet, and the frozen temporal layers of the motion model, which a ControlNet lacks."""
     path = tmp_path / "control.safetensors"
     sizes = replace(load_start(plan, base).config.branch, temporal="none")
-    made = RetentionBranch(sizes)
-    move(made)
-    save_file(made.state_dict(), path)
-    task = task_of(base, replace(plan, model=replace(plan.model, controlnet=str(path))), moved=False)
-    weights = made.state_dict()
+    branch = RetentionBranch(sizes)
+    move(branch)
+    save_file(branch.state_dict(), path)
+    task = task_of(base, replace(plan, model=replace(plan.model, controlnet=str(path))), nonzero=False)
+    weights = branch.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in task.branch.state_dict().items() if not k.startswith("temporal."))
     assert task.branch.temporal is not None
     ups = replace(plan, model=replace(plan.model, controlnet=str(path), inject="up_blocks"))
@@ -380,23 +380,23 @@ def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
 
 
 def test_what_cannot_start_is_told(base, plan, tmp_path):
-    def told(**changes):
+    def message_of(**changes):
         with pytest.raises(ConfigError) as error:
             load_start(replace(plan, model=replace(plan.model, **changes)), base)
         return str(error.value)
 
-    assert "does not exist" in told(start=str(tmp_path / "nothing.safetensors"))
-    assert "model.start is empty: give a file with a motion model" in told(motion=False)
+    assert "does not exist" in message_of(start=str(tmp_path / "nothing.safetensors"))
+    assert "model.start is empty: give a file with a motion model" in message_of(motion=False)
     alone = tmp_path / "branch.safetensors"
     branch = replace(load_start(plan, base).config.branch, temporal="none")
-    made = dreamvideo_model(DreamVideoConfig(branch=branch))
+    model = dreamvideo_model(DreamVideoConfig(branch=branch))
     settings = DreamVideoConfig(branch=branch).to_dict()
-    checkpoint.save(alone, system=DREAMVIDEO, config=settings, weights=made.state_dict())
-    assert "without a motion model" in told(start=str(alone), temporal="none")
+    checkpoint.save(alone, system=DREAMVIDEO, config=settings, weights=model.state_dict())
+    assert "without a motion model" in message_of(start=str(alone), temporal="none")
     wide = replace(base, unet=new_unet(replace(SMALL, unet_channels=(32, 96))))
     wide = replace(wide, config=replace(SMALL, unet_channels=(32, 96)))
     vidrd_file(tmp_path / "v.safetensors", wide, plan)
-    assert "does not fit this model" in told(start=str(tmp_path / "v.safetensors"))
+    assert "does not fit this model" in message_of(start=str(tmp_path / "v.safetensors"))
 
 
 def test_latents_without_first_frames_are_told(plan, monkeypatch, base, tmp_path):
@@ -416,8 +416,8 @@ def test_guidance_is_equation_5_of_separate_predictions(base, plan, order):
     empty, blank, t = task.context(["", ""]), torch.ones_like(batch.image), torch.tensor([600, 600])
     s_t, s_i = 3.0, 2.0
 
-    def f(words, image):
-        return task.predict(batch.x_t, t, words, image)
+    def f(context, image):
+        return task.predict(batch.x_t, t, context, image)
 
     with torch.no_grad():
         none, both = f(empty, blank), f(batch.context, batch.image)
@@ -428,8 +428,8 @@ def test_guidance_is_equation_5_of_separate_predictions(base, plan, order):
             middle = f(empty, batch.image)
             expected = none + s_i * (middle - none) + s_t * (both - middle)
         scales = Scales(text=s_t, image=s_i, order=order)
-        found = guided_eps(task.predict, batch.x_t, 600, batch.context, empty, batch.image, scales)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        result = guided_eps(task.predict, batch.x_t, 600, batch.context, empty, batch.image, scales)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pictures_while_training_show_the_image_and_its_clip(base, plan):
@@ -437,10 +437,10 @@ def test_pictures_while_training_show_the_image_and_its_clip(base, plan):
     plan = replace(plan, samples=table)
     task = task_of(base, plan)
     preview = ImagePreview(task, base.vae, plan)
-    shown = preview.pictures()
-    assert shown.shape == (4, 1 + 3, 3, PIXELS, PIXELS)
-    assert torch.equal(shown[:2, 0] * 255, kept(task)[:2].float())
-    assert (shown[2:, 0] == 1).all()
+    pictures = preview.pictures()
+    assert pictures.shape == (4, 1 + 3, 3, PIXELS, PIXELS)
+    assert torch.equal(pictures[:2, 0] * 255, first_frames(task)[:2].float())
+    assert (pictures[2:, 0] == 1).all()
     plan.train.out.mkdir()
     preview(1, {n: p.detach() for n, p in task.named_parameters() if p.requires_grad})
     with Image.open(plan.train.out / "samples" / "step-00000001.png") as picture:
@@ -478,8 +478,8 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     """All commands with the bundled pocket model, in the smallest sizes, from a new VidRD file."""
     caplog.set_level("INFO")
 
-    def typed(*words):
-        return main(list(map(str, words)))
+    def typed(*arguments):
+        return main(list(map(str, arguments)))
 
     common = ["--latents", tmp_path / "latents", "--set", "train.batch=1", "--set", "data.frames=2"]
     latents = ["--clips", 2, "--size", 64, "--frames", 4, "--out", tmp_path / "latents"]
@@ -489,10 +489,10 @@ def test_the_commands_train_resume_and_look(tmp_path, comfyui_dir, caplog):
     assert re.search(r"; norm of the gradient on .*branch \d", caplog.text)
     vidrd = ["--set", "train.steps=1", "--set", "samples.every=0", "--out", tmp_path / "v"]
     assert typed("train", "vidrd_pocket", *common, *vidrd) == 0
-    words = [*common, "--out", tmp_path / "run", "--set", "train.steps=2", "--set", "samples.steps=1"]
-    words += ["--start", tmp_path / "v" / "vidrd.safetensors"]
+    arguments = [*common, "--out", tmp_path / "run", "--set", "train.steps=2", "--set", "samples.steps=1"]
+    arguments += ["--start", tmp_path / "v" / "vidrd.safetensors"]
     for _ in range(2):
-        assert typed("train", "dreamvideo_pocket", *words) == 0
+        assert typed("train", "dreamvideo_pocket", *arguments) == 0
     file = checkpoint.load(tmp_path / "run" / "dreamvideo.safetensors", expect=DREAMVIDEO)
     assert RetentionConfig.from_dict(file.config["branch"]).downscale == 4
     with Image.open(tmp_path / "run" / "samples" / "step-00000002.png") as picture:

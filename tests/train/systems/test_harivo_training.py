@@ -56,13 +56,13 @@ def make(base):
     """make(plan) -> a task without zero weights, so that all parts get gradients."""
     tasks = []
 
-    def build(plan, *, moved=True):
+    def build(plan, *, nonzero=True):
         torch.manual_seed(1)
         cache = Latents(
             torch.randn(6, 8, 4, 8, 8).half(), [i / 7 for i in range(8)], 0, [f"clip {i}" for i in range(6)]
         )
         task = HarivoTask(base, harivo_config(plan.model, base, FRAMES), plan, cache)
-        if moved:
+        if nonzero:
             with torch.no_grad():
                 for name, param in task.harivo.named_parameters():
                     if "proj_out" in name:
@@ -102,7 +102,7 @@ def test_each_loss_reaches_what_the_paper_trains_and_nothing_else(make, plan, ba
 
 def test_the_mapping_network_is_drawn_to_where_the_image_model_is_at_home(make, plan):
     """Eq. 2 without a temporal part: V and S are the same network, and both branches train the mapping network."""
-    task = make(replace(plan, model=replace(plan.model, tokens=0)), moved=False)
+    task = make(replace(plan, model=replace(plan.model, tokens=0)), nonzero=False)
     terms, _ = task.terms([0, 1])
     assert terms["reg"] < 1e-12  # an untrained model is the image model, up to the rounding of its two calls
 
@@ -158,11 +158,11 @@ def test_a_sample_is_a_pure_function_of_its_number(make, plan):
 def test_clips_at_rest_can_be_taken_more_often(make, plan, base):
     task = make(replace(plan, data=replace(plan.data, still_weight=3)))
     assert task.order == list(range(6))  # clips of video files are not drawn clips
-    drawn = Latents(torch.zeros(30, 4, 4, 8, 8), [0.0, 0.3, 0.6, 1.0], 0)
-    task = HarivoTask(base, task.harivo.config, task.plan, drawn)
+    latents = Latents(torch.zeros(30, 4, 4, 8, 8), [0.0, 0.3, 0.6, 1.0], 0)
+    task = HarivoTask(base, task.harivo.config, task.plan, latents)
     taken = [task.clip_of(k) for k in range(len(task.order))]
     task.handle.remove()
-    assert all(taken.count(i) == (3 if drawn.clip(i).motion == "still" else 1) for i in range(30))
+    assert all(taken.count(i) == (3 if latents.clip(i).motion == "still" else 1) for i in range(30))
 
 
 def test_noise_is_added_by_linear_betas(make, plan):
@@ -180,7 +180,7 @@ def test_noise_is_added_by_linear_betas(make, plan):
 def test_training_learns_and_leaves_the_base_untouched(make, plan, base):
     """With all losses. The denoising loss of fixed samples is lower after the training."""
     plan = replace(plan, data=replace(plan.data, drop=0.0), train=replace(plan.train, steps=15, lr_decay_share=0.1))
-    task, frozen = make(plan, moved=False), weights_hash(base.unet)
+    task, frozen = make(plan, nonzero=False), weights_hash(base.unet)
 
     def score():
         with torch.no_grad():
@@ -209,7 +209,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(make, plan, tmp_path):
     cut = replace(plan, train=replace(plan.train, out=tmp_path / "cut"))
     with pytest.raises(Stop):
         fit(make(cut), cut.train, on_save=stop)
-    resumed = make(cut, moved=False)
+    resumed = make(cut, nonzero=False)
     again = fit(resumed, cut.train)
     assert all(torch.equal(average[n], again[n]) for n in average)
     assert any(n.startswith("head.") for n in average)
@@ -266,7 +266,7 @@ def test_a_run_can_start_from_the_temporal_layers_of_a_file(make, plan, tmp_path
     first = make(plan)
     path = tmp_path / "harivo.safetensors"
     harivo.write(first, {f"harivo.{n}": p for n, p in first.harivo.named_parameters()}, path)
-    second = make(replace(plan, model=replace(plan.model, tokens=0)), moved=False)
+    second = make(replace(plan, model=replace(plan.model, tokens=0)), nonzero=False)
     harivo.start_from(second.harivo, str(path))
     assert all(
         torch.equal(v, first.harivo.state_dict()[k].half().float()) for k, v in second.harivo.state_dict().items()
@@ -280,12 +280,12 @@ def test_a_run_can_start_from_the_temporal_layers_of_a_file(make, plan, tmp_path
 def test_pictures_while_training_are_those_of_the_average(make, plan, base):
     task = make(plan)
     average = fit(task, plan.train, on_step=Preview(task, base.vae, plan))
-    drawn = sorted((plan.train.out / "samples").iterdir())
-    assert [p.name for p in drawn] == ["step-00000002.png", "step-00000004.png"]
+    files = sorted((plan.train.out / "samples").iterdir())
+    assert [p.name for p in files] == ["step-00000002.png", "step-00000004.png"]
     with averaged(task, average):
         latents = sample(task, list(plan.samples.prompts), steps=2, guidance=7.5)
     save_grid(decoded(base.vae, latents, 3), plan.train.out / "again.png")
-    with Image.open(drawn[-1]) as image, Image.open(plan.train.out / "again.png") as again:
+    with Image.open(files[-1]) as image, Image.open(plan.train.out / "again.png") as again:
         assert image.size == (3 * 32, 2 * 32)
         assert image.tobytes() == again.tobytes()
 

@@ -37,12 +37,12 @@ def plan(tmp_path):
     )
 
 
-def task_of(plan, *, moved=False):
+def task_of(plan, *, nonzero=False):
     torch.manual_seed(0)
     vae = new_vae(SMALL).eval().requires_grad_(False)
     sizes = DecoderConfig(block_channels=SMALL.vae_channels, layers_per_block=1, dropout=plan.model.dropout, frames=3)
     task = DecoderTask(vae, sizes, plan, pictures.of(plan.data))
-    if moved:
+    if nonzero:
         with torch.no_grad():
             for parameter in task.temporal.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -50,7 +50,7 @@ def task_of(plan, *, moved=False):
 
 
 def test_only_the_temporal_layers_and_the_judge_learn(plan):
-    task = task_of(plan, moved=True)
+    task = task_of(plan, nonzero=True)
     assert {n.split(".")[0] for n, p in task.named_parameters() if p.requires_grad} == {"temporal", "judge"}
     assert task.judge is not None
     task([4, 5])["loss"].backward()  # step 2: the discriminator has started
@@ -60,15 +60,15 @@ def test_only_the_temporal_layers_and_the_judge_learn(plan):
 
 
 def test_before_its_start_the_discriminator_changes_nothing(plan):
-    task = task_of(plan, moved=True)
+    task = task_of(plan, nonzero=True)
     out = task([1])
     torch.testing.assert_close(out["loss"].detach(), out["rec"])
     out["loss"].backward()
     assert task.judge is not None
     assert all(p.grad is not None and not p.grad.any() for p in task.judge.parameters())
     later = task([4])
-    wanted = later["rec"] + 0.5 * later["disc_weight"] * later["disc"] + later["judge"]
-    torch.testing.assert_close(later["loss"].detach(), wanted)
+    expected = later["rec"] + 0.5 * later["disc_weight"] * later["disc"] + later["judge"]
+    torch.testing.assert_close(later["loss"].detach(), expected)
 
 
 def test_without_a_discriminator_the_loss_is_the_reconstruction(plan):
@@ -79,7 +79,7 @@ def test_without_a_discriminator_the_loss_is_the_reconstruction(plan):
 
 
 def test_flicker_counts_as_much_as_the_config_says(plan):
-    task = task_of(replace(plan, loss=replace(plan.loss, disc=0.0, flicker=2.0)), moved=True)
+    task = task_of(replace(plan, loss=replace(plan.loss, disc=0.0, flicker=2.0)), nonzero=True)
     out = task([4])
     torch.testing.assert_close(out["loss"].detach(), out["rec"] + 2 * out["flicker"])
     (g,) = torch.autograd.grad(flicker(y := torch.zeros(3, 3, 4, 4).requires_grad_(), torch.rand(3, 3, 4, 4)), y)
@@ -95,7 +95,7 @@ def test_change_that_is_in_the_original_is_no_flicker():
 
 
 def test_a_sample_is_a_pure_function_of_its_number(plan):
-    task = task_of(plan, moved=True)
+    task = task_of(plan, nonzero=True)
     together = task([5, 3])
     for name in ("loss", "rec", "disc_weight"):
         alone = torch.stack([task([k])[name].detach() for k in (5, 3)]).mean()
@@ -168,10 +168,10 @@ def test_clips_are_drawn_or_read_from_videos(tmp_path, plan):
         for i in range(7):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 30 * i, np.uint8), "rgb24")))
         container.mux(stream.encode())
-    films = pictures.of(replace(plan.data, videos=str(tmp_path), size=16))
-    assert len(films) == 2
-    assert films.frames(1).shape == (3, 3, 16, 16)
-    assert films.frames(0).mean() < films.frames(1).mean()
+    videos = pictures.of(replace(plan.data, videos=str(tmp_path), size=16))
+    assert len(videos) == 2
+    assert videos.frames(1).shape == (3, 3, 16, 16)
+    assert videos.frames(0).mean() < videos.frames(1).mean()
 
 
 def test_lpips_without_weights_is_refused(plan, tmp_path):

@@ -66,11 +66,11 @@ def fresh(base):
 def test_the_trained_set_is_the_temporal_layers_and_the_spatial_transformers(base, plan):
     task = task_of(base, plan)
     trained = {n for n, p in task.named_parameters() if p.requires_grad}
-    wanted = set(VidrdModel(task.config).state_dict())
-    assert {n.removeprefix("vidrd.").removeprefix("unet.") for n in trained} == wanted
+    expected = set(VidrdModel(task.config).state_dict())
+    assert {n.removeprefix("vidrd.").removeprefix("unet.") for n in trained} == expected
     task([0, 1])["loss"].backward()
-    reached = {n for n, p in task.named_parameters() if p.grad is not None}
-    assert reached == trained
+    with_gradient = {n for n, p in task.named_parameters() if p.grad is not None}
+    assert with_gradient == trained
     alone = task_of(fresh(base), replace(plan, model=replace(plan.model, spatial=False)))
     assert all(n.startswith("vidrd.") for n, p in alone.named_parameters() if p.requires_grad)
 

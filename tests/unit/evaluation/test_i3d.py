@@ -29,7 +29,7 @@ def waves(state):
     return weights
 
 
-def film(frames=10, height=48, width=64):
+def clip(frames=10, height=48, width=64):
     """Frames (f, 3, h, w) of moving waves, in bytes."""
     t, c = torch.arange(frames).view(-1, 1, 1, 1), torch.arange(3).view(1, -1, 1, 1)
     y, x = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
@@ -58,7 +58,7 @@ def test_its_logits_are_those_of_a_published_implementation(root, state_file):
     golden = torch.tensor(json.loads((root / "tests/golden/i3d.json").read_text(encoding="utf-8"))["logits"])
     features = VideoFeatures(state_file)
     assert features.protocol == "videogpt"
-    torch.testing.assert_close(features([film()])[0, :40], golden, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features([clip()])[0, :40], golden, rtol=1e-3, atol=1e-3)
     assert (features.file.sha256, features.file.layout) == (sha256(state_file), "state dict")
 
 
@@ -75,7 +75,7 @@ def test_same_padding_fits_as_many_windows_as_there_are_strides(size, kernel, st
 
 
 def test_frames_come_to_the_network_as_each_protocol_says():
-    frames = film(10, 56, 112)
+    frames = clip(10, 56, 112)
     cut, stretched = pixels(frames, "videogpt"), pixels(frames, "styleganv")
     assert cut.shape == stretched.shape == (3, 10, SIZE, SIZE)
     assert cut.min() >= -1
@@ -109,8 +109,8 @@ def test_the_torchscript_file_is_given_bytes_or_ready_pixels(tmp_path):
     path = scripted(Scripted(), tmp_path / "i3d_torchscript.pt")
     network = VideoFeatures(path)
     assert (network.protocol, network.file.layout) == ("styleganv", "TorchScript")
-    assert network([film()]).tolist() == [[0.0, 254.0, 64.0, 1.0, 1.0]]
-    low, high, *rest = VideoFeatures(path, "videogpt")([film()])[0].tolist()
+    assert network([clip()]).tolist() == [[0.0, 254.0, 64.0, 1.0, 1.0]]
+    low, high, *rest = VideoFeatures(path, "videogpt")([clip()])[0].tolist()
     assert rest == [224.0, 0.0, 0.0]
     assert -1 <= low < -0.9
     assert 0.9 < high <= 1
@@ -133,7 +133,7 @@ def test_files_that_do_not_do_are_named(tmp_path):
     }
     for path, message in cases.items():
         with pytest.raises(MetricError, match=message) as error:
-            VideoFeatures(path)([film()])
+            VideoFeatures(path)([clip()])
         assert "\n" not in str(error.value)
     with pytest.raises(MetricError, match="--fvd-protocol mine is unknown"):
         VideoFeatures(small, "mine")

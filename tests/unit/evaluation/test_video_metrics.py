@@ -158,10 +158,10 @@ def truth():
     ]
 
 
-def swapped(films):
+def swapped(videos):
     """Each clip with the caption and image of the next clip."""
     return [
-        VideoSample(f.name, f.frames, g.caption, g.image) for f, g in zip(films, films[1:] + films[:1], strict=True)
+        VideoSample(f.name, f.frames, g.caption, g.image) for f, g in zip(videos, videos[1:] + videos[:1], strict=True)
     ]
 
 
