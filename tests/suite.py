@@ -1,7 +1,7 @@
 """Plugin of pytest for a fast suite: `--fast`, the order of the tests, and a check of the mark `slow`.
 
-A test is slow if it takes more than SLOW seconds of processor time, together with the fixtures that it is the first to
-need. Processor time, because it is nearly the same on an idle machine and on a busy one.
+A test is slow if it takes more than SLOW seconds of processor time, including the fixtures that are created for it.
+Processor time is used because it is nearly the same on an idle machine and on a busy one.
 """
 
 import os
@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest first, so that no process is left with a long file at the end: server and browser, then the files
+    """Long files first, so that no process still runs one at the end: server and browser, then the files
     with most slow tests."""
     marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
     if config.getoption("--fast"):
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files are run whole, as their tests share fixtures; all that needs the server is run by one process."""
+    """One process runs all tests of a file, because they share fixtures, and one process all tests with the server."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
@@ -53,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def processor_time() -> float:
-    """Of this process and of the processes that it has waited for, in seconds."""
+    """Processor time of this process and of its finished child processes, in seconds."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -98,7 +98,7 @@ class Times:
                 self.times[report.nodeid] = value
 
     def unmarked(self) -> dict[str, float]:
-        """Tests that the fast suite should leave out."""
+        """Slow tests without the mark `slow`."""
         return {name: spent for name, spent in self.times.items() if self.fast and spent > SLOW}
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

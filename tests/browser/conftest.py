@@ -29,7 +29,7 @@ def close(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def editor(server: Server, request: pytest.FixtureRequest) -> Iterator[Editor]:
-    """One page for all tests of this folder, which follow one another; each test loads its own workflow."""
+    """One page for all tests of this folder, one after the other; each test loads its own workflow."""
     program = chromium.find()
     if program is None:
         pytest.skip(

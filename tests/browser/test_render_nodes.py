@@ -67,7 +67,7 @@ PLAYS = """async () => {
 
 @pytest.fixture(scope="module")
 def start(comfyui_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """start() -> a server, whose sampler previews are off; always the same one in the eyes of the editor."""
+    """start() -> a server with sampler previews off. The editor cannot distinguish it from the previous one."""
     base, port = tmp_path_factory.mktemp("renders"), free_port()
     python = Path(os.environ.get("COMFYUI_PYTHON") or sys.executable)
     options = ("--preview-method", "none")

@@ -13,13 +13,13 @@ POCKET = [name for name in NAMES if not name.endswith("_sd15")]
 
 
 def typed(values: list) -> list:
-    """Comparable form of widget values: 1 equals 1.0 but not True, or a shifted value would pass unseen."""
+    """Widget values in a form that can be compared: 1 equals 1.0 but not True, so that a shifted value is noticed."""
     return [(isinstance(value, bool), value) for value in values]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def dropped(request: pytest.FixtureRequest, editor: Editor) -> str:
-    """The name of the workflow in the editor; each one is dropped once."""
+    """Drop a workflow on the canvas once, and return its name in the editor."""
     editor.drop(workflow.templates()[request.param].editor_file)
     return request.param
 

@@ -5,7 +5,7 @@ import torch
 from stillmotion.benchmarks.cost.bench_harivo import Alive, CrossAttentions
 
 
-def test_alive_counts_what_is_made_inside_and_not_what_is_gone():
+def test_alive_counts_tensors_made_inside_and_not_freed_ones():
     x = torch.zeros(1000)
     with Alive() as alive:
         y = x + 1  # 4000 bytes

@@ -26,7 +26,7 @@ def file(request: pytest.FixtureRequest, schemas) -> tuple[str, dict]:
     return name, english
 
 
-def test_english_is_what_the_schemas_say(file):
+def test_the_english_texts_are_those_of_the_schemas(file):
     name, english = file
     assert locales.read("en", name) == json.loads(json.dumps(english))
 
@@ -39,7 +39,8 @@ def test_chinese_has_a_text_for_every_english_one_and_no_others(file):
 
 
 def test_chinese_sentences_are_chinese(file):
-    """A short name may stay as it is; a sentence may not, and holds more Chinese characters than a name in it."""
+    """Short names may be the same in both languages. Sentences must be translated: a name in them has fewer characters
+    than the Chinese text."""
     name, _ = file
     chinese = locales.flat(locales.read("zh", name))
     for path, text in chinese.items():
@@ -57,7 +58,7 @@ def test_chinese_sentences_are_chinese(file):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_text_holds_a_sign_of_the_message_syntax(language: str):
-    """`|` would show the part before it alone, `{`, `}` and `@` would not compile."""
+    """With `|` only the part before it would be shown; `{`, `}` and `@` would not compile."""
     for name in FILES:
         for path, text in locales.flat(locales.read(language, name)).items():
             assert not set(text) & set(locales.SYNTAX), f"{language}/{name}: {path}"

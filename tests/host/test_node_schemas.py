@@ -12,7 +12,7 @@ def test_ids_are_ours_and_no_two_are_the_same(schemas):
     assert all(re.fullmatch(r"StillMotion_[A-Z]\w+", name) for name in ids)
 
 
-def test_every_node_says_what_it_is_and_stands_in_our_menu(schemas):
+def test_every_node_has_a_description_and_is_in_our_menu(schemas):
     for schema in schemas:
         assert schema.display_name
         assert schema.description, schema.node_id

@@ -104,7 +104,7 @@ def test_latents_with_a_frame_axis_have_their_own_frames(views):
     assert torch.equal(clips[1, 2], video[1, :, 2])
 
 
-def test_what_cannot_be_tested_says_why(views):
+def test_untestable_noise_is_refused_with_the_reason(views):
     with pytest.raises(ValueError, match="noise normality: the batch has 10 latents"):
         views.NoiseNormality.execute({"samples": torch.zeros(10, 4, 8, 8)}, 4)
     with pytest.raises(ValueError, match="all numbers of a sample are equal"):

@@ -125,7 +125,7 @@ def place(frame: np.ndarray) -> np.ndarray:
     return np.argwhere(frame[..., 1] - np.maximum(frame[..., 0], frame[..., 2]) > 60).mean(0)
 
 
-def test_the_bundled_model_begins_with_the_image_and_goes_on(client: Client, picture: np.ndarray, tmp_path: Path):
+def test_videos_of_the_bundled_model_begin_with_the_image_and_move(client: Client, picture: np.ndarray, tmp_path: Path):
     """With text and without; with text alone, the square starts elsewhere."""
 
     def clip(way: str) -> np.ndarray:

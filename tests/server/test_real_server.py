@@ -42,7 +42,7 @@ def only_video(client: Client, run, folder: Path) -> Path:
     return client.fetch(item, folder / item["filename"])
 
 
-def test_the_pack_loads_and_offers_what_it_promised(server: Server, golden: Callable[[str, object], None]):
+def test_the_pack_loads_with_all_its_nodes(server: Server, golden: Callable[[str, object], None]):
     assert server.import_failures() == []
     known = server.get("/object_info")
     golden("object_info", {name: info for name, info in known.items() if name.startswith("StillMotion_")})
@@ -86,7 +86,7 @@ def test_a_workflow_makes_a_playable_video(client: Client, tmp_path: Path, name:
     assert {picture.shape for picture in pictures} == {(512, 512, 3)}
 
 
-def test_a_long_video_is_a_file_that_goes_on(client: Client, tmp_path: Path):
+def test_a_long_video_is_a_file_that_can_be_extended(client: Client, tmp_path: Path):
     prompt = workflow.adapt(workflow.load("vidrd_long_video"), frames=4)
     node_of(prompt, "StillMotion_LongVideo")["inputs"] |= {"clips": 2, "steps": 2}
     node_of(prompt, "StillMotion_ReuseOptions")["inputs"]["overlap"] = 2

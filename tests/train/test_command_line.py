@@ -47,7 +47,7 @@ def test_latents_doctor_train_resume_and_export(tmp_path, comfyui_dir, caplog):
     assert all((temporal[f"temporal.{k}"] == v).all() for k, v in exported.items())
 
 
-def test_an_unknown_key_is_told_before_anything_is_loaded(tmp_path, comfyui_dir):
+def test_an_unknown_key_is_named_before_anything_is_loaded(tmp_path, comfyui_dir):
     with pytest.raises(SystemExit, match=r"train\.stepz is unknown; did you mean steps\?"):
         typed("train", CONFIGS / "harivo_pocket.toml", "--set", "train.stepz=1")
     with pytest.raises(SystemExit, match="give the folder of latents"):

@@ -53,12 +53,12 @@ def test_the_paper_s_values_are_in_the_sd15_config():
         (GOOD + "out = 'x'\n", r"train\.out cannot be set in the file; use --out"),
     ],
 )
-def test_what_is_wrong_is_named(written, text, message):
+def test_invalid_configs_are_named(written, text, message):
     with pytest.raises(ConfigError, match=message):
         read(written(text))
 
 
-def test_a_missing_file_and_an_unknown_name_are_told():
+def test_a_missing_file_and_an_unknown_name_are_reported():
     with pytest.raises(ConfigError, match=r"no config harivo_pokcet; .* harivo_pocket, harivo_sd15"):
         registry.find("harivo_pokcet")
     with pytest.raises(ConfigError, match="there is no config file"):
@@ -74,7 +74,7 @@ def test_changes_win_over_the_file(written):
         read(written(GOOD), ["trs=1"])
 
 
-def test_what_a_resumed_run_must_find_is_what_changes_the_result(written):
+def test_a_resumed_run_must_have_the_same_settings_if_they_change_the_result(written):
     path = written(GOOD)
     before = read(path).settings()
     assert read(path, ["samples.every=7", "data.latents=elsewhere", "model.start=bundled"]).settings() == before

@@ -69,7 +69,7 @@ def test_every_system_is_examined(tiny, name, tmp_path, comfyui_dir, caplog, mon
     assert not (tmp_path / "run").exists()
 
 
-def test_the_frozen_share_is_what_does_not_learn(tiny, tmp_path, comfyui_dir):
+def test_the_frozen_share_counts_untrained_parameters(tiny, tmp_path, comfyui_dir):
     plan = registry.read(registry.find("vidrd_pocket"), SETS["vidrd_pocket"], out=tmp_path)
     for spatial in (True, False):
         task, _ = registry.prepare(replace(plan, model=replace(plan.model, spatial=spatial)), comfyui_dir)

@@ -1,4 +1,4 @@
-"""The verb `eval`: it turns folders of videos into a report; missing inputs are reported before anything is read."""
+"""The command `eval`: it makes a report about folders of videos; missing inputs are reported before any work."""
 
 import json
 import logging
@@ -211,7 +211,7 @@ def test_captions_come_from_lines_from_beside_and_from_metadata(tmp_path):
         assert prompt_of(text) == ""
 
 
-def test_frames_are_taken_at_a_stride_and_nothing_else_is_read(tmp_path):
+def test_frames_are_read_at_a_stride_and_no_others(tmp_path):
     clip = torch.arange(12, dtype=torch.uint8).view(-1, 1, 1, 1).expand(12, 3, 16, 16) * 8
     write_video(tmp_path / "a.mkv", clip)
     taken = footage.first_frames(Video("a", tmp_path / "a.mkv"), 3, 4)
@@ -241,7 +241,7 @@ def test_broken_and_short_videos_end_the_run_or_are_left_out_and_listed(rendered
         run(*arguments, "--skip-damaged")
 
 
-def test_what_is_missing_is_one_sentence_before_anything_is_read(video_folder, networks, tmp_path, monkeypatch):
+def test_missing_inputs_are_one_sentence_before_anything_is_read(video_folder, networks, tmp_path, monkeypatch):
     def opened(*_):
         raise AssertionError("a video was read")
 

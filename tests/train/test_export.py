@@ -101,7 +101,7 @@ def test_the_temporal_layers_of_a_harivo_file_are_a_motion_file(tmp_path, caplog
     assert MotionConfig.from_dict(out.config) == config
 
 
-def test_layers_that_diffusers_would_compute_otherwise_are_told(tmp_path, caplog):
+def test_layers_that_diffusers_would_compute_differently_are_refused(tmp_path, caplog):
     config, model = motion(group_norm="per_frame")
     path = tmp_path / "motion.safetensors"
     checkpoint.save(path, system="motion", config=config.to_dict(), weights=model.state_dict())

@@ -68,7 +68,7 @@ def golden_weights(name):
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_a_release_is_told_by_its_keys_and_shapes(version):
+def test_a_release_is_recognised_by_its_keys_and_shapes(version):
     weights = golden_weights(f"keys_animatediff_{version}.txt")
     assert layouts.identify(weights, "f") == layouts.ANIMATEDIFF
     config = layouts.motion_config(weights, "f")

@@ -119,12 +119,12 @@ def test_no_network_at_first_start_is_one_paragraph_and_leaves_nothing_half_made
     assert not [name for name in folders if name != "tools"], folders
 
 
-def test_too_little_space_is_told_before_anything_is_installed(tmp_path: Path):
+def test_too_little_space_is_reported_before_anything_is_installed(tmp_path: Path):
     with pytest.raises(files.Failed, match=r"needs about 1e\+06 GB .* are free.*STILLMOTION_CACHE"):
         files.need_space(tmp_path, 1e6, "The environment")
 
 
-def test_a_taken_port_is_named():
+def test_a_port_in_use_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -133,7 +133,7 @@ def test_a_taken_port_is_named():
             check_port(port)
 
 
-def test_a_server_that_dies_is_told_with_its_last_words(tmp_path: Path):
+def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path):
     (tmp_path / "main.py").write_text("raise SystemExit('no module named torch')")
     with pytest.raises(files.Failed, match="ended with code 1 while starting:\nno module named torch"):
         Server(tmp_path, Path(sys.executable), tmp_path / "base").start()
@@ -374,7 +374,7 @@ def test_pieces_pings_and_a_pause_in_the_middle_do_not_disturb(stream):
     assert (code, length, payload) == (128 | 10, 128 | 6, b"there?")
 
 
-def test_the_end_of_a_connection_is_told(stream):
+def test_the_end_of_a_connection_is_reported(stream):
     client, peer = stream
     peer.sendall(frame(8, b""))
     with pytest.raises(Closed):

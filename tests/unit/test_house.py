@@ -72,7 +72,7 @@ def test_only_commands_print():
 
 
 def test_no_file_is_longer_than_a_person_reads():
-    """Under 400 lines; tests, which are read one at a time, under 600."""
+    """Files have less than 400 lines, tests less than 600."""
     long = {}
     for path in python_files():
         name, length = path.relative_to(ROOT).as_posix(), len(path.read_text(encoding="utf-8").splitlines())

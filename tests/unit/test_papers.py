@@ -25,7 +25,7 @@ def rows() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_the_page_names_exists(name):
+def test_every_name_on_the_page_exists(name):
     module, function = name.rsplit(".", 1)
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     assert path.is_file(), f"no module {module}"

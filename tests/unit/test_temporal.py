@@ -163,7 +163,7 @@ def test_sizes_that_cannot_be_built_are_named(sizes, message):
         MotionConfig(**sizes)
 
 
-def test_a_config_survives_a_header_and_refuses_what_it_does_not_know():
+def test_a_config_survives_a_header_and_refuses_unknown_keys():
     config = MotionConfig(block_channels=(64, 128), heads=4, beta_schedule="linear", beta_start=0.1, beta_end=0.2)
     assert MotionConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="unknown setting colour"):

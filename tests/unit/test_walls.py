@@ -182,8 +182,8 @@ BREACHES = {
 }
 
 
-def test_the_walls_notice_what_they_are_for(tmp_path, monkeypatch):
-    """Each line is one breach; a wall that lets it through is no wall."""
+def test_the_walls_notice_every_kind_of_breach(tmp_path, monkeypatch):
+    """Each line breaks one rule, which the check must report."""
     for folder in RULES:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     for module in ("model_patches/harivo/mitigating", "model_patches/checkpoint", "training/registry"):
@@ -232,7 +232,7 @@ def test_no_module_and_no_folder_imports_in_a_circle():
 
 
 def test_no_folder_of_code_has_more_than_fourteen_files():
-    """A folder with more files is hard to overview."""
+    """Folders with more files are hard to survey."""
     folders = Counter(
         path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if "runs" not in path.parts
     )
@@ -262,7 +262,7 @@ def test_the_root_imports_nothing_until_comfyui_asks_for_the_nodes():
 
 
 def test_the_entry_script_needs_nothing_but_python():
-    """dev.py runs where nothing is installed yet; what it starts later may use what is installed by then."""
+    """dev.py runs before anything is installed; the modules that it starts later may use installed packages."""
     allowed = {*sys.stdlib_module_names, "devkit", "bundle"}
     late = {"scripts/devkit/editor.py": {"playwright"}, "scripts/bundle/thumbnails.py": {"PIL", "av"}}
     late |= {"scripts/mutations.py": {"cosmic_ray"}}  # in an environment of its own

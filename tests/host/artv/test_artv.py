@@ -227,7 +227,7 @@ def test_conditions_in_one_batch_equal_separate_calls(tiny_sd, patched_model, ar
         assert not any(close(one, other, 1e-3) for other in together[:i])
 
 
-def test_a_guider_with_more_conditions_than_were_told_of_is_an_error(patched_model):
+def test_a_guider_with_more_conditions_than_left_out_is_an_error(patched_model):
     with pytest.raises(ValueError, match="uses condition 2, but left_out has 2 entries"):
         predictions(patched_model(), [noise(1, 7, 32)] * 3, noise(1, 4, 8, 8))
 
@@ -316,7 +316,7 @@ def test_odd_sizes_run(tiny_sd, patched_model, frame_inputs, frame):
     assert bool(torch.isfinite(result).all())
 
 
-def test_several_images_are_drawn_from_the_same_frames(patched_model, run_sampler):
+def test_several_images_are_generated_from_the_same_frames(patched_model, run_sampler):
     start = noise(3, 4, 8, 8, seed=5)
     model = patched_model()
     together = run_sampler(model, latent=torch.zeros_like(start), noise=start, steps=2)
@@ -324,7 +324,7 @@ def test_several_images_are_drawn_from_the_same_frames(patched_model, run_sample
     assert close(together[1:2], alone, 1e-3)
 
 
-def test_other_bases_are_refused_by_what_differs(tiny_wan, patched_model):
+def test_other_bases_are_refused_with_the_difference(tiny_wan, patched_model):
     with pytest.raises(ValueError, match="ART-V model: this MODEL is WAN21_T2V, whose network is a WanModel"):
         patched_model(model=tiny_wan)
     with pytest.raises(ValueError, match="it has a layer of 96 channels at down block 1, layer 0"):
@@ -350,7 +350,7 @@ def test_other_bases_are_refused_by_what_differs(tiny_wan, patched_model):
         ({"noise": noise(2, 4, 8, 8)}, r"noise is \(2, 4, 8, 8\); it must be \(3, 4, height, width\)"),
     ],
 )
-def test_what_is_no_frame_is_refused_before_anything_runs(patched_model, frame_inputs, changes, message):
+def test_invalid_frame_inputs_are_refused_before_anything_runs(patched_model, frame_inputs, changes, message):
     with pytest.raises(ValueError, match=message):
         patched_model(replace(frame_inputs(), **changes))
 
@@ -431,7 +431,7 @@ def test_memory_management_that_makes_weights_late_still_loads_them(comfy, artv_
     assert all(torch.equal(weights[k], v) for k, v in checkpoint.load(path, expect="artv").weights.items())
 
 
-def test_the_node_reads_the_file_of_its_list(comfy, artv_file, monkeypatch):
+def test_the_node_reads_a_file_of_its_list(comfy, artv_file, monkeypatch):
     from stillmotion.nodes import artv
 
     path = artv_file()

@@ -1,4 +1,4 @@
-"""ART-V's guider and roll on a tiny U-Net: the branches of Eq. 8; frames depend only on earlier frames."""
+"""ART-V's guider and rollout on a tiny U-Net: the branches of Eq. 8; frames depend only on earlier frames."""
 
 from dataclasses import replace
 from typing import Any
@@ -95,8 +95,8 @@ def given_frame(seed=6, **changes):
 
 @pytest.fixture
 def predicted(tiny_sd, artv):
-    """predicted(weights, given, **of apply_artv) -> (the guider's prediction, how many rows each call of the MODEL
-    had)."""
+    """predicted(weights, inputs, **of apply_artv) -> (the guider's prediction, the number of rows in each call of the
+    MODEL)."""
     import comfy.samplers
 
     from stillmotion.model_patches.artv.guidance import needed
@@ -130,7 +130,7 @@ def predicted(tiny_sd, artv):
 
 
 def alone(name):
-    """Weights under which Eq. 8 is minus one such prediction: P - P_k is then told from the prediction without."""
+    """Weights with which Eq. 8 is P + (P - P_k) for this condition k only."""
     return Weights(**{k: float(k == name) for k in CONDITIONS})
 
 
@@ -211,7 +211,7 @@ def test_post_cfg_functions_get_the_guided_prediction(predicted, tiny_sd):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Should have t")  # torchsde rounds the ends of its interval
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "uni_pc"])
-def test_a_roll_goes_on_from_every_frame_to_the_same_frames(roll, tiny_vae, sampler):
+def test_a_rollout_resumes_from_every_frame_with_the_same_frames(roll, tiny_vae, sampler):
     """Also for samplers that draw noise in their steps; random numbers drawn before do not matter."""
     start = start_of(tiny_vae, image=picture())
     whole, states = rolled(roll(sampler=sampler, start=start), 4)
@@ -304,7 +304,7 @@ def test_a_story_changes_text_and_anchor_at_its_borders(roll, story_prompts):
     assert not torch.equal(plain[2], latents[2])
 
 
-def test_more_story_changes_nothing_that_was_told(roll, story_prompts):
+def test_a_longer_story_does_not_change_earlier_frames(roll, story_prompts):
     short = roll(positive=None, negative=None, story=story_prompts("2: a"))
     long = roll(positive=None, negative=None, story=story_prompts("2: a\n2: bb"))
     assert short.identity() == long.identity()
@@ -355,7 +355,7 @@ def test_pictures_of_other_sizes_are_fitted_by_the_named_rule(comfy):
     assert (remark, torch.equal(same, image)) == ("", True)
 
 
-def test_what_cannot_be_is_told_before_sampling(roll, tiny_vae):
+def test_invalid_inputs_are_refused_before_sampling(roll, tiny_vae):
     with pytest.raises(ValueError, match="there is no prompt; connect positive or a story"):
         roll(positive=None)
     with pytest.raises(ValueError, match="text_weight is 2, but negative is not connected"):

@@ -125,7 +125,7 @@ def test_more_frames_extend_and_other_inputs_are_another_job(rendered, counted):
 
 
 @pytest.mark.slow
-def test_an_edited_story_is_made_anew_from_the_edit(rendered, counted, story_prompts):
+def test_an_edited_story_is_rendered_again_from_the_edit(rendered, counted, story_prompts):
     inputs = {"positive": None, "negative": None, "frames": 1}
     first, _ = rendered(story=story_prompts("2: a\n1: bb"), **inputs)
     before = frames_of(first)
@@ -141,7 +141,7 @@ def test_an_edited_story_is_made_anew_from_the_edit(rendered, counted, story_pro
     assert np.array_equal(frames_of(whole), after)
 
 
-def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
+def test_after_broken_latents_the_finished_part_can_be_played(rendered, output, tiny_sd):
     calls = []
 
     def broken(args):
@@ -176,7 +176,7 @@ def test_small_pictures_are_enlarged_in_the_file(rendered):
     assert last[1].shape == (1, SIZE, SIZE, 3)
 
 
-def test_a_picture_of_another_size_is_fitted_and_told(rendered):
+def test_a_picture_of_another_size_is_fitted_and_logged(rendered):
     path, _ = rendered(image=picture(size=(48, 96)).expand(2, -1, -1, -1), frames=1)
     log = (path.parent / "log.txt").read_text()
     assert "the image of 96 x 48 pixels was scaled and cropped at its centre to 32 x 32" in log
@@ -195,7 +195,7 @@ def test_a_picture_of_another_size_is_fitted_and_told(rendered):
         ({"anchor_weight": float("nan")}, "anchor_weight is nan"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):
+def test_bad_input_is_refused_before_sampling(rendered, counted, changes, message):
     model, _ = counted(lambda calls: pytest.fail("sampled"))
     with pytest.raises(ValueError, match=message):
         rendered(model=model, **changes)

@@ -187,7 +187,7 @@ def test_a_u_net_that_predicts_v_gives_the_same_noise(parts):
     assert (v - eps).abs().max() < 1e-4
 
 
-def test_other_u_nets_are_refused_by_what_differs(parts):
+def test_other_u_nets_are_refused_with_the_difference(parts):
     unet, config = parts
     wrong = {
         "block channels": {"block_channels": (32, 96)},

@@ -166,7 +166,7 @@ def test_three_conditions_are_one_batch_when_memory_allows(tiny_sd, guide, run, 
         (0.0, 0.0, "image first", 1),
     ],
 )
-def test_what_has_no_weight_is_not_run(tiny_sd, guide, run, listening, text, image, order, chunks):
+def test_predictions_without_weight_are_not_run(tiny_sd, guide, run, listening, text, image, order, chunks):
     model, calls = listening(tiny_sd)
     run(guide(model, text, image, order), steps=1)
     assert calls == [chunks]
@@ -211,7 +211,7 @@ def test_a_negative_without_the_image_gets_the_branch(tiny_sd, conditions, run, 
     assert close(result, run(guide(tiny_sd)))
 
 
-def test_what_cannot_be_guided_is_said_before_anything_runs(tiny_sd, conditions, guide):
+def test_invalid_guidance_is_reported_before_anything_runs(tiny_sd, conditions, guide):
     from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
     from stillmotion.model_patches.comfy_host.guidance.stepped import apply_stepped_cfg
     from stillmotion.model_patches.harivo.stepped import SteppedScale

@@ -240,7 +240,7 @@ def test_weights_are_complete_where_comfyui_makes_layers_without_any(comfy, host
     }
 
 
-def test_another_aspect_is_told_with_the_rule_that_was_used(tiny_sd, conditions, run, caplog):
+def test_another_aspect_is_logged_with_the_rule(tiny_sd, conditions, run, caplog):
     wide = torch.rand(1, 32, 64, 3)
     for rule, effect in (("crop", "it is cropped"), ("pad", "white edges are added"), ("stretch", "stretched")):
         caplog.clear()
@@ -316,7 +316,7 @@ def test_it_works_in_context_windows(tiny_sd, conditions, run, windowed):
     assert torch.isfinite(result).all()
 
 
-def test_a_copy_for_another_device_has_weights_of_its_own(tiny_sd, conditions, run):
+def test_a_copy_for_another_device_has_its_own_weights(tiny_sd, conditions, run):
     (positive, negative) = conditions(picture())
     control = positive[0][1]["control"]
     clone = control.deepclone_multigpu(torch.device("cpu"), autoregister=True)

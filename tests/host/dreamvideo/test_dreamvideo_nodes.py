@@ -37,7 +37,7 @@ def conditioning(seed):
     return [[torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
-def test_the_loader_lists_files_and_tells_what_is_in_one(nodes):
+def test_the_loader_lists_files_and_describes_one(nodes):
     (entry,) = nodes.LoadRetentionBranch.define_schema().inputs
     assert "mine.safetensors" in entry.options
     _branch, info = nodes.LoadRetentionBranch.execute("mine.safetensors").result

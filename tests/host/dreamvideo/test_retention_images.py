@@ -41,7 +41,7 @@ def loaded(folder):
 
 @pytest.fixture
 def branch_image(comfy, folder):
-    """shown(image) -> (1, 3, h, w), what the node passes to the branch."""
+    """branch_image(image) -> (1, 3, h, w), the image that the node passes to the branch."""
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch, retention_of
     from stillmotion.nodes import dreamvideo
 
@@ -57,7 +57,7 @@ def branch_image(comfy, folder):
 
 
 def deep(path: Path, pixels: np.ndarray) -> None:
-    """A PNG with 16 bit in each channel."""
+    """Write a PNG with 16 bits per channel."""
     frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint16) * 257, format="rgb48le").reformat(format="rgb48be")
     with av.open(str(path), "w", format="image2", options={"update": "1"}) as file:
         stream = file.add_stream("png", rate=1)
@@ -102,7 +102,7 @@ def test_alpha_is_laid_over_white_when_it_comes_along(loaded, branch_image, fold
     torch.testing.assert_close(branch_image(image), expected(COLOURS), rtol=0, atol=1e-3)  # the hidden colour
 
 
-def test_a_file_of_several_pictures_is_refused_with_what_to_do(loaded, branch_image, folder):
+def test_a_file_of_several_pictures_is_refused_with_a_remedy(loaded, branch_image, folder):
     pictures = [Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)]
     pictures[0].save(folder / "two.gif", save_all=True, append_images=pictures[1:])
     image, _ = loaded("two.gif")

@@ -223,7 +223,7 @@ def test_a_stage_is_the_same_whatever_follows(rendered, counted):
     assert np.array_equal(frames_of(shorter)[-1:], (last * 255).round().byte().numpy())
 
 
-def test_another_take_takes_along_what_begins_with_it(rendered, counted):
+def test_another_take_renders_the_later_stages_again(rendered, counted):
     settings = {"prompts": "a\nbb\nccc"}
     path, _ = rendered(**settings)
     before = frames_of(path)
@@ -242,7 +242,7 @@ def test_another_take_takes_along_what_begins_with_it(rendered, counted):
 
 
 @pytest.mark.slow
-def test_a_take_that_is_stopped_half_goes_on(rendered, counted):
+def test_a_take_that_is_interrupted_resumes(rendered, counted):
     """Interrupted when the second stage was new and the third still belonged to the old one."""
     import comfy.model_management
 
@@ -314,13 +314,13 @@ def test_without_an_image_colours_are_brought_back_to_those_of_the_first_frame(r
         ({"seconds": 4.0}, "seconds is 4 in Video Output Options, but the number of prompts determines the length"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_sampled(rendered, counted, changes, message):
+def test_bad_input_is_refused_before_sampling(rendered, counted, changes, message):
     model, _ = counted(lambda calls: pytest.fail("sampled"))
     with pytest.raises(ValueError, match=message):
         rendered(model=model, **changes)
 
 
-def test_a_branch_for_another_base_is_told_before_anything_is_sampled(rendered, counted, tmp_path):
+def test_a_branch_for_another_base_is_refused_before_sampling(rendered, counted, tmp_path):
     from stillmotion.model_patches.comfy_host.dreamvideo.retention import load_branch
 
     other = load_branch(branch_file(tmp_path / "o.safetensors", block_channels=(64, 64)))
@@ -330,7 +330,7 @@ def test_a_branch_for_another_base_is_told_before_anything_is_sampled(rendered, 
     assert not list(tmp_path.glob("staged_video/*"))
 
 
-def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
+def test_after_broken_latents_the_finished_part_can_be_played(rendered, output, tiny_sd):
     calls = []
 
     def broken(args):
@@ -345,7 +345,7 @@ def test_broken_latents_keep_what_is_done_playable(rendered, output, tiny_sd):
     assert len(frames_of(growing)) == FRAMES
 
 
-def test_an_image_of_another_aspect_is_fitted_and_told(rendered):
+def test_an_image_of_another_aspect_is_fitted_and_logged(rendered):
     path, _ = rendered(prompts="a", image=picture(size=(48, 96)), fit="pad")
     assert (
         "the image is 96 x 48, the video 32 x 32; white edges are added (fit: pad)"
@@ -377,7 +377,7 @@ def test_without_a_negative_the_null_text_is_an_empty_prompt(rendered):
     assert np.array_equal(frames_of(rendered(prompts="a", negative=None, name="none")[0]), expected)
 
 
-def test_progress_is_told_in_stages(rendered, monkeypatch):
+def test_progress_is_reported_in_stages(rendered, monkeypatch):
     from stillmotion.nodes.render.base import NodeWatch
 
     reports = []

@@ -133,7 +133,7 @@ def test_clips_in_one_batch_do_not_see_each_other(unet):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_of_output_features_and_maps_reach_what_they_should(unet, checkpointing):
+def test_gradients_of_output_features_and_maps_reach_the_trained_parts(unet, checkpointing):
     unet.requires_grad_(False)
     if checkpointing:
         unet.train()
@@ -180,7 +180,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(unet):
 
 
 @torch.no_grad()
-def test_the_middle_is_what_the_middle_block_gave(unet):
+def test_the_middle_feature_is_the_output_of_the_middle_block(unet):
     handle = attached(unet, trained())
     handle.keep_middle = True
     outputs: list[Any] = []

@@ -81,7 +81,7 @@ def test_every_sampler_makes_frames_that_are_closer(tiny_sd, run_sampler, apply,
     assert all(call.after < call.before for call in record.calls)
 
 
-def test_what_the_readout_tells_of_a_call_is_what_happened(tiny_sd, run_sampler, apply, spied):
+def test_the_readout_of_a_call_equals_the_actual_values(tiny_sd, run_sampler, apply, spied):
     spy, before = spied(tiny_sd)
     patched, readout = apply(spy, Config(alpha=5000.0), frames=8)
     patched, after = spied(patched)

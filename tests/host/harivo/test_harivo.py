@@ -210,7 +210,7 @@ def test_a_long_prompt_and_a_short_one(patched, sample):
 
 
 @pytest.mark.slow
-def test_a_prompt_per_frame_gives_each_frame_the_tokens_of_its_own(patched, sample):
+def test_a_prompt_per_frame_gives_each_frame_its_own_tokens(patched, sample):
     model = patched(options={"strength": 0.0, "mapping": 0.0})
     each, none = conditioning(1, rows=FRAMES), conditioning(2)
     travelling = sample(model, each, none)
@@ -442,7 +442,7 @@ def test_both_hosts_give_the_same_eps_on_the_pocket(comfy, root, tmp_path, optio
 
 @torch.no_grad()
 @pytest.mark.slow
-def test_what_was_trained_is_what_comfyui_runs(comfy, comfyui_dir, tmp_path):
+def test_comfyui_runs_the_trained_weights(comfy, comfyui_dir, tmp_path):
     """The trainer's own forward, and its file in ComfyUI (G6 of tests/train/engine/test_guarantees.py)."""
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion

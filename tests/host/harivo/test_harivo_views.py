@@ -153,7 +153,7 @@ def test_noise_is_tested_before_and_behind_the_mapping_network(views, apply):
 
 
 @torch.inference_mode()
-def test_what_is_not_there_or_not_on_cannot_be_seen(views, apply, tiny_sd, prompt, latent):
+def test_missing_or_disabled_tokens_cannot_be_shown(views, apply, tiny_sd, prompt, latent):
     for model in (tiny_sd, apply(trained(tokens=None)), apply(trained(), tokens=0.0)):
         with pytest.raises(ValueError, match=r"attention: this MODEL has no active tokens;.* token_strength above 0"):
             views.FrameTokenAttention.execute(model, prompt, latent, 0.5)

@@ -79,7 +79,7 @@ def test_it_works_with_the_mitigating_gradient_in_any_order(comfy, tiny_sd, step
     assert torch.equal(result, run_sampler(gradient(stepped(*steps)), frames=FRAMES))
 
 
-def test_a_cfg_function_before_it_goes_on_at_its_scale(tiny_sd, stepped, run_sampler, caplog):
+def test_a_cfg_function_before_it_still_works_with_its_scale(tiny_sd, stepped, run_sampler, caplog):
     """Like RescaleCFG: a function of the two predictions and the scale."""
 
     def half(args):
@@ -139,7 +139,7 @@ def test_betas_of_a_node_are_those_of_the_motion_model(comfy, tiny_sd, run_sampl
 
 
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
-def test_what_the_model_predicts_stays(comfy, tiny_sd, kind):
+def test_the_kind_of_prediction_of_the_model_does_not_change(comfy, tiny_sd, kind):
     from comfy import model_sampling
 
     from stillmotion.model_patches.comfy_host.base.betas import apply_betas

@@ -110,7 +110,7 @@ def test_the_node_refuses_another_model_and_names_it(tiny_sd):
         LoadPocketLora.execute(tiny_sd, 1.0)
 
 
-def test_a_bundled_file_that_is_gone_is_named_with_what_to_do(comfy, host, monkeypatch, tmp_path):
+def test_a_missing_bundled_file_is_named_with_a_remedy(comfy, host, monkeypatch, tmp_path):
     from stillmotion.nodes import pocket
 
     calls = {

@@ -213,7 +213,7 @@ def test_frames_are_named_as_in_the_tooltip(comfy, text, expected):
 
 
 @pytest.mark.parametrize("text", ["8", "-9", "first", "5:2", "1:2:3", "0=much"])
-def test_what_is_no_frame_is_named(comfy, text):
+def test_invalid_frame_numbers_are_named(comfy, text):
     from stillmotion.model_patches.comfy_host.conditions.control import parse_frames
 
     with pytest.raises(ValueError, match=f"'{text}' is not a frame of a clip of 8; write frames 0 to 7"):

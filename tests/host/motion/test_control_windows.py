@@ -168,7 +168,7 @@ def test_ip_adapters_learn_the_frames_of_the_window_also_in_a_clip_of_a_long_vid
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, FRAMES])
 def test_masks_and_texts_are_repeated_as_without_windows(comfy, sample, rows):
-    """Windows of 3 frames: frame i has row i % rows there, too."""
+    """Also in windows of 3 frames, frame i has row i % rows."""
     mask = torch.rand(rows, 8, 8, generator=torch.Generator().manual_seed(1))
     positive = [*conditioning(1, mask=mask, mask_strength=1.0), *conditioning(3)]
     same(sample(positive, conditioning(2), length=3), sample(positive, conditioning(2)))

@@ -490,7 +490,7 @@ def test_the_noise_levels_come_from_the_file_or_as_chosen(tiny_sd, patched):
 
 
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
-def test_what_the_base_predicts_stays(comfy, tiny_sd, patched, kind):
+def test_the_kind_of_prediction_of_the_base_does_not_change(comfy, tiny_sd, patched, kind):
     from comfy import model_sampling
 
     predicts = type("Sampling", (model_sampling.ModelSamplingDiscrete, getattr(model_sampling, kind)), {})
@@ -502,7 +502,7 @@ def test_what_the_base_predicts_stays(comfy, tiny_sd, patched, kind):
     assert (float(changed.sigma_max) > 1000) is (kind == "V_PREDICTION")  # no signal remains at the end, as in the base
 
 
-def test_a_base_without_a_table_of_levels_is_refused_unless_its_own_are_kept(comfy, tiny_sd, patched):
+def test_a_base_without_a_table_of_levels_is_refused_unless_it_keeps_its_levels(comfy, tiny_sd, patched):
     from comfy import model_sampling
 
     class Sampling(model_sampling.ModelSamplingContinuousEDM, model_sampling.EPS):

@@ -48,7 +48,7 @@ def test_the_list_has_the_bundled_file_first_and_the_users_files_of_both_folders
     assert schema.inputs[0].options == nodes.motion_names()
 
 
-def test_loading_gives_the_motion_model_and_says_what_it_is(nodes, tmp_path):
+def test_loading_returns_the_motion_model_and_its_description(nodes, tmp_path):
     write(tmp_path / "stillmotion" / "own.safetensors")
     motion, info = nodes.LoadMotionModel.execute("own.safetensors").result
     assert motion.config.block_channels == (32, 64)
@@ -160,7 +160,7 @@ def test_a_harivo_file_is_loaded_whole_and_each_part_has_its_strength(nodes, tin
     assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 
-def test_what_was_added_later_is_last_and_may_be_left_out(nodes):
+def test_later_inputs_are_last_and_optional(nodes):
     """Older graphs have only the first seven inputs; a further required input would break them."""
     inputs = nodes.ApplyMotionModel.define_schema().inputs
     later = ["mapping_strength", "token_strength", "spatial_strength"]
@@ -168,7 +168,7 @@ def test_what_was_added_later_is_last_and_may_be_left_out(nodes):
     assert [i.id for i in inputs if i.optional] == later
 
 
-def test_every_input_says_what_it_is_and_few_are_seen_at_first(nodes):
+def test_every_input_has_a_tooltip_and_few_are_shown_at_first(nodes):
     for node in nodes.NODES:
         schema = node.GET_SCHEMA()
         assert schema.description

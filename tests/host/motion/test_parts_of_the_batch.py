@@ -10,7 +10,7 @@ from .test_motion import FRAMES, close, motion_file, noise_of  # noqa: F401  the
 
 @pytest.fixture
 def split(comfy):
-    """split(model, length) -> the same windows as `windowed`, but made by another pack, which names no window.
+    """split(model, length) -> the same windows as `windowed`, but made by another pack, without names of the windows.
 
     AnimateDiff-Evolved's context options call the MODEL like this.
     """
@@ -61,7 +61,7 @@ def test_windows_of_another_pack_that_are_too_long_or_cut_clips_are_named(patche
 
 @pytest.mark.slow
 def test_conditions_one_by_one_give_the_same(patched, run_sampler):
-    """A node that calls the MODEL for each condition may leave ComfyUI's list of the conditions as it was."""
+    """A node that calls the MODEL once per condition may leave ComfyUI's list of conditions unchanged."""
 
     def one_by_one(apply, arguments):
         x, t, c = arguments["input"], arguments["timestep"], arguments["c"]

@@ -135,7 +135,7 @@ def test_gradients_reach_every_temporal_weight(parts, checkpointing):
     assert without == []
 
 
-def test_other_bases_are_refused_by_what_differs(parts):
+def test_other_bases_are_refused_with_the_difference(parts):
     unet, config = parts
     with pytest.raises(ValueError, match=r"text width 24, but this one has 16"):
         attach(unet, model_of(config, context_dim=24))

@@ -142,7 +142,7 @@ def test_a_clip_is_rendered_again_and_states_are_dropped(rendered):
         ({"sigmas": torch.tensor([float("nan"), 0.0])}, "must be finite, decrease from step to step"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_sampled(rendered, tiny_sd, changes, message):
+def test_bad_input_is_refused_before_sampling(rendered, tiny_sd, changes, message):
     model = tiny_sd.clone()
     model.set_model_sampler_post_cfg_function(lambda args: pytest.fail("sampled"))
     with pytest.raises(ValueError, match=message):
@@ -194,7 +194,7 @@ def test_a_guider_guides_in_its_own_way(rendered, tiny_sd):
     assert guider.model_patcher is model
 
 
-def test_a_guider_replaces_what_is_connected_beside_it(rendered, tiny_sd):
+def test_a_guider_replaces_model_and_conditioning(rendered, tiny_sd):
     import comfy.samplers
 
     guider = comfy.samplers.CFGGuider(tiny_sd)
@@ -259,7 +259,7 @@ def graph(**changes):
     return input_hashes(PROMPT | changes, "9", ("model", "vae", "positive"))
 
 
-def test_only_what_flows_in_counts(comfy):
+def test_only_connected_nodes_count(comfy):
     before = graph()
     assert before.keys() == {"model", "vae"}
     assert graph(**{"3": {"class_type": "Other", "inputs": {"x": 1}}}) == before
@@ -280,7 +280,7 @@ def test_it_looks_at_its_folder_at_every_run(comfy):
     assert LongVideoNode.fingerprint_inputs(name="n") != LongVideoNode.fingerprint_inputs(name="n")
 
 
-def test_the_graph_is_stored_without_what_is_no_json(comfy):
+def test_the_graph_is_stored_without_values_that_json_lacks(comfy):
     from stillmotion.nodes.render.base import metadata
 
     noted = PROMPT | {"9": PROMPT["9"] | {"is_changed": [float("nan")]}}
@@ -291,7 +291,7 @@ def test_the_graph_is_stored_without_what_is_no_json(comfy):
 
 
 @pytest.mark.parametrize("file_format", ["h264-mp4", "ffv1-mkv"])
-def test_the_editor_plays_mp4_and_shows_a_picture_of_what_no_browser_plays(rendered, output, file_format):
+def test_the_editor_plays_mp4_and_shows_a_picture_of_other_formats(rendered, output, file_format):
     import folder_paths
 
     from stillmotion.nodes.render.base import node_output

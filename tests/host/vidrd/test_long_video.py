@@ -70,7 +70,7 @@ def test_its_clips_are_those_of_reuse_sampler(comfy, tiny_sd, long_video, sample
     assert torch.equal(torch.cat(clips_of(long, 3)), expected)
 
 
-def test_the_first_clip_is_what_the_ksampler_makes(tiny_sd, long_video, run_sampler):
+def test_the_first_clip_equals_the_result_of_the_ksampler(tiny_sd, long_video, run_sampler):
     import comfy.sample
 
     latent = torch.zeros(FRAMES, 4, SIZE // 8, SIZE // 8)
@@ -240,7 +240,7 @@ def test_a_number_of_a_clip_needs_no_space(comfy):
     assert parse_prompts("1:a garden\n5:a bird") == ((0, "a garden"), (4, "a bird"))
 
 
-def test_a_ratio_in_a_prompt_is_no_number_of_a_clip(comfy):
+def test_a_ratio_in_a_prompt_is_not_a_clip_number(comfy):
     from stillmotion.model_patches.comfy_host.conditions.prompts import parse_prompts
 
     assert parse_prompts("16:9 picture of a cat") == ((0, "16:9 picture of a cat"),)
@@ -269,7 +269,7 @@ def test_fingerprints_tell_files_and_patches_apart_and_nothing_else(comfy, tiny_
     assert of_values([one]) == of_values([Control(hint)]) != of_values([other])
 
 
-def test_what_cannot_be_is_told_before_sampling(tiny_sd, long_video):
+def test_invalid_inputs_are_refused_before_sampling(tiny_sd, long_video):
     from stillmotion.model_patches.comfy_host.video.long import make_guider
 
     with pytest.raises(ValueError, match="overlap is 9, but a clip has only 4 frames"):

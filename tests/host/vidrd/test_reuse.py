@@ -111,7 +111,7 @@ def test_it_is_algorithm_1_on_a_real_model(ran, tiny_sd, name):
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE | HISTORY_OF_EPS))
-def test_one_clip_is_what_the_sampler_makes_alone(ran, name):
+def test_one_clip_equals_the_result_of_the_sampler_alone(ran, name):
     noise = draw(1)
     result = ran(reusing(name), noise, sigmas=levels())
     expected = ran(ksampler(name), noise, sigmas=levels())
@@ -140,7 +140,7 @@ def inputs_of(model):
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
-def test_what_was_replayed_is_the_state_of_the_sampler(ran, tiny_sd, name):
+def test_the_replayed_latents_are_the_state_of_the_sampler(ran, tiny_sd, name):
     """With x_0 fixed for each clip a frame ends at x_0 + (z - x_0) sigma_end / sigma of its last replayed state z."""
     sigmas, noise = levels(last=0.4), draw(2)
     clips = [torch.full((1, 4, 1, 1), v) for v in (0.7, -0.9)]

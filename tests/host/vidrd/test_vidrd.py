@@ -184,7 +184,7 @@ def test_a_layer_that_is_never_called_is_an_error(comfy, tiny_sd, patched, run_s
 
 
 @pytest.mark.slow
-def test_other_bases_are_refused_by_what_differs(comfy, tiny_wan, patched):
+def test_other_bases_are_refused_with_the_difference(comfy, tiny_wan, patched):
     with pytest.raises(ValueError, match="this MODEL is WAN21_T2V, whose network is a WanModel"):
         patched(model=tiny_wan)
     with pytest.raises(ValueError, match="it has a layer of 96 channels at down block 1, layer 0"):

@@ -135,7 +135,7 @@ def test_the_given_vae_is_left_as_it_was(comfy_vae, temporal_vae):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in comfy_vae.first_stage_model.modules())
 
 
-def test_other_autoencoders_are_refused_by_what_they_are(comfy, comfy_vae):
+def test_other_autoencoders_are_refused_by_their_kind(comfy, comfy_vae):
     from comfy.sd import VAE
     from comfy.taesd.taesd import TAESD
 

@@ -1,4 +1,4 @@
-"""What the small ablations need less of than real ones."""
+"""Settings that make ablations small."""
 
 from functools import partial
 

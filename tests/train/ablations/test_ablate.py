@@ -35,7 +35,7 @@ def parts(row):
     return losses | ({"mapping"} if plan.model.mapping else set()) | ({"tokens"} if plan.model.tokens else set())
 
 
-def test_every_row_has_what_the_row_before_has_and_something_more():
+def test_every_row_adds_something_to_the_previous_row():
     """A wrong setting would give a row that is not the paper's. The last row has no training, only other sampling."""
     trained = [parts(row) for row in ablate.ROWS if not row.alpha]
     assert trained == [set(), {"trs"}, {"trs", "dc"}, {"trs", "dc", "reg", "mapping"}, parts(ablate.ROWS[-1])]
@@ -87,7 +87,7 @@ def test_the_mitigating_gradient_draws_frames_together_and_clips_apart():
     torch.testing.assert_close(pulled[1:], alone)
 
 
-def test_clips_are_drawn_once_and_again_when_something_changed(tmp_path, monkeypatch):
+def test_clips_are_sampled_once_and_again_after_a_change(tmp_path, monkeypatch):
     calls = []
 
     def fake(job):
@@ -159,7 +159,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_a_process_that_draws_says_is_shown(tmp_path, monkeypatch, capfd):
+def test_the_log_of_a_sampling_process_is_shown(tmp_path, monkeypatch, capfd):
     """A file of clips can take half an hour."""
     (tmp_path / "telling.py").write_text(TELLING)
     monkeypatch.syspath_prepend(tmp_path)

@@ -81,7 +81,7 @@ def test_a_row_is_a_roll_from_the_first_frame_of_the_prompt(model, comfyui_dir, 
     assert difference.max() <= 1  # the other prompt of the batch does not matter
 
 
-def test_what_decides_a_video_decides_its_file(model, tmp_path):
+def test_the_file_of_a_video_depends_on_all_its_settings(model, tmp_path):
     def name(**changes):
         return job_of(model, tmp_path, tmp_path / "v", **changes).digest()
 
@@ -118,7 +118,7 @@ def test_a_whole_ablation_of_artv_small(model, tmp_path, comfyui_dir, monkeypatc
     assert file.stat().st_mtime_ns == write_time
 
 
-def test_a_missing_model_or_too_short_videos_are_told_first(model, tmp_path, comfyui_dir):
+def test_a_missing_model_or_too_short_videos_are_reported_first(model, tmp_path, comfyui_dir):
     with pytest.raises(SystemExit, match=r"there is no model .*nowhere; give an ART-V file"):
         main(["ablate", "artv", "--model", str(tmp_path / "nowhere"), "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"--length 4: the judges need 16 frames"):

@@ -74,7 +74,7 @@ def tokenizer(comfyui_dir):
     return comfyui_dir / "comfy" / "sd1_tokenizer"
 
 
-def test_each_row_changes_what_its_table_is_about():
+def test_each_row_changes_the_setting_of_its_table():
     assert (OURS.text, OURS.image, OURS.branch) == (3.0, 3.0, True)
     for name, scales in (("s_i", (1, 2, 3, 5, 10)), ("s_t", (1, 3, 7.5, 12)), ("both", (1, 2, 3, 5, 7.5))):
         fields = {"s_i": ["image"], "s_t": ["text"], "both": ["image", "text"]}[name]
@@ -114,7 +114,7 @@ def job_of(model, tokenizer, path, **changes):
 
 
 @pytest.mark.slow
-def test_rows_and_stages_are_what_they_say(model, tokenizer, tmp_path):
+def test_rows_and_stages_have_the_named_effects(model, tokenizer, tmp_path):
     noised = replace(WITHOUT, noised=0.1)
     rows = (OURS, WITHOUT, Row(shown=False), noised, TABLES["modes"]["text alone"])
     job = job_of(model, tokenizer, tmp_path / "v", rows=rows, length=2, steps=10)
@@ -150,7 +150,7 @@ def test_the_prompt_turns_back_at_every_stage():
         assert (back == prompt) == (prompt.motion == "still")
 
 
-def test_what_decides_a_clip_decides_its_file(model, tmp_path):
+def test_the_file_of_a_clip_depends_on_all_its_settings(model, tmp_path):
     def name(**changes):
         return job_of(model, tmp_path, tmp_path / "v", **changes).digest()
 
@@ -202,7 +202,7 @@ def test_the_first_frame_rows_alone_on_a_branch_beside_the_bundled_motion_model(
     assert not {"modes", "s_i", "s_t", "both", STAGES} & set(data)
 
 
-def test_what_is_missing_or_odd_is_told_first(model, tmp_path, comfyui_dir):
+def test_missing_or_invalid_options_are_reported_first(model, tmp_path, comfyui_dir):
     common = ["ablate", "dreamvideo", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"nowhere\.safetensors does not exist.*a DreamVideo file of the pocket model"):
         main([*common, "--model", str(tmp_path / "nowhere.safetensors")])

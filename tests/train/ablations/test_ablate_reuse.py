@@ -115,7 +115,7 @@ def test_the_video_of_the_paper_s_setting_is_decoded_once_more(comfyui_dir, tmp_
     assert VideoJob(**rules, decoder=decoder).digest() != VideoJob(**rules).digest()
 
 
-def test_what_decides_a_video_decides_its_file(tmp_path):
+def test_the_file_of_a_video_depends_on_all_its_settings(tmp_path):
     def job(**changes):
         settings: dict[str, Any] = {"seed": 0, "steps": 2, "first": 0, "count": 1, "length": 2} | changes
         return VideoJob(model=POCKET / "motion.safetensors", file=tmp_path / "v", tokenizer=tmp_path, **settings)

@@ -67,7 +67,7 @@ def test_the_score_belongs_to_a_size_and_not_to_a_stride(texture):
     assert motion(stride=9)(clip) == {"motion": 0.0, "residual": 0.0}
 
 
-def test_still_clips_cuts_and_what_is_too_fast_are_dropped(texture):
+def test_still_clips_cuts_and_fast_clips_are_dropped(texture):
     score, limits = motion(), MotionFilter(width=SIZE)
     scores = {name: score(clip) for name, clip in made_clips(texture).items()}
     assert {name for name, clip_scores in scores.items() if limits.keeps(clip_scores)} == {"moving"}
@@ -89,7 +89,7 @@ def test_still_clips_cuts_and_what_is_too_fast_are_dropped(texture):
         ({"stride": 0}, "at least 32 pixels and 1 frame"),
     ],
 )
-def test_a_filter_that_means_nothing_is_told(options, message):
+def test_a_meaningless_filter_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         MotionFilter(**options)
 
@@ -115,7 +115,7 @@ def test_clip_sees_what_its_own_image_processor_shows_it(clip_folder, texture):
     assert (pixels - expected).abs().mean() < 0.01
 
 
-def test_a_missing_file_of_clip_is_one_sentence(tmp_path, clip_folder):
+def test_a_missing_file_of_clip_is_reported_in_one_sentence(tmp_path, clip_folder):
     with pytest.raises(
         ConfigError, match=r"--clip .*: config\.json is missing; give a folder with a transformers CLIP"
     ) as error:
@@ -123,7 +123,7 @@ def test_a_missing_file_of_clip_is_one_sentence(tmp_path, clip_folder):
     assert "\n" not in str(error.value)
 
 
-def test_the_best_are_taken_and_of_equal_ones_the_earlier():
+def test_the_best_clips_are_selected_and_ties_go_to_earlier_ones():
     assert best({0: 0.1, 1: 0.3, 2: 0.3, 3: 0.2}, 2) == {1, 2}
     assert best({0: 0.1, 1: 0.1}, 1) == {0}
     assert best({0: 0.1}, 5) == {0}
@@ -142,7 +142,7 @@ class MemoryClips:
                 yield select.NumberedClip(number, name, frames, f"a {name} thing")
 
 
-def test_stages_follow_each_other_and_say_what_they_did(tmp_path, texture, clip_folder):
+def test_stages_follow_each_other_and_record_their_settings(tmp_path, texture, clip_folder):
     pytest.importorskip("cv2", reason=NEEDS_OPENCV)
     clips = MemoryClips({**made_clips(texture), "slow": panned(texture, 2), "more": panned(texture, 5)})
     first, second = tmp_path / "moving.jsonl", tmp_path / "kept.jsonl"
@@ -203,7 +203,7 @@ def test_a_folder_of_videos_is_selected_and_only_that_is_encoded(tmp_path, textu
 
 
 @pytest.mark.slow
-def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir):
+def test_still_rendered_clips_are_not_selected(tmp_path, comfyui_dir):
     """For drawn clips, the motion score is computed on latents that the bundled pocket model decodes."""
     pytest.importorskip("cv2", reason=NEEDS_OPENCV)
     from stillmotion.training.plans.common import BaseTable
@@ -222,7 +222,7 @@ def test_drawn_clips_at_rest_are_left_out_of_their_latents(tmp_path, comfyui_dir
     assert len(cache.epoch()) > 10
 
 
-def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
+def test_the_trainer_uses_the_kept_clips_and_notices_changes(tmp_path):
     torch.manual_seed(0)
     vae = new_vae(SMALL).eval().requires_grad_(False)
     latents.encode(vae, tmp_path / "a.safetensors", first=0, count=4, times=[0.0, 1.0], seed=0, scale=SCALE)
@@ -261,7 +261,7 @@ def test_the_trainer_takes_the_kept_clips_and_knows_that_they_changed(tmp_path):
         (["clip", "--latents", "x", "--top", "3"], "give --clip FOLDER"),
     ],
 )
-def test_what_the_verb_misses_is_told(tmp_path, arguments, message):
+def test_missing_options_of_the_command_are_named(tmp_path, arguments, message):
     arguments = ["select", arguments[0], "harivo_pocket", *arguments[1:], "--out", str(tmp_path / "kept.jsonl")]
     with pytest.raises(SystemExit, match=message):
         main(arguments)

@@ -1,4 +1,4 @@
-"""The drawn world of scenes: what a caption says is in the pictures; where a subject is says nothing of the time."""
+"""The world "scenes": pictures show what their captions say, and positions do not depend on the frame number."""
 
 import dataclasses
 import random
@@ -34,7 +34,7 @@ def test_a_sample_is_a_pure_function_of_seed_and_number():
 
 
 @pytest.mark.parametrize("k", range(40))
-def test_a_frame_does_not_depend_on_which_others_are_drawn(k):
+def test_a_frame_does_not_depend_on_the_other_frames(k):
     clip = clips.clip(11, k)
     together, alone = render.render(clip, TIMES)[7], render.render(clip, [TIMES[7]])[0]
     assert together.shape == (3, 64, 64)
@@ -92,7 +92,7 @@ def test_every_word_of_every_wording_is_in_the_vocabulary():
         assert set(captions.caption(clips.clip(4, k), random.Random(k)).replace(",", " ,").split()) <= known
 
 
-def test_a_wording_tells_what_it_says_it_tells():
+def test_a_wording_mentions_the_attributes_that_it_reports():
     phrases_of = {
         "colour": captions.COLOUR_WORDS,
         "background": {g: (*p, *(captions.AFLOAT if g == "sea" else ())) for g, p in captions.PLACES.items()},

@@ -166,7 +166,7 @@ def test_only_whole_states_are_left_and_only_the_newest(run):
 
 
 @pytest.mark.parametrize("folder", ["partial-step-00000050", "step-00000050"])
-def test_what_a_killed_save_left_is_not_taken_for_a_state(run, folder):
+def test_the_remains_of_a_killed_save_are_not_a_state(run, folder):
     fit(Line(), run)
     (run.out / "state" / folder).mkdir()
     (run.out / "state" / folder / "__0_0.distcp").write_bytes(b"half")
@@ -198,7 +198,7 @@ def test_a_micro_batch_changes_memory_and_not_the_result(run):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_stop_signal_saves_at_the_next_step_and_the_run_goes_on_from_there(run, tmp_path):
+def test_a_stop_signal_saves_at_the_next_step_and_the_run_resumes_there(run, tmp_path):
     whole = fit(Line(), run)
     cut = replace(run, out=tmp_path / "cut", save_every=1000)
 
@@ -255,7 +255,7 @@ def test_the_state_that_a_task_adds_is_resumed(run, tmp_path):
     assert torch.equal(whole.memory, resumed.memory)
 
 
-def test_a_state_from_before_a_setting_was_there_goes_on_with_what_it_was(tmp_path):
+def test_a_state_that_lacks_a_new_setting_resumes_with_the_old_behaviour(tmp_path):
     old = {"train.seed": "0"}
     check_identity(old, {"train.seed": "0", "train.beta2": "0.99"}, tmp_path)
     with pytest.raises(ChangedRun, match=r"train\.beta2 was 0\.99, is now 0\.999"):

@@ -32,7 +32,7 @@ def changed(run, **values):
 
 @pytest.mark.parametrize(("grad_clip", "norm"), [(1.0, 1.0), (4.0, 4.0), (6.5, 6.0), (100.0, 6.0)])
 def test_the_norm_of_the_gradient_is_at_most_the_threshold(run, grad_clip, norm):
-    """Adam forgets the size of a constant gradient, so its two averages are looked at: (1 - beta) of g and of g^2."""
+    """Adam's step does not depend on the size of a constant gradient g, so its averages of g and g^2 are compared."""
     task = Sum()
     loop = Loop(task, changed(run, grad_clip=grad_clip, beta2=0.95))
     loop.advance()

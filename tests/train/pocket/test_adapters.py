@@ -168,7 +168,7 @@ def noised_place(task, k):
     return clip, frame
 
 
-def test_plain_is_what_it_was_and_an_unknown_style_is_named():
+def test_plain_is_the_default_style_and_an_unknown_style_is_named():
     clip = sprites.clip(0, 1)
     assert torch.equal(sprites.render(clip, [0.5]), sprites.render(clip, [0.5], style="plain"))
     with pytest.raises(ValueError, match="there is no style 'neon'; use one of plain, glow"):

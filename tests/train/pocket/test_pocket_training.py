@@ -196,7 +196,7 @@ def test_a_pocket_folder_can_be_trained_further(vocabulary, tmp_path, comfyui_di
         assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_clips_at_rest_are_taken_more_often_when_asked(small, vocabulary, shards):
+def test_still_clips_are_sampled_more_often_on_request(small, vocabulary, shards):
     config = MotionConfig(block_channels=small.config.unet_channels, layers_per_block=1, heads=4)
     data = latents.read(shards, small.vae)
     still = [i for i in range(len(data.values)) if data.clip(i).motion == "still"]

@@ -53,7 +53,7 @@ def test_a_clip_played_backwards_has_the_label_of_the_way_back():
     assert {name for name in forth if forth[name] != back[name]} == {"motion"}
 
 
-def test_nothing_is_asked_that_cannot_be_told():
+def test_the_judge_has_no_labels_that_cannot_be_recognised():
     clips = [sprites.clip(0, k) for k in range(99)]
     moving, still = (next(c for c in clips if (c.motion == "still") == rest) for rest in (False, True))
     assert {n for n, v in labels_of(moving, order=DISORDERED).items() if v == IGNORED} == {"motion", "speed"}

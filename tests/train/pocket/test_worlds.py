@@ -1,4 +1,4 @@
-"""Both drawn worlds do what the trainer asks of a world, and a file says which one it belongs to."""
+"""Both worlds meet the requirements of the trainer, and each file names its world."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def scene_shards(small, tmp_path_factory):
 
 
 @both
-def test_a_world_offers_what_is_asked_of_it(world):
+def test_a_world_has_all_required_functions(world):
     clip = world.clip(3, 5)
     assert clip == world.clip(3, 5)
     values = world.attributes(clip)
@@ -62,7 +62,7 @@ def test_a_style_is_seen_around_the_subject_and_another_is_refused(world):
 
 
 @both
-def test_a_wording_tells_attributes_of_its_clip(world):
+def test_a_wording_mentions_attributes_of_its_clip(world):
     for k in range(50):
         clip = world.clip(1, k)
         text, mentioned = world.wording(clip, random.Random(k))
@@ -74,7 +74,7 @@ def test_a_wording_tells_attributes_of_its_clip(world):
 
 
 @both
-def test_phrases_find_what_a_full_caption_names(world):
+def test_phrases_recognise_the_attributes_of_a_full_caption(world):
     for k in range(30):
         clip = world.held_out(1, first=k)[0]
         text, values = f" {world.caption(clip).replace(',', ' ')} ", world.attributes(clip)
@@ -163,7 +163,7 @@ def test_of_a_subject_that_has_left_the_picture_only_the_ground_is_asked():
     assert cover[0] < 0.5 * cover[1]
 
 
-def test_the_video_judge_is_asked_what_can_be_told_of_a_scene():
+def test_the_video_judge_has_labels_for_what_a_scene_shows():
     clips = [SCENES.clip(0, k) for k in range(300)]
     moving = next(c for c in clips if c.motion == "right")
     near = next(c for c in clips if c.motion == "nearer")
@@ -189,7 +189,7 @@ def test_latents_remember_their_world(small, scene_shards):
     assert cache.caption(7, random.Random(1)) == SCENES.caption(cache.clip(7), random.Random(1))
 
 
-def test_the_unet_mostly_sees_frames_that_show_what_the_caption_names(small, scene_shards):
+def test_the_unet_is_mostly_trained_on_frames_with_the_subject(small, scene_shards):
     cache = latents.read(scene_shards, small.vae)
     hidden = {(i, f) for i in range(12) for f in range(8) if f not in cache.frames_with_subject(i)}
     places = [unet.place(cache, 0, k) for k in range(600)]

@@ -162,7 +162,7 @@ def test_the_loss_is_the_error_of_the_blended_noise(base, plan):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unet", [False, True])
-def test_what_learns_is_reached_by_one_loss(base, plan, unet):
+def test_one_loss_reaches_all_trained_parts(base, plan, unet):
     plan = replace(plan, model=replace(plan.model, unet=unet))
     task = task_of(base, plan)
     task([0, 1, 2, 3])["loss"].backward()
@@ -177,7 +177,7 @@ def test_what_learns_is_reached_by_one_loss(base, plan, unet):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unet", [False, True])
-def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, unet):
+def test_training_learns_and_does_not_change_frozen_weights(base, plan, unet):
     changed = replace(plan.model, unet=unet)
     plan = replace(plan, model=changed, train=replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99))
     task = task_of(base, plan, nonzero=False)
@@ -258,7 +258,7 @@ def replace_host(task, host):
 
 
 @pytest.mark.slow
-def test_a_u_net_that_learned_is_a_file_of_its_own_that_the_other_one_names(base, plan):
+def test_a_trained_u_net_is_a_separate_file_that_the_other_file_names(base, plan):
     plan = replace(plan, model=replace(plan.model, unet=True))
     task = task_of(base, plan)
     average = fit(task, plan.train)
@@ -309,7 +309,7 @@ def test_a_roll_begins_with_the_frame_that_is_given(base, plan):
     assert not torch.equal(video, rolled(task, 3, first=first + 1))
 
 
-def test_what_a_roll_shows_of_its_masks(base, plan):
+def test_masks_of_a_rollout_are_passed_to_the_callback(base, plan):
     task = task_of(base, plan)
     calls = []
     rolled(task, 3, on_mask=lambda frame, t, m: calls.append((frame, t, m)))
@@ -416,7 +416,7 @@ def test_the_bundled_configs_are_read():
         ("data.anchor_window=0", r"data\.anchor_window is 0; it must be at least 1"),
     ],
 )
-def test_what_a_config_cannot_mean_is_named(change, message):
+def test_invalid_values_of_a_config_are_named(change, message):
     with pytest.raises(ConfigError, match=message):
         registry.read(registry.find("artv_pocket"), [change])
 

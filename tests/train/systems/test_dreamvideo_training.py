@@ -175,7 +175,7 @@ def test_a_fresh_branch_adds_nothing(base, plan):
 
 @pytest.mark.parametrize("motion", [True, False])
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
-def test_what_learns_is_the_branch_and_the_temporal_layers(base, plan, tmp_path, motion, temporal):
+def test_the_branch_and_the_temporal_layers_are_trained(base, plan, tmp_path, motion, temporal):
     vidrd_file(tmp_path / "v.safetensors", base, plan)
     plan = replace(
         plan,
@@ -210,7 +210,7 @@ def test_recomputed_activations_give_the_same_gradients(base, plan):
 
 
 @pytest.mark.slow
-def test_training_learns_and_leaves_what_is_frozen_untouched(base, plan, tmp_path):
+def test_training_learns_and_does_not_change_frozen_weights(base, plan, tmp_path):
     vidrd_file(tmp_path / "v.safetensors", base, plan)
     steps = replace(plan.train, steps=12, lr_decay_share=0.1, save_every=99)
     plan = replace(plan, model=replace(plan.model, start=str(tmp_path / "v.safetensors")), train=steps)
@@ -379,7 +379,7 @@ def test_the_branch_can_begin_as_a_controlnet(base, plan, tmp_path):
         load_start(ups, base)
 
 
-def test_what_cannot_start_is_told(base, plan, tmp_path):
+def test_unsuitable_initial_files_are_refused(base, plan, tmp_path):
     def message_of(**changes):
         with pytest.raises(ConfigError) as error:
             load_start(replace(plan, model=replace(plan.model, **changes)), base)
@@ -399,7 +399,7 @@ def test_what_cannot_start_is_told(base, plan, tmp_path):
     assert "does not fit this model" in message_of(start=str(tmp_path / "v.safetensors"))
 
 
-def test_latents_without_first_frames_are_told(plan, monkeypatch, base, tmp_path):
+def test_latents_without_first_frames_are_refused(plan, monkeypatch, base, tmp_path):
     cache = replace(cache_of(), images=None)
     monkeypatch.setattr(bases, "load", lambda *_: base)
     monkeypatch.setattr(dreamvideo.latents, "for_training", lambda *_: cache)

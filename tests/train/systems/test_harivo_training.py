@@ -86,7 +86,7 @@ ALL = {"temporal", "mapping", "tokens"}
 REACHED = {"dsm": ALL, "reg": ALL, "trs": ALL, "dc": {*ALL, "head"}}
 
 
-def test_each_loss_reaches_what_the_paper_trains_and_nothing_else(make, plan, base):
+def test_each_loss_reaches_exactly_the_parts_that_the_paper_trains(make, plan, base):
     task = with_queue(make(plan))
     terms, _ = task.terms([0, 1])
     assert set(terms) == set(REACHED)
@@ -100,7 +100,7 @@ def test_each_loss_reaches_what_the_paper_trains_and_nothing_else(make, plan, ba
     assert trained == {"harivo", "head"}
 
 
-def test_the_mapping_network_is_drawn_to_where_the_image_model_is_at_home(make, plan):
+def test_l_reg_of_an_untrained_model_is_zero(make, plan):
     """Eq. 2 without a temporal part: V and S are the same network, and both branches train the mapping network."""
     task = make(replace(plan, model=replace(plan.model, tokens=0)), nonzero=False)
     terms, _ = task.terms([0, 1])
@@ -155,7 +155,7 @@ def test_a_sample_is_a_pure_function_of_its_number(make, plan):
     assert make(plain).captions([0]) == [f"clip {int(task.draw([0]).rows)}"]
 
 
-def test_clips_at_rest_can_be_taken_more_often(make, plan, base):
+def test_still_clips_can_be_sampled_more_often(make, plan, base):
     task = make(replace(plan, data=replace(plan.data, still_weight=3)))
     assert task.order == list(range(6))  # clips of video files are not drawn clips
     latents = Latents(torch.zeros(30, 4, 4, 8, 8), [0.0, 0.3, 0.6, 1.0], 0)
@@ -298,6 +298,6 @@ def test_the_average_is_lent_and_given_back(make, plan):
     assert all(torch.equal(p, before[n]) for n, p in task.named_parameters())
 
 
-def test_captions_of_drawn_clips_are_their_wordings():
+def test_captions_of_rendered_clips_are_their_wordings():
     cache = Latents(torch.zeros(3, 2, 4, 8, 8), [0.0, 1.0], 5)
     assert len({cache.caption(1, random.Random(i)) for i in range(20)}) > 1

@@ -86,7 +86,7 @@ def test_flicker_counts_as_much_as_the_config_says(plan):
     assert g.any()
 
 
-def test_change_that_is_in_the_original_is_no_flicker():
+def test_a_change_in_the_original_is_not_flicker():
     x = torch.rand(5, 3, 4, 4) - 0.5
     assert flicker(x + 0.25, x) < 1e-6  # wrong, but constant over time
     other = x.clone()
@@ -148,7 +148,7 @@ def test_the_file_has_the_temporal_layers_alone(plan):
     assert all(torch.equal(v.float(), average[f"temporal.{k}"].half().float()) for k, v in file.weights.items())
 
 
-def test_psnr_and_flicker_are_what_they_say():
+def test_psnr_and_flicker_equal_their_definitions():
     x = torch.zeros(4, 3, 8, 8)
     torch.testing.assert_close(psnr(x + 0.2, x), torch.tensor(20.0))
     assert flicker(x + 0.2, x) == 0  # a constant shift does not flicker

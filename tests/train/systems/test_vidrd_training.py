@@ -174,7 +174,7 @@ def test_the_bundled_configs_are_read():
     assert (pocket.model.spatial, pocket.model.embedding) == (False, "branch")
 
 
-def test_the_system_is_told_by_the_file_and_its_tables_are_its_own(tmp_path):
+def test_the_config_names_its_system_and_has_its_tables(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('system = "vidrd"\n[train]\nsteps = 1\nbatch = 1\n[model]\ntokens = 3\n')
     with pytest.raises(ConfigError, match=r"model\.tokens is unknown; the keys are conv_layers"):

@@ -57,7 +57,7 @@ def test_text_alone_is_classifier_free_guidance():
     torch.testing.assert_close(guided(full, {"text": without["text"]}, Weights(0, 0, cfg - 1)), expected)
 
 
-def test_what_has_no_weight_or_was_never_given_is_not_computed():
+def test_predictions_without_weight_or_condition_are_not_computed():
     full, without = predictions()
     for weights in (Weights(), Weights(0, 0.25, 6.5), Weights(0.25, 0, 0), Weights(0, 0, 0)):
         names = needed(weights)

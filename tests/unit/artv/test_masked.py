@@ -115,7 +115,7 @@ def make_conditions(config=CONFIG, drop=((False, False), (True, False), (False, 
     )
 
 
-def test_what_is_left_out_is_zeros_and_the_rest_is_as_without_leaving_out():
+def test_omitted_conditions_are_zeros_and_the_others_do_not_change():
     references, conds = make_conditions()
     whole = make_conditions(drop=((False, False),) * 4)[1]
     assert conds.level.tolist() == [200, 200, 200, 0]
@@ -142,7 +142,7 @@ def test_the_static_part_may_take_the_augmented_reference():
     assert torch.equal(conds.static[0], conds.references[0, :4])
 
 
-def test_clip_tokens_are_taken_as_they_are():
+def test_clip_tokens_are_used_unchanged():
     config = replace(CONFIG, anchor="clip", anchor_width=24)
     tokens, zero = draw(2, 5, 24).float(), torch.zeros(2, 2, 4, 8, 8)
     drop = torch.tensor([False, True])

@@ -54,7 +54,7 @@ def test_the_counts_are_those_of_table_2():
     assert millions(model.mask) == pytest.approx(51.18, rel=1e-4)
 
 
-def test_each_anchor_block_leaves_what_the_counts_leave():
+def test_each_anchor_block_has_the_parameters_that_the_counts_imply():
     """18 d^2 + 153 d; with CLIP's tokens the sums would differ by more than 0.1 %."""
     with torch.device("meta"):
         block = AnchorBlock(1280, SD21.token_width, 20)
@@ -191,7 +191,7 @@ def test_a_config_that_makes_no_model_is_refused(changes, message):
         replace(SMALL, **changes)
 
 
-def test_a_config_is_what_it_was_after_a_file():
+def test_a_config_is_the_same_after_a_file():
     assert ArtvConfig.from_dict(SMALL.to_dict()) == SMALL
     with pytest.raises(ValueError, match="unknown setting frames"):
         ArtvConfig.from_dict(SMALL.to_dict() | {"frames": 3})

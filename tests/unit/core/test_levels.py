@@ -40,6 +40,6 @@ def test_the_schedules_are_those_of_diffusers(schedule):
 
 
 @pytest.mark.parametrize("wrong", [{"schedule": "cosine"}, {"start": 0.0}, {"start": 0.02}, {"end": 1.0}])
-def test_an_impossible_schedule_is_refused_with_what_was_given(wrong):
+def test_an_impossible_schedule_is_refused_with_its_values(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         levels.betas(**wrong)

@@ -29,7 +29,7 @@ def written(path, *, motion=True, temporal="frozen"):
 
 @pytest.mark.parametrize("motion", [True, False])
 @pytest.mark.parametrize("temporal", ["frozen", "none"])
-def test_a_file_is_read_back_and_says_what_it_holds(tmp_path, motion, temporal):
+def test_a_file_is_read_back_and_described(tmp_path, motion, temporal):
     model = written(tmp_path / "d.safetensors", motion=motion, temporal=temporal)
     content = checkpoint.load(tmp_path / "d.safetensors", expect="dreamvideo")
     dreamvideo_model(DreamVideoConfig.from_dict(content.config)).load_state_dict(content.weights, strict=True)
@@ -113,7 +113,7 @@ def test_the_published_sizes_are_read_off(linear):
     assert branch_weights.keys() == weights.keys()
 
 
-def test_what_is_no_controlnet_is_named(tmp_path):
+def test_a_file_that_is_not_a_controlnet_is_named(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth is not a ControlNet: its first keys are conv\.weight"):
         checkpoint.load_controlnet(tmp_path / "x.pth")
@@ -127,7 +127,7 @@ def test_what_is_no_controlnet_is_named(tmp_path):
         checkpoint.load_controlnet(tmp_path / "z.pth")
 
 
-def test_the_keys_of_a_file_are_kept(request):
+def test_the_keys_of_a_file_do_not_change(request):
     """Users' files contain these names; those of the temporal layers are in VidRD's list."""
     layers = VidrdConfig(
         block_channels=(320, 640, 1280, 1280), attention=(True, True, True, False), heads=(5, 10, 20, 20)

@@ -46,7 +46,7 @@ def test_the_orders_agree_where_text_and_image_act_on_their_own():
     torch.testing.assert_close(guided(f, 4, 2, TEXT_FIRST), guided(f, 4, 2, IMAGE_FIRST))
 
 
-def test_what_is_missing_and_what_is_unknown_is_named():
+def test_missing_predictions_and_unknown_orders_are_named():
     f = predictions()
     del f["text"]
     with pytest.raises(ValueError, match="the prediction 'text' is missing"):

@@ -44,7 +44,7 @@ def test_values_outside_are_cut_off_and_no_numbers_are_refused():
         pixels(torch.full((1, 2, 2, 3), float("nan")))
 
 
-def test_several_images_and_odd_shapes_are_refused_with_what_to_do():
+def test_several_images_and_odd_shapes_are_refused_with_a_remedy():
     with pytest.raises(ValueError, match="the input has 3 images, but one is needed; select one of the batch"):
         pixels(picture(3, 4, 5, 3))
     for shape in ((1, 4, 5, 7), (5,), (1, 0, 5, 3)):
@@ -59,7 +59,7 @@ def test_every_picture_fits_and_white_stays_white(rule, size):
     torch.testing.assert_close(fit(image, 16, 12, rule), white(16, 12, image))
 
 
-def test_the_rules_do_what_their_names_say():
+def test_the_rules_have_the_named_effects():
     image = torch.zeros(1, 3, 8, 24)
     image[..., 8:16] = 0.5  # a square in the middle of a wide black image
     assert torch.equal(fit(image, 8, 8, "crop"), torch.full((1, 3, 8, 8), 0.5))

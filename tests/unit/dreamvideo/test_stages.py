@@ -29,7 +29,7 @@ def test_more_stages_move_nothing():
     assert [two.first(s) for s in range(3)] == [five.first(s) for s in range(3)]
 
 
-def test_what_cannot_be_a_video_is_named():
+def test_invalid_plans_of_a_video_are_named():
     with pytest.raises(ValueError, match="there is no prompt; write one per stage"):
         StagePlan(prompts=())
     with pytest.raises(ValueError, match=r"frames is 0; a stage needs 1 or more$"):
@@ -69,7 +69,7 @@ def test_an_image_on_itself_stays_and_so_does_what_was_done_before():
     torch.testing.assert_close(reanchored(once, colours_of(image)), once)
 
 
-def test_what_drift_does_is_undone():
+def test_reanchoring_reverts_drift():
     """Any contrast and tint for each channel."""
     image = pictures(1)
     drifted = image * torch.tensor([1.4, 0.6, 1.1]) + torch.tensor([-0.1, 0.2, 0.05])

@@ -47,7 +47,7 @@ def test_flicker_is_the_second_difference_around_a_frame():
     assert measures.flicker == pytest.approx([0.2, 0.4, 0.2], abs=1e-6)
 
 
-def test_drift_is_told_against_the_first_clip():
+def test_drift_is_measured_against_the_first_clip():
     frame = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     grey = frame.mean(0, keepdim=True).expand(3, -1, -1)
     measures = read([frame] * N + [frame * 0.5] * N + [grey] * N, N)
@@ -68,7 +68,7 @@ def test_a_clip_played_backwards_is_a_mirrored_repeat_and_a_new_one_is_not():
     assert read([*forth, *forth], N).mirror[0] < 0.1
 
 
-def test_the_background_is_no_repeat():
+def test_the_background_is_not_a_repeat():
     """Two clips on the same background correlate by the background alone, so only changing pixels are measured."""
     background = 0.5 * torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
     forth, on = walk(range(N), background=background), walk(range(N, 2 * N), background=background)
@@ -77,7 +77,7 @@ def test_the_background_is_no_repeat():
     assert mirror_similarity(torch.stack(forth), torch.stack(on)) < 0.1
 
 
-def test_nothing_that_changes_has_no_mirror():
+def test_a_video_without_change_has_no_mirrored_repeat():
     assert math.isnan(mirror_similarity(torch.ones(N, 3, 8, 8), torch.ones(N, 3, 8, 8)))
 
 

@@ -90,7 +90,7 @@ def test_frames_come_to_the_network_as_each_protocol_says():
 
 
 class Scripted(torch.nn.Module):
-    """A network with the interface of i3d_torchscript.pt, that tells what it was given."""
+    """A network with the interface of i3d_torchscript.pt, which returns a summary of its input."""
 
     def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
         y = x.float().flatten(1)

@@ -22,14 +22,14 @@ def scored(readings, prompts, **options):
     return score(Sample(readings, prompts), **{"draws": 50, **options})
 
 
-def test_clips_that_do_what_they_should_are_perfect():
+def test_correct_clips_have_perfect_scores():
     scores = scored([GOOD, GOOD, REST], [RIGHT, RIGHT, STILL])
     for name in ("direction", "colour", "shape", "background", "constancy", "agreement"):
         assert scores[name] == Interval(1, 1, 1)
     assert scores["still_ratio"].value == pytest.approx(0.02 / math.hypot(0.4, 0.1))
 
 
-def test_each_score_is_the_share_of_what_is_right():
+def test_each_score_is_the_share_of_correct_clips():
     scores = scored([GOOD, WRONG], [RIGHT, RIGHT])
     expected = {"direction": 0.5, "colour": 0.75, "shape": 0.875, "background": 0.875, "constancy": 0.5}
     assert {name: scores[name].value for name in expected} == expected
@@ -89,7 +89,7 @@ def test_sets_that_were_scored_apart_are_one_set():
         Sample([GOOD], [RIGHT, STILL])
 
 
-def test_flicker_is_the_change_that_is_taken_back():
+def test_flicker_is_a_change_that_is_reverted():
     even = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 4, 4)
     restless = torch.tensor([0.0, 1.0] * 4).view(8, 1, 1, 1).expand(8, 3, 4, 4)
     assert frame_difference(even) == frame_difference(restless) == 1
@@ -98,7 +98,7 @@ def test_flicker_is_the_change_that_is_taken_back():
     assert math.isnan(flicker(even[:2]))
 
 
-def test_the_table_has_a_row_per_model_and_leaves_empty_what_was_not_measured():
+def test_the_table_has_a_row_per_model_and_empty_cells_for_missing_values():
     rows = {"baseline": scored([GOOD, WRONG], [RIGHT, RIGHT]), "paper": {"pocket_fvd": Interval(3.0, 2.0, 4.0)}}
     lines = markdown(rows).splitlines()
     assert len(lines) == 4
@@ -109,7 +109,7 @@ def test_the_table_has_a_row_per_model_and_leaves_empty_what_was_not_measured():
     assert f"{rows['baseline']['colour']}" in lines[2]
 
 
-def test_the_origin_of_a_table_is_told():
+def test_the_origin_of_a_table_is_named():
     line = origin(["python", "-m", "stillmotion.training", "ablate"], prompts=200, seeds=1)
     assert "`python -m stillmotion.training ablate`" in line
     assert line.endswith("; prompts 200; seeds 1.")

@@ -129,7 +129,7 @@ def test_jarque_bera_is_scipys(g):
         assert chance.item() == pytest.approx(likely, rel=1e-6, abs=1e-300)
 
 
-def test_what_has_no_distribution_is_refused():
+def test_samples_that_cannot_be_tested_are_refused():
     with pytest.raises(ValueError, match="all numbers of a sample are equal"):
         jarque_bera(torch.ones(2, 20))
     with pytest.raises(ValueError, match="8 or more"):

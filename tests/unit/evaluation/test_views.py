@@ -73,7 +73,7 @@ def test_a_slice_is_made_of_the_pixels_of_that_line():
     assert torch.equal(xt_slice(clip, position=1.0), clip[:, :, 5].transpose(0, 1))
 
 
-def test_what_is_no_line_of_a_video_is_refused():
+def test_invalid_lines_of_a_video_are_refused():
     clip = torch.rand(5, 3, 6, 7)
     with pytest.raises(ValueError, match="'row' or 'column'"):
         xt_slice(clip, line="diagonal")
@@ -146,7 +146,7 @@ def test_ticks_are_few_even_round_and_inside(ends):
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [3.0, 3.0], [math.nan, math.inf], [-1.0]])
-def test_a_chart_of_nothing_of_one_value_or_of_no_number_is_drawn(values):
+def test_charts_without_values_with_one_value_or_with_nan_are_drawn(values):
     for log in (False, True):
         image = line_chart({"a": (list(range(len(values))), values)}, title="", x="x", y="y", log_y=log)
         assert image.width == 960
@@ -177,7 +177,7 @@ def test_the_force_of_each_call_is_drawn():
         assert near(image, chart.point(number, ratio), COLOURS[0])
 
 
-def test_the_table_of_noise_says_what_was_measured():
+def test_the_table_of_noise_contains_the_measurements():
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(50, 4, 2, 8, 8, generator=g)
     tests = {"independent": normality(noise), "one frame": normality(noise[:, :1])}

@@ -40,7 +40,7 @@ def test_the_node_shows_the_inputs_and_outputs_that_it_should(blueprint: bluepri
 
 
 @EVERY
-def test_what_is_inside_is_the_graph_of_the_definition(blueprint: blueprints.Blueprint):
+def test_the_subgraph_is_the_graph_of_the_definition(blueprint: blueprints.Blueprint):
     _, definition = stored(blueprint)
     kinds = {node["_meta"]["title"]: node["class_type"] for node in blueprint.nodes.values()}
     by_kind = {kind: title for title, kind in kinds.items()}

@@ -1,4 +1,4 @@
-"""A shared graph leads its receiver to the pack and to the weights: what the editor forms say in their properties."""
+"""Properties in the editor forms, with which somebody who receives a graph finds the pack and the weights."""
 
 import json
 import tomllib
@@ -34,7 +34,7 @@ def test_every_node_names_its_pack_and_version(name: str):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_file_that_a_user_must_fetch_has_its_address(name: str):
-    """Files of the pack need none; any other value of a widget that is a weight file does."""
+    """Files of the pack need no entry; every other weight file in a widget needs one."""
     for node in metadata.nodes_of(FORMS[name]):
         values = [value for value in node.get("widgets_values") or [] if isinstance(value, str)]
         files = [v for v in values if v.endswith((".safetensors", ".ckpt", ".pt")) and not v.startswith("pocket/")]
@@ -59,7 +59,7 @@ def test_graphs_of_photo_models_name_their_files():
         assert "v1-5-pruned-emaonly-fp16.safetensors" in named[name]
 
 
-def test_describing_a_graph_again_changes_nothing_and_corrects_what_is_old():
+def test_describing_a_graph_again_changes_nothing_but_corrects_old_entries():
     form = json.loads(json.dumps(FORMS["text_to_video_sd15"]))
     metadata.describe(form)
     assert form == FORMS["text_to_video_sd15"]

@@ -40,8 +40,8 @@ def values(prompt: dict) -> dict[str, dict]:
 
 
 def test_three_ways_to_use_one_file_differ_by_text_and_image_alone():
-    """An image alone starts with the image under the noise, and with less image guidance; it has as many frames as the
-    bundled model was trained with."""
+    """With an image alone, sampling starts with the image under the noise and has less image guidance; the number of
+    frames is that of the bundled model's training."""
     both, image, text = (values(GRAPHS[f"dreamvideo_{way}_to_video"]) for way in ("text_image", "image", "text"))
     assert both.keys() - image.keys() == {"Empty Latent Image"}
     assert image.keys() - both.keys() == {"VAE Encode", "Every frame"}
@@ -60,7 +60,7 @@ def test_every_node_has_a_column():
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_bundled_file_is_what_the_parts_make(name):
+def test_the_bundled_file_equals_the_assembled_graph(name):
     """A graph is bundled when its model file exists."""
     assert (name in workflow.names()) == dreamvideo.bundled()
     if dreamvideo.bundled():

@@ -1,4 +1,4 @@
-"""The bundled workflows as a newcomer meets them: order, titles, one sentence each, thumbnails, short names."""
+"""The bundled workflows as a newcomer sees them: order, titles, one sentence each, thumbnails, short names."""
 
 import json
 import re
@@ -13,7 +13,7 @@ NAMES = [template.name for template in TEMPLATES]
 
 
 def test_the_folder_holds_three_files_of_every_template_and_no_others():
-    """In workflows/ lies what ComfyUI's template browser shows, in workflows/api/ what its server takes."""
+    """ComfyUI's template browser shows the files in workflows/, and its server takes those in workflows/api/."""
     expected = {workflow.FOLDER / "templates.toml"}
     for template in TEMPLATES:
         expected |= {template.editor_file, template.thumbnail, template.api_file}
@@ -47,7 +47,7 @@ def test_a_thumbnail_is_small_and_moves_where_the_models_are_bundled(template: w
 
 
 def test_a_graph_that_begins_with_an_image_loads_it_with_one_node():
-    """A photo model takes Load Image, the pocket a picture of its own world."""
+    """Templates of photo models use Load Image; those of the pocket use a picture in its own style."""
     with_image = [name for name in NAMES if "image" in name or name in ("artv_story", "dreamvideo_stages")]
     assert with_image
     for name in with_image:

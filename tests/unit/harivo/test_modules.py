@@ -101,7 +101,7 @@ def test_the_mapping_network_equals_its_formula_written_with_loops():
             torch.testing.assert_close(mapping.update(x, FRAMES)[:, :, row, column], update)
 
 
-def test_the_mapping_network_refuses_what_does_not_fit():
+def test_the_mapping_network_refuses_latents_that_do_not_fit():
     mapping = MappingNetwork(MAPPING)
     with pytest.raises(ValueError, match=r"a clip has 16 frames.*8"):
         mapping(latents(clips=1, frames=16), 16)
@@ -149,7 +149,7 @@ def test_other_frame_counts_lie_on_the_line_between_the_trained_frames(frames):
         torch.testing.assert_close(other[:, i], between, atol=1e-5, rtol=1e-4)
 
 
-def test_every_chunk_of_a_long_prompt_gets_its_own_tokens_and_what_is_no_text_gets_none():
+def test_every_chunk_of_a_long_prompt_gets_its_own_tokens_and_other_tokens_get_none():
     generator = randomised(FrameTokens(TOKENS))
     one, two = words(seed=3), words(seed=4)
     both = generator(torch.cat([one, two], dim=1), FRAMES)

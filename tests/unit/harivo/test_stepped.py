@@ -27,7 +27,7 @@ def test_any_number_of_steps_from_words():
         ("0.7:-1, 0:3", "a scale is negative"),
     ],
 )
-def test_what_is_no_schedule_is_named(text, message):
+def test_invalid_schedules_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         SteppedScale.parse(text)
 

@@ -1,4 +1,4 @@
-"""Planning is fast, bounded and cancelled at once, and a damaged job never stops a render with an error of Python's."""
+"""Planning is fast, bounded and cancelled at once, and a damaged job never causes a bare Python error."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ class Cancelled(Exception):
 
 
 class Cancel:
-    """Raises at the n-th look."""
+    """Raises an exception at the n-th check."""
 
     def __init__(self, looks):
         self.looks = looks
@@ -308,7 +308,7 @@ def test_the_last_state_is_kept_when_others_are_cleaned(tmp_path):
     assert [path.parent.name for path in sorted(folder.rglob("state.safetensors"))] == ["00003"]
 
 
-def test_the_looks_of_a_render_are_those_of_its_watch(tmp_path):
+def test_the_checks_of_a_render_are_those_of_its_watch(tmp_path):
     class Stopping(Heard):
         def check(self):
             raise Cancelled
@@ -322,7 +322,7 @@ def test_the_looks_of_a_render_are_those_of_its_watch(tmp_path):
     assert json.loads((job.folder / "manifest.json").read_text(encoding="utf-8"))["name"] == "toy"
 
 
-def test_the_benchmark_measures_what_it_says(tmp_path):
+def test_the_benchmark_measures_the_named_quantities(tmp_path):
     from argparse import Namespace
 
     from stillmotion.benchmarks.reliability import bench_plan

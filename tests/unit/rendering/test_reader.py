@@ -35,7 +35,7 @@ def test_a_part_is_read_by_time(video):
     assert torch.equal(torch.stack(list(reader.frames(path, start=0.4, duration=0.6))), frames[2:5])
 
 
-def test_what_cannot_be_read_is_named(video, tmp_path):
+def test_unreadable_files_are_named(video, tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("not a video")
     with pytest.raises(ValueError, match=r"text\.mp4 cannot be read"):

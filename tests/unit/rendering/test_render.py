@@ -131,7 +131,7 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
+def test_killed_at_any_moment_it_resumes_with_the_same_bytes(tmp_path):
     """Real kills; each repeats at most the clip that was being sampled."""
     clips, kills = 24, 12
     asked = [sys.executable, "-P", str(VICTIM), str(tmp_path / "killed"), str(clips), str(kills), "7"]
@@ -192,7 +192,7 @@ def test_a_stop_in_decoding_leaves_the_sampled_latents(tmp_path):
     ],
 )
 @pytest.mark.parametrize("harm", ["changed", "gone"])
-def test_only_what_is_damaged_is_made_again(tmp_path, name, sampled, decoded, harm):
+def test_only_damaged_files_are_made_again(tmp_path, name, sampled, decoded, harm):
     folder, _, _ = run(tmp_path, 3)
     whole = contents(folder)
     path = folder / "clips" / "00002" / name
@@ -312,7 +312,7 @@ def test_every_clip_is_written_as_often_as_the_first(tmp_path, monkeypatch):
     assert len(replaced) - len(written) == 3  # manifest, video, record of the video
 
 
-def test_a_video_of_single_frames_is_told_in_frames(tmp_path):
+def test_progress_of_a_video_of_single_frames_is_in_frames(tmp_path):
     heard = Heard()
     with open_job(tmp_path, "toy", IDENTITY) as (job, _):
         render(job, 2, Toy().work(), output(unit="frame"), watch=heard)
@@ -339,7 +339,7 @@ def test_cleaned_states_are_made_again_when_they_are_needed(tmp_path):
     assert all(found[name] == content for name, content in before.items() if "segment" in name)
 
 
-def test_other_inputs_are_another_job_and_the_reason_is_told(tmp_path):
+def test_other_inputs_are_another_job_and_the_reason_is_logged(tmp_path):
     first, _, heard = run(tmp_path, 1)
     assert heard.remarks[0] == "a new job"
     second, _, heard = run(tmp_path, 1, identity={"seed": 2, "graph": {"model": "b"}})
@@ -399,7 +399,7 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
         run(tmp_path, 1, name=name)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_sampled(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_before_sampling(tmp_path):
     (tmp_path / "file").touch()
     toy = Toy()
     with pytest.raises(NotWritableError, match="is not writable"):
@@ -407,7 +407,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_sampled(tmp_
     assert toy.sampled == []
 
 
-def test_odd_sizes_are_told_with_what_would_do():
+def test_odd_sizes_are_refused_with_a_valid_size():
     with pytest.raises(SizeError, match="would have 63 x 48 pixels; use 64 x 48, or the format ffv1-mkv"):
         check_format("h264-mp4", 63, 48)
     assert check_format("ffv1-mkv", 63, 47).codec == "ffv1"
@@ -472,7 +472,7 @@ def test_segments_of_other_settings_are_not_joined(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
 
 
-def test_what_the_render_gets_is_what_the_disk_holds(tmp_path):
+def test_the_render_reads_states_from_the_disk(tmp_path):
     """The state of a clip is read from its file even within one run, so that a resumed run gets the same."""
     seen = []
 

@@ -1,9 +1,9 @@
-"""A render that costs nothing: a clip is a random walk that begins where the one before ended. As a program, a victim.
+"""A cheap render: each clip is a random walk that begins at the end of the previous one. As a program, it is killed.
 
     python toy.py ROOT CLIPS KILLS SEED
 
-renders in child processes, which are killed (SIGKILL) at random moments until KILLS have been, and prints one line per
-child: its end, and the clips that it sampled.
+renders in child processes. KILLS of them are killed (SIGKILL) at random moments. For each child it prints one line:
+how it ended, and the clips that it sampled.
 """
 
 import os
@@ -30,7 +30,7 @@ def output(name="h264-mp4", **changes):
 
 
 class Toy:
-    """Counts what it is asked for. delay: seconds for a step. inputs: the word of each clip."""
+    """Counts its calls. delay: seconds per step. inputs: the text of each clip."""
 
     def __init__(self, delay=0.0, note=lambda clip: None, inputs=lambda clip: ""):
         self.delay, self.note, self.inputs = delay, note, inputs
@@ -58,7 +58,7 @@ class Toy:
 
 
 def run(root, clips, *, toy=None, identity=IDENTITY, name="toy", kind="h264-mp4", **options):
-    """(folder of the job, path of the video, what was remarked)."""
+    """(folder of the job, path of the video, the watch with the remarks)."""
     watch = Heard()
     with open_job(root, name, identity) as (job, remark):
         watch.remark(remark)
@@ -89,7 +89,7 @@ def main(root, clips, kills, seed):
 
 
 def one_child(root, clips, seconds):
-    """The clips that a child sampled, and whether it was killed: after so many seconds, unless it had ended."""
+    """The clips that a child sampled, and whether it was killed, which happens after `seconds` unless it has ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

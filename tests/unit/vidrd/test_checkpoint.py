@@ -45,7 +45,7 @@ def test_our_file_is_read_back_with_and_without_spatial_weights(tmp_path):
 
 
 @pytest.mark.parametrize("conv_layers", [3, 4])
-def test_the_authors_checkpoint_is_told_by_its_keys(tmp_path, conv_layers):
+def test_the_authors_checkpoint_is_recognised_by_its_keys(tmp_path, conv_layers):
     model = model_of(conv_layers=conv_layers)
     torch.save(released(model), tmp_path / "ModelT2V.pth")
     content = checkpoint.load(tmp_path / "ModelT2V.pth", expect=EITHER)
@@ -107,7 +107,7 @@ def test_the_wrong_kind_is_named(tmp_path):
         ("unet.up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight", r"misses up_blocks\.0\.attentions"),
     ],
 )
-def test_a_damaged_checkpoint_says_what_it_misses(tmp_path, key, message):
+def test_a_damaged_checkpoint_names_what_is_missing(tmp_path, key, message):
     content = released(model_of())
     del content["state_dict"][key]
     torch.save(content, tmp_path / "m.pth")

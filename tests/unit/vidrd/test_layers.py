@@ -161,7 +161,7 @@ def test_the_order_of_frames_matters():
         assert not torch.allclose(block(t[order], 6), block(t, 6)[order], atol=1e-3)
 
 
-def test_parts_of_the_pixels_give_what_all_give_at_once(monkeypatch):
+def test_parts_of_the_pixels_give_the_same_result_as_all_at_once(monkeypatch):
     from stillmotion.model_patches.core import temporal
 
     block, t = attention(), tokens()

@@ -110,7 +110,7 @@ def test_extremes_of_recycling():
     assert torch.equal(next_noise(old, new, Config(overlap=FRAMES)), old.flip(1))
 
 
-def test_only_what_is_replayed_is_kept():
+def test_only_replayed_states_are_stored():
     """The paper's 50 steps and 8 frames: 58 latents of frames, not 50 clips of 8."""
     sigmas = [*torch.linspace(10, 1, 50).tolist(), 0.0]
     recorder = Recorder(Config(), sigmas, None)
