@@ -417,7 +417,7 @@ def test_a_handler_of_somebody_else_is_warned_of_and_an_unused_motion_model_is_a
     crowded.set_model_forward_timestep_embed_patch((SpatialTransformer, their_attention))
     with caplog.at_level(logging.WARNING):
         model = patched(model=crowded)
-    assert "theirs already handles the ResBlock layers" in caplog.text
+    assert "handler already handles the ResBlock layers" in caplog.text
     with pytest.raises(RuntimeError, match=r"6 of its 6 modules were never run \(first: down block 0, layer 0\)"):
         run_sampler(model, frames=FRAMES)
 

@@ -171,7 +171,7 @@ def test_another_schedule_size_or_setting_is_an_error():
 
 
 def test_a_history_comes_back_from_its_tensors_bit_for_bit():
-    z, *step_noise = drawn(13)  # more than ten: their names are not in the order of the alphabet
+    z, *step_noise = clip_noise(13)  # more than ten: their names are not in the order of the alphabet
     recorder = Recorder(Config(), SIGMAS, None)
     for k in range(STEPS):
         recorder.step(k, z + k)
