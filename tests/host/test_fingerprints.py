@@ -25,11 +25,11 @@ def test_a_merged_matrix_makes_another_model(tiny_sd, of_model):
     before = of_model(tiny_sd)
     matrices = {name: w for name, w in tiny_sd.model.named_parameters() if w.ndim == 2 and "attn" in name}
     for weight in matrices.values():
-        kept = weight.data.clone()
+        original = weight.data.clone()
         rank_1 = torch.outer(torch.linspace(-1, 1, len(weight)), torch.linspace(1, 2, weight.shape[1]))
         weight.data += 1e-3 * rank_1
         assert of_model(tiny_sd) != before
-        weight.data = kept
+        weight.data = original
     assert of_model(tiny_sd) == before
 
 

@@ -19,7 +19,7 @@ def frames_of(comfy):
     return lambda video: torch.stack(list(frames_of(video)))
 
 
-def shown(video):
+def comfyui_frames(video):
     """What ComfyUI gives, in the shape of our frames."""
     return video.get_components().images[..., :3].movedim(-1, 1)
 
@@ -69,9 +69,9 @@ def test_files_are_read_as_comfyui_reads_them(comfy, frames_of, kind):
     from comfy_api.latest import InputImpl
 
     video = InputImpl.VideoFromFile(FILES[kind]())
-    ours, theirs = frames_of(video), shown(video)
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() < LAST
+    frames_read, expected = frames_of(video), comfyui_frames(video)
+    assert frames_read.shape == expected.shape
+    assert (frames_read - expected).abs().max() < LAST
 
 
 def test_a_turned_video_is_upright(comfy, frames_of):
@@ -92,9 +92,9 @@ def test_a_trim_is_comfyuis(comfy, frames_of, start, duration):
     from comfy_api.latest import InputImpl
 
     video = InputImpl.VideoFromFile(FILES["plain"](), start_time=start, duration=duration)
-    ours, theirs = frames_of(video), shown(video)
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() < LAST
+    frames_read, expected = frames_of(video), comfyui_frames(video)
+    assert frames_read.shape == expected.shape
+    assert (frames_read - expected).abs().max() < LAST
 
 
 def test_a_trim_counts_from_the_time_of_the_file(comfy, frames_of):
@@ -105,9 +105,9 @@ def test_a_trim_counts_from_the_time_of_the_file(comfy, frames_of):
     late = encoded("matroska", codec="ffv1", pixels="yuv444p", times=times)
     for start in (0.0, 1.25):
         video = InputImpl.VideoFromFile(late, start_time=start)
-        ours = frames_of(video)
-        assert ours.shape == shown(video).shape
-        assert len(ours) == (6 if not start else 4)
+        frames_read = frames_of(video)
+        assert frames_read.shape == comfyui_frames(video).shape
+        assert len(frames_read) == (6 if not start else 4)
 
 
 def test_a_crop_that_is_kept_beside_the_file_is_applied(comfy, frames_of):
@@ -121,7 +121,7 @@ def test_a_crop_that_is_kept_beside_the_file_is_applied(comfy, frames_of):
             return components
 
     video: Any = Cropped(FILES["plain"]())
-    assert torch.equal(frames_of(video), shown(video))
+    assert torch.equal(frames_of(video), comfyui_frames(video))
     assert frames_of(video).shape == (6, 3, 32, 32)
 
 
@@ -137,7 +137,7 @@ def test_an_edit_that_a_trimmed_part_shows_too_is_seen_on_the_first_frame(comfy,
 
     monkeypatch.setattr(InputImpl.VideoFromFile, "get_components", darker)  # a host that edits every VIDEO
     video = InputImpl.VideoFromFile(FILES["plain"]())
-    assert torch.equal(frames_of(video), shown(video))
+    assert torch.equal(frames_of(video), comfyui_frames(video))
 
 
 def test_images_become_the_same_frames_without_a_codec_between(comfy, frames_of):

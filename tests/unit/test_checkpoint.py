@@ -44,13 +44,13 @@ def test_released_sizes_and_names(version, request):
     mid, positions, keys, millions = RELEASES[version]
     with torch.device("meta"):
         motion = MotionModel(MotionConfig(block_channels=SD15, mid_block=mid, max_frames=positions))
-    ours = motion.state_dict()
-    assert len(ours) == keys
+    weights = motion.state_dict()
+    assert len(weights) == keys
     assert sum(p.numel() for p in motion.parameters()) / 1e6 == pytest.approx(millions, abs=1e-6)
-    assert len(layouts.to_diffusers(ours)) == keys - (21 if mid else 20)
-    compare(request, f"keys_animatediff_{version}.txt", ours)
+    assert len(layouts.to_diffusers(weights)) == keys - (21 if mid else 20)
+    compare(request, f"keys_animatediff_{version}.txt", weights)
     if version != "v1":
-        compare(request, f"keys_diffusers_{version}.txt", layouts.to_diffusers(ours))
+        compare(request, f"keys_diffusers_{version}.txt", layouts.to_diffusers(weights))
 
 
 def compare(request, name, weights):
@@ -81,9 +81,9 @@ def test_a_release_is_recognised_by_its_keys_and_shapes(version):
 def test_diffusers_keys_become_animatediff_keys(version):
     weights = golden_weights(f"keys_diffusers_{version}.txt")
     assert layouts.identify(weights, "f") == layouts.DIFFUSERS
-    ours = layouts.from_diffusers(weights)
+    converted = layouts.from_diffusers(weights)
     reference = golden_weights(f"keys_animatediff_{version}.txt")
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in reference.items()}
+    assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in reference.items()}
 
 
 @pytest.mark.parametrize(
@@ -98,20 +98,20 @@ def test_animatediff_files_load(tmp_path, mid, positions, layout, suffix):
         save_file(weights, path)
     else:
         torch.save({"epoch": 3, "global_step": 7, "state_dict": {f"module.{k}": v for k, v in weights.items()}}, path)
-    found = checkpoint.load(path)
-    assert (found.system, found.layout) == ("motion", layout)
-    assert found.config["max_frames"] == positions
-    assert found.config["image_norm"] == ("per_clip" if layout == "AnimateDiff v1" else "per_frame")
-    assert all(torch.equal(found.weights[k], v) for k, v in weights.items())
-    assert layout in checkpoint.describe(found)
-    assert f"{11 if mid else 10} modules" in checkpoint.describe(found)
+    content = checkpoint.load(path)
+    assert (content.system, content.layout) == ("motion", layout)
+    assert content.config["max_frames"] == positions
+    assert content.config["image_norm"] == ("per_clip" if layout == "AnimateDiff v1" else "per_frame")
+    assert all(torch.equal(content.weights[k], v) for k, v in weights.items())
+    assert layout in checkpoint.describe(content)
+    assert f"{11 if mid else 10} modules" in checkpoint.describe(content)
 
 
 def test_a_diffusers_file_loads_to_the_same_weights(tmp_path, weights):
-    found = checkpoint.load(saved(tmp_path, layouts.to_diffusers(weights)))
-    assert found.layout == "AnimateDiff v3 (diffusers)"
-    assert set(found.weights) == set(weights)
-    assert all(torch.equal(found.weights[k], v) for k, v in weights.items())
+    content = checkpoint.load(saved(tmp_path, layouts.to_diffusers(weights)))
+    assert content.layout == "AnimateDiff v3 (diffusers)"
+    assert set(content.weights) == set(weights)
+    assert all(torch.equal(content.weights[k], v) for k, v in weights.items())
 
 
 def test_a_training_checkpoint_with_the_whole_unet_gives_its_motion_part(tmp_path, weights):
@@ -129,14 +129,14 @@ def test_our_own_file_keeps_everything(tmp_path):
     checkpoint.save(
         path, system="motion", config=config, weights=motion.state_dict(), header={"base": "pocket", "scores": [1, 2]}
     )
-    found = checkpoint.load(path)
-    assert found.config == config
-    assert MotionConfig.from_dict(found.config) == motion.config
-    assert all(torch.equal(found.weights[k], v) for k, v in motion.state_dict().items())
-    assert (found.header["format"], found.header["base"]) == ("stillmotion/1", "pocket")
-    assert checkpoint.header_json(found.header, "scores") == [1, 2]
-    assert checkpoint.header_json(found.header, "absent") is None
-    line = checkpoint.describe(found)
+    content = checkpoint.load(path)
+    assert content.config == config
+    assert MotionConfig.from_dict(content.config) == motion.config
+    assert all(torch.equal(content.weights[k], v) for k, v in motion.state_dict().items())
+    assert (content.header["format"], content.header["base"]) == ("stillmotion/1", "pocket")
+    assert checkpoint.header_json(content.header, "scores") == [1, 2]
+    assert checkpoint.header_json(content.header, "absent") is None
+    line = checkpoint.describe(content)
     assert "9 modules for block channels (64, 128, 160), no middle block, up to 16 frames, betas of the base" in line
     assert list(tmp_path.iterdir()) == [path]
 
@@ -198,12 +198,12 @@ def test_the_rest_of_the_family_is_told_by_its_keys(kind, channels, positions, b
     weights = golden_weights(f"keys_{kind}.txt")
     layout = layouts.identify(weights, "f")
     assert layout == (layouts.HOTSHOT if kind == "hotshot" else layouts.ANIMATEDIFF)
-    ours = layouts.with_position_tables(layouts.from_hotshot(weights) if kind == "hotshot" else weights)
-    config = layouts.motion_config(ours, "f", layout)
+    converted = layouts.with_position_tables(layouts.from_hotshot(weights) if kind == "hotshot" else weights)
+    config = layouts.motion_config(converted, "f", layout)
     assert (config["block_channels"], config["max_frames"]) == (list(channels), positions)
     assert (config["beta_schedule"], config["beta_start"], config["beta_end"]) == (betas[0], 0.00085, betas[1])
     modules = 20 if channels == SD15 else 15
-    assert len(ours) == 28 * (modules + config["mid_block"])
+    assert len(converted) == 28 * (modules + config["mid_block"])
 
 
 def to_hotshot(weights):
@@ -243,11 +243,11 @@ def test_the_tables_of_an_animatelcm_file_have_the_type_of_its_weights(tmp_path,
 
 
 def test_damaged_weights_are_named(tmp_path, weights):
-    lost = dict(weights)
+    incomplete = dict(weights)
     key = "up_blocks.1.motion_modules.2.temporal_transformer.proj_out.bias"
-    del lost[key]
+    del incomplete[key]
     with pytest.raises(CheckpointError, match=rf"misses {key}"):
-        checkpoint.load(saved(tmp_path, lost))
+        checkpoint.load(saved(tmp_path, incomplete))
     with pytest.raises(CheckpointError, match=r"has wrong sizes: up_blocks.* \(7,\) instead of \(32,\)"):
         checkpoint.load(saved(tmp_path, weights | {key: torch.zeros(7)}))
     with pytest.raises(CheckpointError, match=r"has unknown down_blocks\.0\.motion_modules\.9\.extra"):

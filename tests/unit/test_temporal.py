@@ -34,9 +34,9 @@ def test_frames_mix_and_pixels_mix_only_through_group_norm():
     tokens = torch.randn(6, 4, 32, requires_grad=True)  # (B, f, c), the input after the norm
     trained().temporal_transformer.transformer_blocks[0](tokens)[2, 1].sum().backward()
     assert tokens.grad is not None
-    reached = tokens.grad.abs().sum(-1) > 0
-    assert reached[2].all()
-    assert not reached[[0, 1, 3, 4, 5]].any()
+    reach = tokens.grad.abs().sum(-1) > 0
+    assert reach[2].all()
+    assert not reach[[0, 1, 3, 4, 5]].any()
 
 
 @pytest.mark.parametrize("group_norm", ["per_frame", "per_clip"])
@@ -76,17 +76,17 @@ def test_attention_is_the_softmax_average():
 
 
 def test_the_host_gives_layers_and_attention():
-    seen = []
+    calls = []
 
     class Ops:
         Linear, GroupNorm, LayerNorm = torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm
 
     def attention(q, k, v, heads, options):
-        seen.append((tuple(q.shape), heads, options))
+        calls.append((tuple(q.shape), heads, options))
         return sdpa(q, k, v, heads)
 
     MotionModule(32, heads=4, ops=Ops, attention=attention).update(frames_of(), 4, "options of the host")
-    assert seen == [((30, 4, 32), 4, "options of the host")] * 2  # 2 clips of 3 x 5 pixels
+    assert calls == [((30, 4, 32), 4, "options of the host")] * 2  # 2 clips of 3 x 5 pixels
 
 
 def test_many_pixels_in_parts_are_the_same(monkeypatch):

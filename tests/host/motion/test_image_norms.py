@@ -48,10 +48,10 @@ def test_the_unet_equals_a_reference_in_five_dimensions(tiny_sd, patched, networ
     x, t = noise_of(batch, height=6, width=10), torch.full((batch,), 300)
     x = x * torch.linspace(0.5, 2, batch).view(-1, 1, 1, 1)
     context = words(1)[0][0].repeat(batch, 1, 1)
-    ours = network_output(patched(scale=0.0, **V1), x, t, context)
+    output = network_output(patched(scale=0.0, **V1), x, t, context)
     expected = reference_unet(tiny_sd.model.diffusion_model, FRAMES)(x, t, context)
     per_frame = tiny_sd.model.diffusion_model(x, t, context)
-    assert (ours - expected).abs().max() < 1e-5
+    assert (output - expected).abs().max() < 1e-5
     assert (per_frame - expected).abs().max() > 0.01
 
 
@@ -132,9 +132,9 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
     still = unet(x, t, context).sample
     handle = attach(unet, motion)
     handle.frames = FRAMES
-    theirs = unet(x, t, context).sample
-    ours = network_output(patched(file=path), x, t, context)
-    assert (ours - theirs).abs().max() < 1e-4
+    reference = unet(x, t, context).sample
+    output = network_output(patched(file=path), x, t, context)
+    assert (output - reference).abs().max() < 1e-4
     handle.frames = 1
     assert torch.equal(unet(x, t, context).sample, still)
     handle.remove()

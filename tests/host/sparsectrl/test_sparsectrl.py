@@ -77,7 +77,7 @@ def sample(comfy):
     return run
 
 
-def words():
+def conditioning():
     generator = torch.Generator().manual_seed(3)
     return tuple([[torch.randn(1, 77, CONTEXT, generator=generator), {}]] for _ in range(2))
 
@@ -90,10 +90,10 @@ def images(count=1, height=32, width=32):
 def test_an_image_changes_the_video_and_an_untrained_network_changes_no_bit(
     host, video_model, sample, sparse_file, tiny_vae, hint
 ):
-    plain = sample(video_model, words())
+    plain = sample(video_model, conditioning())
     for scale in (0.0, 0.1):
         network = host.load_sparse(sparse_file(hint, scale))
-        conditions = host.apply_sparse(words(), network, images(), {0: 1.0}, FRAMES, vae=tiny_vae)
+        conditions = host.apply_sparse(conditioning(), network, images(), {0: 1.0}, FRAMES, vae=tiny_vae)
         result = sample(video_model, conditions)
         if scale:
             assert ((result - plain).abs().amax((1, 2, 3)) > 1e-3 * plain.abs().max()).all()  # every frame
@@ -103,12 +103,12 @@ def test_an_image_changes_the_video_and_an_untrained_network_changes_no_bit(
 
 def test_strength_0_changes_no_bit(host, video_model, sample, sparse_file, tiny_vae):
     network = host.load_sparse(sparse_file())
-    conditions = host.apply_sparse(words(), network, images(), {0: 1.0}, FRAMES, vae=tiny_vae, strength=0.0)
-    assert torch.equal(sample(video_model, conditions), sample(video_model, words()))
+    conditions = host.apply_sparse(conditioning(), network, images(), {0: 1.0}, FRAMES, vae=tiny_vae, strength=0.0)
+    assert torch.equal(sample(video_model, conditions), sample(video_model, conditioning()))
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def recorded_hints(monkeypatch):
     """What the network is given at every call: (hints, mask)."""
     calls = []
     encode = SparseControl.encode
@@ -117,55 +117,57 @@ def seen(monkeypatch):
 
 
 def test_hints_are_the_scaled_latents_of_the_images_on_their_frames(
-    host, video_model, sample, sparse_file, tiny_vae, seen
+    host, video_model, sample, sparse_file, tiny_vae, recorded_hints
 ):
     network, pictures = host.load_sparse(sparse_file()), images(2, 64, 64)
     places = {0: 1.0, 5: 0.5}
-    sample(video_model, host.apply_sparse(words(), network, pictures, places, FRAMES, vae=tiny_vae))
+    sample(video_model, host.apply_sparse(conditioning(), network, pictures, places, FRAMES, vae=tiny_vae))
     latents = video_model.model.process_latent_in(tiny_vae.encode(pictures))
-    for hints, mask in seen:
+    for hints, mask in recorded_hints:
         torch.testing.assert_close(hints[[0, 5]], latents)
         assert not hints[[1, 2, 3, 4, 6, 7]].any()
         assert mask.amax((1, 2, 3)).tolist() == [1.0, 0, 0, 0, 0, 0.5, 0, 0]
         assert mask.shape == (FRAMES, 1, 8, 8)
 
 
-def test_pixels_are_fitted_to_the_size_of_the_video(host, video_model, sample, sparse_file, seen):
+def test_pixels_are_fitted_to_the_size_of_the_video(host, video_model, sample, sparse_file, recorded_hints):
     network = host.load_sparse(sparse_file(PIXELS))
     wide = images(1, 16, 48)
-    sample(video_model, host.apply_sparse(words(), network, wide, {3: 1.0}, FRAMES))
-    hints, mask = seen[0]
+    sample(video_model, host.apply_sparse(conditioning(), network, wide, {3: 1.0}, FRAMES))
+    hints, mask = recorded_hints[0]
     assert torch.equal(hints[3], wide[0, :, 16:32].movedim(-1, 0))
     assert mask.shape == (FRAMES, 1, 16, 16)
 
 
-def test_one_image_can_be_on_all_frames(host, video_model, sample, sparse_file, seen):
+def test_one_image_can_be_on_all_frames(host, video_model, sample, sparse_file, recorded_hints):
     network, picture = host.load_sparse(sparse_file(PIXELS)), images(1, 16, 16)
-    sample(video_model, host.apply_sparse(words(), network, picture, dict.fromkeys(range(FRAMES), 1.0), FRAMES))
-    assert all(torch.equal(row, picture[0].movedim(-1, 0)) for row in seen[0][0])
+    sample(video_model, host.apply_sparse(conditioning(), network, picture, dict.fromkeys(range(FRAMES), 1.0), FRAMES))
+    assert all(torch.equal(row, picture[0].movedim(-1, 0)) for row in recorded_hints[0][0])
 
 
 def test_images_are_encoded_once_in_a_run(host, video_model, sample, sparse_file, tiny_vae, monkeypatch):
     counts = []
     encode = tiny_vae.encode
     monkeypatch.setattr(tiny_vae, "encode", lambda pictures: (counts.append(1), encode(pictures))[1])
-    conditions = host.apply_sparse(words(), host.load_sparse(sparse_file()), images(), {0: 1.0}, FRAMES, vae=tiny_vae)
+    conditions = host.apply_sparse(
+        conditioning(), host.load_sparse(sparse_file()), images(), {0: 1.0}, FRAMES, vae=tiny_vae
+    )
     sample(video_model, conditions)
     assert len(counts) == 1
     sample(video_model, conditions)
     assert len(counts) == 2  # nothing is kept from run to run
 
 
-def test_two_clips_in_one_batch_get_the_same_images(host, video_model, sample, sparse_file, seen):
+def test_two_clips_in_one_batch_get_the_same_images(host, video_model, sample, sparse_file, recorded_hints):
     network = host.load_sparse(sparse_file(PIXELS))
-    conditions = host.apply_sparse(words(), network, images(), {0: 1.0}, FRAMES)
+    conditions = host.apply_sparse(conditioning(), network, images(), {0: 1.0}, FRAMES)
     result = sample(video_model, conditions, frames=2 * FRAMES)
-    assert {len(hints) for hints, _ in seen} == {FRAMES}
+    assert {len(hints) for hints, _ in recorded_hints} == {FRAMES}
     assert result.shape[0] == 2 * FRAMES
 
 
 def test_context_windows_get_the_images_of_their_frames(
-    host, comfy, tiny_sd, sample, sparse_file, windowed, weight_file, seen, tiny_vae, monkeypatch
+    host, comfy, tiny_sd, sample, sparse_file, windowed, weight_file, recorded_hints, tiny_vae, monkeypatch
 ):
     from stillmotion.model_patches.comfy_host.motion.apply import apply_motion
     from stillmotion.model_patches.comfy_host.motion.files import load_motion
@@ -177,9 +179,9 @@ def test_context_windows_get_the_images_of_their_frames(
     encode = tiny_vae.encode
     monkeypatch.setattr(tiny_vae, "encode", lambda pictures: (counts.append(1), encode(pictures))[1])
     network = host.load_sparse(sparse_file())
-    conditions = host.apply_sparse(words(), network, images(2), {1: 1.0, 10: 1.0}, 12, vae=tiny_vae)
+    conditions = host.apply_sparse(conditioning(), network, images(2), {1: 1.0, 10: 1.0}, 12, vae=tiny_vae)
     sample(windowed(model, 4), conditions, frames=12, steps=1)
-    masks = {tuple(mask.amax((1, 2, 3)).tolist()) for _, mask in seen}
+    masks = {tuple(mask.amax((1, 2, 3)).tolist()) for _, mask in recorded_hints}
     assert (0.0, 1.0, 0.0, 0.0) in masks
     assert any(mask[-2] == 1.0 for mask in masks)
     assert all(len(mask) == 4 for mask in masks)
@@ -190,7 +192,7 @@ def test_the_clips_of_a_long_video_get_the_images_of_their_frames(host, comfy, s
     from stillmotion.model_patches.comfy_host.conditions.frames import Part
 
     network = host.load_sparse(sparse_file(PIXELS))
-    positive, _ = host.apply_sparse(words(), network, images(2), {1: 1.0, 6: 0.5}, 8)
+    positive, _ = host.apply_sparse(conditioning(), network, images(2), {1: 1.0, 6: 0.5}, 8)
     condition = {"control": positive[0][1]["control"]}
     tables = [
         Part(first, first + 4).conditions({"positive": [condition]})["positive"][0]["control"].cond_hint_original
@@ -202,7 +204,7 @@ def test_the_clips_of_a_long_video_get_the_images_of_their_frames(host, comfy, s
 
 def test_it_chains_with_a_controlnet_before_it(host, video_model, sample, sparse_file):
     network = host.load_sparse(sparse_file(PIXELS))
-    once = host.apply_sparse(words(), network, images(), {0: 1.0}, FRAMES)
+    once = host.apply_sparse(conditioning(), network, images(), {0: 1.0}, FRAMES)
     twice = host.apply_sparse(once, network, images(), {7: 1.0}, FRAMES)
     assert twice[0][0][1]["control"] is twice[1][0][1]["control"]
     assert twice[0][0][1]["control"].previous_controlnet is once[0][0][1]["control"]
@@ -216,7 +218,7 @@ def test_half_precision_files_run(host, video_model, sample, sparse_file, tmp_pa
     weights = {name: weight.half() for name, weight in load_file(sparse_file(PIXELS)).items()}
     save_file(weights, tmp_path / "half.safetensors")
     results = [
-        sample(video_model, host.apply_sparse(words(), host.load_sparse(path), images(), {0: 1.0}, FRAMES))
+        sample(video_model, host.apply_sparse(conditioning(), host.load_sparse(path), images(), {0: 1.0}, FRAMES))
         for path in (sparse_file(PIXELS), tmp_path / "half.safetensors")
     ]
     assert (results[0] - results[1]).abs().max() < 0.02 * results[0].abs().max()
@@ -235,18 +237,18 @@ def test_bad_input_is_named_before_the_sampling(host, sparse_file, tiny_vae, cha
     inputs = {"images": images(), "vae": tiny_vae} | changes
     pictures = inputs.pop("images")
     with pytest.raises(ValueError, match=f"SparseCtrl: .*{message}"):
-        host.apply_sparse(words(), host.load_sparse(sparse_file()), pictures, {0: 1.0}, FRAMES, **inputs)
+        host.apply_sparse(conditioning(), host.load_sparse(sparse_file()), pictures, {0: 1.0}, FRAMES, **inputs)
 
 
 def test_another_number_of_frames_and_another_base_are_named(host, video_model, sample, sparse_file):
     network = host.load_sparse(sparse_file(PIXELS))
-    conditions = host.apply_sparse(words(), network, images(), {0: 1.0}, 4)
+    conditions = host.apply_sparse(conditioning(), network, images(), {0: 1.0}, 4)
     with pytest.raises(
         ValueError, match="was set up for 4 frames, but a clip has 8; set frames of Apply SparseCtrl to 8"
     ):
         sample(video_model, conditions)
     other = host.load_sparse(sparse_file(PIXELS, context_dim=24))
-    conditions = host.apply_sparse(words(), other, images(), {0: 1.0}, FRAMES)
+    conditions = host.apply_sparse(conditioning(), other, images(), {0: 1.0}, FRAMES)
     with pytest.raises(ValueError, match="SparseCtrl: it was built for a U-Net with text width 24"):
         sample(video_model, conditions)
 
@@ -263,10 +265,12 @@ def test_the_nodes_load_and_apply_a_file_of_their_list(host, comfy, sparse_file,
     network, info = sparse.LoadSparseCtrl.execute(path.name).result
     assert info == "SparseCtrl for scribbles or edges, up to 8 frames, float32"
     inputs = {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0, "fit": "pad"}
-    result: Any = sparse.ApplySparseCtrl.execute(*words(), network, images(2), "0, -1=0.5", FRAMES, **inputs).result
+    result: Any = sparse.ApplySparseCtrl.execute(
+        *conditioning(), network, images(2), "0, -1=0.5", FRAMES, **inputs
+    ).result
     control = result[0][0][1]["control"]
     assert control.strength == 0.5
     assert control.cond_hint_original[:, 1].flatten().tolist() == [1, 0, 0, 0, 0, 0, 0, 0.5]
     with pytest.raises(ValueError, match="SparseCtrl: '9' is not a frame of a clip of 8"):
-        sparse.ApplySparseCtrl.execute(*words(), network, images(), "9", FRAMES, **inputs)
+        sparse.ApplySparseCtrl.execute(*conditioning(), network, images(), "9", FRAMES, **inputs)
     folder_paths.filename_list_cache.pop("controlnet", None)

@@ -36,7 +36,7 @@ def latents(clips=2, frames=FRAMES, height=3, width=5):
     return torch.randn(clips * frames, 4, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def words(prompts=2, length=7, seed=2):
+def prompt_tokens(prompts=2, length=7, seed=2):
     return torch.randn(prompts, length, 16, generator=torch.Generator().manual_seed(seed))
 
 
@@ -60,17 +60,17 @@ def test_the_mapping_network_sees_all_frames_of_a_pixels_neighbourhood_and_no_fu
     mapping = randomised(MappingNetwork(MAPPING))
     mapping.update(x, FRAMES)[1, :, 2, 2].sum().backward()
     assert x.grad is not None
-    reached = x.grad.abs().sum(1) > 0  # (b f, h, w)
-    assert reached[:FRAMES, 1:4, 1:4].all()
-    reached[:FRAMES, 1:4, 1:4] = False
-    assert not reached.any()
+    reach = x.grad.abs().sum(1) > 0  # (b f, h, w)
+    assert reach[:FRAMES, 1:4, 1:4].all()
+    reach[:FRAMES, 1:4, 1:4] = False
+    assert not reach.any()
 
 
 def test_clips_of_a_batch_are_mapped_on_their_own():
     mapping, x = randomised(MappingNetwork(MAPPING)), latents(clips=3)
     together = mapping(x, FRAMES)
-    for given, got in zip(x.split(FRAMES), together.split(FRAMES), strict=True):
-        torch.testing.assert_close(mapping(given, FRAMES), got)
+    for clip, mapped in zip(x.split(FRAMES), together.split(FRAMES), strict=True):
+        torch.testing.assert_close(mapping(clip, FRAMES), mapped)
     assert together.shape == x.shape
 
 
@@ -89,9 +89,9 @@ def test_the_mapping_network_equals_its_formula_written_with_loops():
                 cube = torch.stack([n[:, row : row + 3, column : column + 3] for n in near], dim=1)
                 z.append((weight * cube).sum(dim=(1, 2, 3, 4)) + bias)
             z = torch.stack(z)
-            seen = mapping.norm(z) + table[:FRAMES]
+            tokens = mapping.norm(z) + table[:FRAMES]
             q, k, v = (
-                seen @ m.weight.T for m in (mapping.attention.to_q, mapping.attention.to_k, mapping.attention.to_v)
+                tokens @ m.weight.T for m in (mapping.attention.to_q, mapping.attention.to_k, mapping.attention.to_v)
             )
             heads = [
                 ((q[:, s] @ k[:, s].T) / 2).softmax(-1) @ v[:, s]  # 4 channels per head
@@ -112,7 +112,7 @@ def test_the_mapping_network_refuses_latents_that_do_not_fit():
 
 
 def test_tokens_of_a_frame_equal_their_formula():
-    generator, context = randomised(FrameTokens(TOKENS)), words()
+    generator, context = randomised(FrameTokens(TOKENS)), prompt_tokens()
     hidden = context
     for layer in generator.layers:
         hidden = hidden @ layer.weight.T + layer.bias
@@ -126,11 +126,11 @@ def test_tokens_of_a_frame_equal_their_formula():
 
 
 def test_a_kernel_of_three_keeps_the_width():
-    assert FrameTokens(TokenConfig(**TOKENS.to_dict() | {"kernel": 3}))(words(), 6).shape == (2, 6, 3, 16)
+    assert FrameTokens(TokenConfig(**TOKENS.to_dict() | {"kernel": 3}))(prompt_tokens(), 6).shape == (2, 6, 3, 16)
 
 
 def test_prompts_do_not_mix_and_every_weight_matters():
-    generator, context = randomised(FrameTokens(TOKENS)), words()
+    generator, context = randomised(FrameTokens(TOKENS)), prompt_tokens()
     torch.testing.assert_close(generator(context, 6)[1:], generator(context[1:], 6))
     generator(context, 6).square().mean().backward()
     assert silent(generator) == []
@@ -138,7 +138,7 @@ def test_prompts_do_not_mix_and_every_weight_matters():
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 6, 11, 40])
 def test_other_frame_counts_lie_on_the_line_between_the_trained_frames(frames):
-    tokens = randomised(FrameTokens(TOKENS))(words(), 6)
+    tokens = randomised(FrameTokens(TOKENS))(prompt_tokens(), 6)
     other = at_frames(tokens, frames)
     assert other.shape == (2, frames, 3, 16)
     torch.testing.assert_close(other[:, 0], tokens[:, 0])
@@ -151,18 +151,18 @@ def test_other_frame_counts_lie_on_the_line_between_the_trained_frames(frames):
 
 def test_every_chunk_of_a_long_prompt_gets_its_own_tokens_and_other_tokens_get_none():
     generator = randomised(FrameTokens(TOKENS))
-    one, two = words(seed=3), words(seed=4)
+    one, two = prompt_tokens(seed=3), prompt_tokens(seed=4)
     both = generator(torch.cat([one, two], dim=1), FRAMES)
     assert both.shape == (2, FRAMES, 6, 16)
     torch.testing.assert_close(both[:, :, :3], generator(one, FRAMES))
     torch.testing.assert_close(both[:, :, 3:], generator(two, FRAMES))
-    picture = torch.cat([one, words(length=4, seed=5)], dim=1)
+    picture = torch.cat([one, prompt_tokens(length=4, seed=5)], dim=1)
     torch.testing.assert_close(generator(picture, FRAMES), generator(one, FRAMES))
 
 
 def test_a_prompt_that_was_repeated_to_the_length_of_another_attends_to_the_same():
     """ComfyUI repeats the shorter of two prompts; that must not change attention over text and tokens."""
-    generator, context = randomised(FrameTokens(TOKENS)), words(prompts=1)
+    generator, context = randomised(FrameTokens(TOKENS)), prompt_tokens(prompts=1)
     query = torch.randn(1, 1, FRAMES, 16, generator=torch.Generator().manual_seed(6)).transpose(1, 2)
 
     def attended(text):
@@ -173,7 +173,7 @@ def test_a_prompt_that_was_repeated_to_the_length_of_another_attends_to_the_same
 
 
 def test_strength_goes_from_copies_of_the_last_word_to_the_trained_tokens():
-    context = words()
+    context = prompt_tokens()
     tokens = randomised(FrameTokens(TOKENS))(context, FRAMES)
     assert softened(tokens, context, 1.0) is tokens
     last = context[:, None, -1:].expand(-1, FRAMES, 3, -1)
@@ -182,8 +182,8 @@ def test_strength_goes_from_copies_of_the_last_word_to_the_trained_tokens():
 
 
 def test_append_gives_each_frame_its_own_tokens_behind_the_text():
-    context = words().repeat_interleave(FRAMES, dim=0)
-    tokens = randomised(FrameTokens(TOKENS))(words(), FRAMES)
+    context = prompt_tokens().repeat_interleave(FRAMES, dim=0)
+    tokens = randomised(FrameTokens(TOKENS))(prompt_tokens(), FRAMES)
     long = append(context, tokens)
     assert long.shape == (2 * FRAMES, 10, 16)
     assert torch.equal(long[:, :7], context)

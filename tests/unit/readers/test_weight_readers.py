@@ -19,7 +19,7 @@ from stillmotion.model_patches.layouts import CheckpointError
 SYSTEMS = tuple(weights.CONFIGS)
 
 
-def own(tmp_path, name="motion", tensors=None, **header):
+def write_file(tmp_path, name="motion", tensors=None, **header):
     path = tmp_path / f"{name}.safetensors"
     tensors = weights.weights_of(name) if tensors is None else tensors
     save_file(dict(tensors), path, {"format": "stillmotion/1", "system": name} | header)
@@ -40,7 +40,7 @@ FIELDS = [(name, field) for name, config in weights.CONFIGS.items() for field in
 @pytest.mark.parametrize("value", [10**8, 2**62, 50_000])
 def test_a_count_that_the_file_does_not_have_is_named_at_once(tmp_path, name, field, value):
     config = weights.CONFIGS[name]
-    path = own(tmp_path, name, {"x": torch.zeros(1)}, config=json.dumps(config | {field: value}))
+    path = write_file(tmp_path, name, {"x": torch.zeros(1)}, config=json.dumps(config | {field: value}))
 
     def load():
         with pytest.raises(CheckpointError, match=name):
@@ -71,24 +71,24 @@ def test_a_number_in_a_name_builds_nothing(tmp_path, key):
 
 
 def test_a_model_is_built_no_further_than_the_file_has_weights():
-    built = []
+    layers_built = []
 
     def make():
         layers = torch.nn.ModuleList()
         for _ in range(10**7):
-            built.append(None)
+            layers_built.append(None)
             layers.append(torch.nn.Linear(4, 4))
         return layers
 
     with pytest.raises(TooLarge, match="more than 1040 parts, but it has 10 weights"):
         build(make, 10)
-    assert len(built) < 1040
+    assert len(layers_built) < 1040
     assert build(lambda: torch.nn.Linear(2, 2), 2).weight.device.type == "meta"
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"  # nothing stays behind
 
 
 def test_reading_stops_when_it_is_cancelled(tmp_path):
-    path = own(tmp_path, config=json.dumps(weights.MOTION))
+    path = write_file(tmp_path, config=json.dumps(weights.MOTION))
 
     class Cancelled(Exception):
         pass
@@ -146,7 +146,7 @@ def test_weights_of_another_type_are_named(tmp_path, dtype, suffix):
 @pytest.mark.parametrize("config", ["[" * 100_000, "[]", "null", "5", '"x"', "1" * 5000])
 def test_a_config_that_is_no_table_is_named(tmp_path, config):
     with pytest.raises(CheckpointError, match="has a header that cannot be used"):
-        checkpoint.load(own(tmp_path, config=config))
+        checkpoint.load(write_file(tmp_path, config=config))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_value_that_no_model_was_trained_with_is_named(tmp_path, name, field, 
     betas = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012} if name == "motion" else {}
     config = {**weights.CONFIGS[name], **betas, field: value}
     with pytest.raises(CheckpointError, match=r"header that cannot be used \(.*" + field.split("_")[0]):
-        checkpoint.load(own(tmp_path, name, config=json.dumps(config)), expect=SYSTEMS)
+        checkpoint.load(write_file(tmp_path, name, config=json.dumps(config)), expect=SYSTEMS)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

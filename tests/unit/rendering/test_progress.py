@@ -27,30 +27,30 @@ class Grey(Toy):
 
 def test_the_share_is_nine_tenths_for_sampling_and_one_for_decoding(tmp_path):
     """Toy reports three steps of each clip and decodes four and two of its six frames."""
-    _, _, heard = run(tmp_path, 2)
+    _, _, watch = run(tmp_path, 2)
     steps = [*(0.9 * k / 3 for k in (1, 2, 3)), 0.9 + 0.1 * 4 / 6, 1.0]
-    assert [told.share for told in heard.told] == pytest.approx(
+    assert [report.share for report in watch.told] == pytest.approx(
         [(clip + step) / 2 for clip in (0, 1) for step in steps]
     )
-    assert [(told.clip, told.clips) for told in heard.told] == [(1, 2)] * 5 + [(2, 2)] * 5
-    _, _, heard = run(tmp_path, 5)  # two of five clips are complete
-    assert [told.share for told in heard.told[:5]] == pytest.approx([(2 + step) / 5 for step in steps])
-    assert heard.told[-1].share == pytest.approx(1)
-    assert heard.told[-1].seconds_left == pytest.approx(0)
+    assert [(report.clip, report.clips) for report in watch.told] == [(1, 2)] * 5 + [(2, 2)] * 5
+    _, _, watch = run(tmp_path, 5)  # two of five clips are complete
+    assert [report.share for report in watch.told[:5]] == pytest.approx([(2 + step) / 5 for step in steps])
+    assert watch.told[-1].share == pytest.approx(1)
+    assert watch.told[-1].seconds_left == pytest.approx(0)
 
 
 @pytest.mark.parametrize("part", [1, 2, 3, 4, 6])
 def test_the_strip_has_the_middle_frame_of_every_clip_whatever_is_decoded_at_once(tmp_path, part):
-    heard = Heard()
+    watch = Heard()
     with open_job(tmp_path, "toy", IDENTITY) as (job, _):
-        render(job, 3, Grey(part).work(), output(), watch=heard)
-    strip = heard.told[-1].strip
+        render(job, 3, Grey(part).work(), output(), watch=watch)
+    strip = watch.told[-1].strip
     assert strip.size == (3 * HEIGHT, HEIGHT + CAPTION)  # the frames are square
     pixels = np.asarray(strip)[:HEIGHT]
     assert (pixels == 40 * (FRAMES // 2)).all()
-    widths = [told.strip.width for told in heard.told if told.strip is not None]
+    widths = [report.strip.width for report in watch.told if report.strip is not None]
     assert sorted(set(widths)) == [160, 192, 288]  # one picture leaves room for the caption
-    assert all(told.strip is None for told in heard.told[:3])  # sampling
+    assert all(report.strip is None for report in watch.told[:3])  # sampling
 
 
 def test_the_strip_has_the_last_six_clips_and_keeps_the_aspect_ratio():

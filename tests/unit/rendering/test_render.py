@@ -48,15 +48,15 @@ def contents(folder):
 
 def test_a_render_leaves_the_video_and_nothing_half(tmp_path):
     toy = Toy()
-    folder, path, heard = run(tmp_path, 3, toy=toy)
+    folder, path, watch = run(tmp_path, 3, toy=toy)
     assert toy.sampled == [(0, 0), (1, 0), (2, 0)]
     assert path == folder / "toy.mp4"
     assert len(frames_of(path)) == 3 * FRAMES
     assert not list(folder.rglob("*.partial")) + list(folder.glob("growing*"))
-    shares = [told.share for told in heard.told]
+    shares = [report.share for report in watch.told]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert heard.told[-1].strip is not None
+    assert watch.told[-1].strip is not None
     with av.open(str(path)) as video:
         assert json.loads(video.metadata["prompt"]) == {"1": {}}
         assert video.streams.video[0].average_rate == 8
@@ -76,8 +76,8 @@ def test_lossless_formats_hold_the_decoded_frames(tmp_path, kind):
     assert [p.name for p in pictures] == [f"{i + 1:06}.{kind}" for i in range(len(pictures))]
     assert len(pictures) == (0 if kind == "ffv1-mkv" else 2 * FRAMES)
     for picture, frame in zip(pictures, expected, strict=False):
-        with Image.open(picture) as found:
-            assert np.array_equal(np.asarray(found), frame)
+        with Image.open(picture) as image:
+            assert np.array_equal(np.asarray(image), frame)
 
 
 def test_joining_encodes_nothing_again(tmp_path):
@@ -109,18 +109,18 @@ def test_colours_survive_the_codec(tmp_path):
     still = np.repeat(np.repeat(colours[None], 32, 0), 16, 1)  # four bars
     with segment_writer(tmp_path / "bars.mp4", output().kind, output().fps) as writer:
         writer.write(still[None])
-    found = frames_of(tmp_path / "bars.mp4")[0]
-    assert np.abs(found[16, 8::16].astype(int) - colours).max() <= 4
+    frame = frames_of(tmp_path / "bars.mp4")[0]
+    assert np.abs(frame[16, 8::16].astype(int) - colours).max() <= 4
 
 
 def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
     whole, _, _ = run(tmp_path / "at once", 4)
     folder, path, _ = run(tmp_path / "extended", 2)
     again = Toy()
-    _, again_path, heard = run(tmp_path / "extended", 2, toy=again)
+    _, again_path, watch = run(tmp_path / "extended", 2, toy=again)
     assert again_path == path
     assert (again.sampled, again.decoded) == ([], 0)
-    assert heard.remarks == [f"resumes in {folder.name}"]  # the video is not joined again either
+    assert watch.remarks == [f"resumes in {folder.name}"]  # the video is not joined again either
     more = Toy()
     run(tmp_path / "extended", 4, toy=more)
     assert more.sampled == [(2, 0), (3, 0)]
@@ -134,8 +134,8 @@ def test_a_finished_job_is_not_rendered_again_and_can_be_extended(tmp_path):
 def test_killed_at_any_moment_it_resumes_with_the_same_bytes(tmp_path):
     """Real kills; each repeats at most the clip that was being sampled."""
     clips, kills = 24, 12
-    asked = [sys.executable, "-P", str(VICTIM), str(tmp_path / "killed"), str(clips), str(kills), "7"]
-    ended = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
+    arguments = [sys.executable, "-P", str(VICTIM), str(tmp_path / "killed"), str(clips), str(kills), "7"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     ends = [line.split() for line in ended.stdout.splitlines()]
     killed = sum(end[0] == "killed" for end in ends)
@@ -198,11 +198,11 @@ def test_only_damaged_files_are_made_again(tmp_path, name, sampled, decoded, har
     path = folder / "clips" / "00002" / name
     path.write_bytes(path.read_bytes()[:-9] + b"\0" * 9) if harm == "changed" else path.unlink()
     toy = Toy()
-    _, _, heard = run(tmp_path, 3, toy=toy)
+    _, _, watch = run(tmp_path, 3, toy=toy)
     assert (toy.sampled, toy.decoded) == (sampled, decoded)
     assert contents(folder) == whole
     if name != "clip.json":
-        assert any("is damaged; clip 2 is" in remark for remark in heard.remarks)
+        assert any("is damaged; clip 2 is" in remark for remark in watch.remarks)
         assert "is damaged; clip 2 is" in (folder / "log.txt").read_text()
 
 
@@ -225,12 +225,12 @@ def test_one_clip_is_rendered_again_and_the_others_stay(tmp_path):
     after = contents(folder)
     changed = {name for name in before if before[name] != after[name]}
     assert {name.split("/")[1] for name in changed if name.startswith("clips")} == {"00002"}
-    found = frames_of(path)
-    same = [np.array_equal(found[i], first[i]) for i in range(4 * FRAMES)]
+    frames = frames_of(path)
+    same = [np.array_equal(frames[i], first[i]) for i in range(4 * FRAMES)]
     assert same == [True] * FRAMES + [False] * FRAMES + [True] * 2 * FRAMES
-    kept = Toy()
-    run(tmp_path, 4, toy=kept)  # it is kept without being named
-    assert kept.sampled == []
+    toy_again = Toy()
+    run(tmp_path, 4, toy=toy_again)  # it is kept without being named
+    assert toy_again.sampled == []
     run(tmp_path, 4, takes={1: 0})
     assert contents(folder) == before
     with pytest.raises(RenderError, match="clip 5 cannot be rendered again, because the video has clips 1 to 4"):
@@ -313,10 +313,10 @@ def test_every_clip_is_written_as_often_as_the_first(tmp_path, monkeypatch):
 
 
 def test_progress_of_a_video_of_single_frames_is_in_frames(tmp_path):
-    heard = Heard()
+    watch = Heard()
     with open_job(tmp_path, "toy", IDENTITY) as (job, _):
-        render(job, 2, Toy().work(), output(unit="frame"), watch=heard)
-    assert str(heard.told[-1]).startswith("frame 2 of 2")
+        render(job, 2, Toy().work(), output(unit="frame"), watch=watch)
+    assert str(watch.told[-1]).startswith("frame 2 of 2")
     assert "frame 2 is sampled" in (job.folder / "log.txt").read_text()
 
 
@@ -335,20 +335,20 @@ def test_cleaned_states_are_made_again_when_they_are_needed(tmp_path):
     run(tmp_path, 5, toy=again, takes={2: 1})
     assert again.sampled == [(0, 0), (1, 0), (2, 1)]
     run(tmp_path, 4, takes={2: 0})
-    found = contents(folder)
-    assert all(found[name] == content for name, content in before.items() if "segment" in name)
+    files = contents(folder)
+    assert all(files[name] == content for name, content in before.items() if "segment" in name)
 
 
 def test_other_inputs_are_another_job_and_the_reason_is_logged(tmp_path):
-    first, _, heard = run(tmp_path, 1)
-    assert heard.remarks[0] == "a new job"
-    second, _, heard = run(tmp_path, 1, identity={"seed": 2, "graph": {"model": "b"}})
+    first, _, watch = run(tmp_path, 1)
+    assert watch.remarks[0] == "a new job"
+    second, _, watch = run(tmp_path, 1, identity={"seed": 2, "graph": {"model": "b"}})
     assert second != first
-    assert heard.remarks[0] == (
+    assert watch.remarks[0] == (
         f"a new job, because inputs differ from those of {first.name}: graph.model: a -> b; seed: 1 -> 2"
     )
-    _, _, heard = run(tmp_path, 1)
-    assert heard.remarks[0] == f"resumes in {first.name}"
+    _, _, watch = run(tmp_path, 1)
+    assert watch.remarks[0] == f"resumes in {first.name}"
 
 
 def test_another_version_of_the_host_continues_a_job_and_says_what_may_differ(tmp_path):
@@ -449,8 +449,8 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    asked = [sys.executable, "-P", "-c", script, str(tmp_path)]
-    ended = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    arguments = [sys.executable, "-P", "-c", script, str(tmp_path)]
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.startswith("DiskFullError render: there is no space left"), ended.stdout + ended.stderr
     (folder,) = tmp_path.iterdir()
     assert not list(folder.rglob("*.partial"))
@@ -474,18 +474,18 @@ def test_segments_of_other_settings_are_not_joined(tmp_path):
 
 def test_the_render_reads_states_from_the_disk(tmp_path):
     """The state of a clip is read from its file even within one run, so that a resumed run gets the same."""
-    seen = []
+    states = []
 
     class Watched(Toy):
         def sample(self, clip, take, before, step):
-            seen.append(before)
+            states.append(before)
             return super().sample(clip, take, before, step)
 
     with open_job(tmp_path, "toy", IDENTITY) as (job, _):
         render(job, 3, Watched().work(), output())
-        assert seen[0] is None
+        assert states[0] is None
         for clip in (0, 1):
-            assert torch.equal(seen[clip + 1]["end"], job.read_tensors(clip, "state.safetensors")["end"])
+            assert torch.equal(states[clip + 1]["end"], job.read_tensors(clip, "state.safetensors")["end"])
 
 
 def test_time_left_is_that_of_the_work_that_is_left():

@@ -90,10 +90,10 @@ def test_it_equals_diffusers(hint):
         return_dict=False,
     )
     z = network.encode(hints.flatten(0, 1), mask.flatten(0, 1))
-    times, words = (values.repeat_interleave(FRAMES, dim=0) for values in (t, context))
-    residuals = network(times, words, z, FRAMES)
-    for ours, theirs in zip([*residuals.down, residuals.mid], [*down, mid], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    times, contexts = (values.repeat_interleave(FRAMES, dim=0) for values in (t, context))
+    residuals = network(times, contexts, z, FRAMES)
+    for output, expected in zip([*residuals.down, residuals.mid], [*down, mid], strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
