@@ -10,7 +10,7 @@ from torch import nn
 
 from stillmotion.model_patches import checkpoint
 
-from .test_motion import FRAMES, SIZES, close, motion_file, noise_of, words  # noqa: F401  the fixture of the files
+from .test_motion import FRAMES, SIZES, close, conditioning, motion_file, noise_of  # noqa: F401  the fixture of the files
 
 V1 = {"image_norm": "per_clip"}
 
@@ -47,7 +47,7 @@ def test_the_unet_equals_a_reference_in_five_dimensions(tiny_sd, patched, networ
     batch = clips * FRAMES
     x, t = noise_of(batch, height=6, width=10), torch.full((batch,), 300)
     x = x * torch.linspace(0.5, 2, batch).view(-1, 1, 1, 1)
-    context = words(1)[0][0].repeat(batch, 1, 1)
+    context = conditioning(1)[0][0].repeat(batch, 1, 1)
     output = network_output(patched(scale=0.0, **V1), x, t, context)
     expected = reference_unet(tiny_sd.model.diffusion_model, FRAMES)(x, t, context)
     per_frame = tiny_sd.model.diffusion_model(x, t, context)
@@ -128,7 +128,7 @@ def test_both_hosts_give_the_same_eps(tiny_sd, patched, motion_file, network_out
     motion = MotionModel(MotionConfig.from_dict(file.config))
     motion.load_state_dict(file.weights)
     x, t = noise_of(2 * FRAMES, height=6, width=10), torch.full((2 * FRAMES,), 300)
-    context = words(1)[0][0].repeat(2 * FRAMES, 1, 1)
+    context = conditioning(1)[0][0].repeat(2 * FRAMES, 1, 1)
     still = unet(x, t, context).sample
     handle = attach(unet, motion)
     handle.frames = FRAMES
