@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save as serialise
@@ -15,6 +15,8 @@ from torch import Tensor
 
 MAX_JSON = 2**26  # bytes
 PART = 2**24  # bytes of a digest between two looks
+# what the systems answer when another process holds a lock; Windows answers EACCES or EDEADLK
+LOCKED = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK})
 
 
 @contextmanager
@@ -111,3 +113,19 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def try_lock(file: IO[bytes]) -> None:
+        """Lock a file until it is closed. OSError, without waiting, of `LOCKED` when another process holds the lock."""
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+else:
+    import fcntl
+
+    def try_lock(file: IO[bytes]) -> None:
+        """Lock a file until it is closed. OSError, without waiting, of `LOCKED` when another process holds the lock."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

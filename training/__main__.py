@@ -12,7 +12,9 @@ from typing import Any
 from . import registry
 from .ablations import command
 from .engine import logs
+from .failures import reported
 from .metrics import options
+from .plans import config
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -27,10 +29,10 @@ def arguments() -> argparse.ArgumentParser:
     encode.add_argument("--images", type=Path, help="folder of images with captions in NAME.txt, for pseudo-videos")
     encode.add_argument("--zoompan", action="store_true", help="make pseudo-videos with FFmpeg, as in VidRD's paper")
     encode.add_argument("--selection", type=Path, help="a list of `select --videos`; only its clips are encoded")
-    encode.add_argument("--clips", type=int, default=1000, help="number of drawn clips or pseudo-videos")
-    encode.add_argument("--size", type=int, default=256, help="width and height in pixels")
-    encode.add_argument("--frames", type=int, default=24, help="frames per clip")
-    encode.add_argument("--fps", type=float, default=6.0, help="frames per second of the clips, for videos")
+    encode.add_argument("--clips", type=_positive, default=1000, help="number of drawn clips or pseudo-videos")
+    encode.add_argument("--size", type=_positive, default=256, help="width and height in pixels")
+    encode.add_argument("--frames", type=_positive, default=24, help="frames per clip")
+    encode.add_argument("--fps", type=_rate, default=6.0, help="frames per second of the clips, for videos")
     select = verbs.add_parser("select", help="list the clips with suitable motion, or with the best captions")
     select.add_argument("stage", choices=("motion", "clip"), help="the score to select by")
     _select_options(select)
@@ -70,7 +72,7 @@ def arguments() -> argparse.ArgumentParser:
     view.add_argument("--position", type=float, default=0.5, help="slice: position of the line, 0 to 1")
     view.add_argument("--prompt", help="tokens: the text (default: the caption of the clip)")
     view.add_argument("--timestep", type=int, default=500, help="tokens: noise level, 0 to 999")
-    view.add_argument("--frames", type=int, default=16, help="frames per clip")
+    view.add_argument("--frames", type=_positive, default=16, help="frames per clip")
     view.add_argument("--seed", type=int, default=0, help="seed of the noise; tokens: also number of the held-out clip")
     view.add_argument(
         "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
@@ -83,7 +85,7 @@ def arguments() -> argparse.ArgumentParser:
         verb.add_argument("--out", type=Path, required=verb is not train, help="output folder (or file)")
     for verb in (train, ablate, *recipes):
         verb.add_argument(
-            "--processes", type=int, default=1, help="number of processes that share each batch, one thread each"
+            "--processes", type=_positive, default=1, help="number of processes that share each batch, one thread each"
         )
     for verb in (train, doctor, encode, select, ablate, *recipes):
         verb.add_argument(
@@ -92,36 +94,63 @@ def arguments() -> argparse.ArgumentParser:
         verb.add_argument(
             "--tokenizer", type=Path, help="folder with CLIP's vocab.json and merges.txt (default: ComfyUI's)"
         )
+    for verb in verbs.choices.values():
+        verb.add_argument("--traceback", action="store_true", help="show where an error comes from")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or not int(text[:10]) >= 1 or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    """Frames per second, above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of frames per second above 0")
+    return value
 
 
 def _select_options(select: argparse.ArgumentParser) -> None:
     """The defaults of the motion filter are those of `data.motion_score.MotionFilter`."""
     select.add_argument("--videos", type=Path, help="folder of videos with captions in NAME.txt, instead of --latents")
-    select.add_argument("--frames", type=int, default=16, help="frames per clip, for videos")
-    select.add_argument("--fps", type=float, default=8.0, help="frames per second of the clips, for videos")
+    select.add_argument("--frames", type=_positive, default=16, help="frames per clip, for videos")
+    select.add_argument("--fps", type=_rate, default=8.0, help="frames per second of the clips, for videos")
     select.add_argument("--after", type=Path, help="the list of the previous stage; only its kept clips are scored")
     select.add_argument("--low", type=float, help="motion: smallest mean flow, pixels/frame at --width (default: 1)")
     select.add_argument("--high", type=float, help="motion: largest mean flow (default: 20)")
     select.add_argument("--residual", type=float, help="motion: largest residual, 0..255; 0: no limit (default: 5)")
     select.add_argument("--method", help="motion: dis (default) or farneback, both from OpenCV")
-    select.add_argument("--width", type=int, help="motion: side of the frames in the flow, in pixels (default: 320)")
-    select.add_argument("--stride", type=int, help="motion: distance of the frames of a pair (default: 1)")
+    select.add_argument(
+        "--width", type=_positive, help="motion: side of the frames in the flow, in pixels (default: 320)"
+    )
+    select.add_argument("--stride", type=_positive, help="motion: distance of the frames of a pair (default: 1)")
     select.add_argument("--clip", type=Path, help="clip: folder with a CLIP model of transformers")
-    select.add_argument("--top", type=int, help="clip: number of clips to keep")
-    select.add_argument("--clip-frames", type=int, default=4, help="clip: number of frames to score in each clip")
+    select.add_argument("--top", type=_positive, help="clip: number of clips to keep")
+    select.add_argument("--clip-frames", type=_positive, default=4, help="clip: number of frames to score in each clip")
 
 
 def recipe(path: Path, changes: list[str]) -> dict[str, dict[str, Any]]:
     """The tables of a recipe file, with `TABLE.KEY=VALUE` changes; an unknown table or key is an error."""
-    tables = tomllib.loads(path.read_text())
+    tables = config.toml(path)
     for change in changes:
         name, _, value = change.partition("=")
         table, _, key = name.partition(".")
         if key not in tables.get(table, {}):
             names = ", ".join(f"{t}.{k}" for t, keys in tables.items() for k in keys)
             raise SystemExit(f"--set {change}: there is no {name} in {path.name}; use one of {names}")
-        tables[table][key] = tomllib.loads(f"value = {value}")["value"]
+        try:
+            tables[table][key] = tomllib.loads(f"value = {value}")["value"]
+        except (ValueError, RecursionError) as error:
+            raise SystemExit(
+                f"--set {change}: {value!r} is no value of TOML ({error}); write text in quotes"
+            ) from error
     return tables
 
 
@@ -250,10 +279,7 @@ def run_eval(args: argparse.Namespace) -> None:
 def run_view(args: argparse.Namespace) -> None:
     from .tools.view import view
 
-    try:
-        view(args, tokenizer_folder(args.tokenizer) if args.what == "tokens" else None)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    view(args, tokenizer_folder(args.tokenizer) if args.what == "tokens" else None)
 
 
 def _plan(args: argparse.Namespace):
@@ -280,11 +306,16 @@ VERBS = {
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
+    with reported(show_traceback=args.traceback):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     is_parent = "RANK" not in os.environ  # not one of the processes that `spawn` started
     if is_parent and args.verb == "pocket" and args.start:
         adopt(args)
     if is_parent and args.verb == "train":
-        _check(args)
+        _plan(args)  # errors of a config are reported once, before further processes start
     if is_parent and args.verb == "lora":
         encode_lora_frames(args)
     if is_parent and args.verb != "ablate" and getattr(args, "processes", 1) > 1:
@@ -295,24 +326,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(0)  # for the initial weights; all other random numbers depend on the sample
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    from .engine.loop import ChangedRun
-    from .plans.errors import ConfigError
-
-    try:
-        VERBS[args.verb](args)
-    except (ConfigError, ChangedRun) as error:
-        raise SystemExit(str(error)) from error
+    VERBS[args.verb](args)
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Report errors of a config once, before further processes start."""
-    from .plans.errors import ConfigError
-
-    try:
-        _plan(args)
-    except ConfigError as error:
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {*FILES, "model_patches/comfy_host", "rendering", "evaluation"},
     ),
     "training/plans": (PURE, MATHS),
-    "training/engine": (TRAINING_PACKAGES, {"training/plans"}),
+    "training/engine": (TRAINING_PACKAGES, {"model_patches", "training/plans"}),
     "training/data": (TRAINING_PACKAGES, {*FILES, "evaluation", "training/plans"}),
     "training/sampling": (TRAINING_PACKAGES, {*FILES, "training/plans", "training/engine"}),
     "training/systems": (
@@ -73,7 +73,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
 }
-ONLY = {"rendering": {"model_patches": {"model_patches.files"}}}
+ONLY = {room: {"model_patches": {"model_patches.files"}} for room in ("rendering", "training/engine")}
 """folder -> own folder -> the only modules that it may import from there."""
 SYSTEMS = {"harivo", "vidrd", "vidrd_decoder", "artv", "dreamvideo"}
 INDEPENDENT = {

@@ -20,15 +20,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...model_patches.files import write_tensors
+from ...model_patches.files import digest_of, parse_json, write_tensors
 from ..plans.common import DataTable
 from ..plans.errors import ConfigError
-from . import selection
+from . import selection, shard_files
+from .shard_files import IMAGES, NAME
 from .worlds import SPRITES, World, named
 
 log = logging.getLogger(__name__)
 
-NAME, IMAGES = "latents", "images"  # names of the tensors in a shard
 MIN_VISIBLE = 0.5  # visible share of the subject in a frame that its caption describes
 
 
@@ -161,8 +161,10 @@ def encode(
     size: int = 64,
     style: str = "plain",
     world: World = SPRITES,
+    more: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in a style of their world."""
+    """Write the latents of drawn clips first..first+count-1, `size` pixels wide, in a style of their world. more:
+    further entries of the header."""
     values = []
     for i in range(first, first + count):
         frames = world.render(world.clip(seed, i), times, size=size, style=style) * 2 - 1
@@ -171,6 +173,7 @@ def encode(
             log.info("encoded %d of %d clips", i - first + 1, count)
     header = {"seed": str(seed), "first": str(first), "times": ",".join(map(str, times))}
     header |= {} if world is SPRITES else {"world": world.NAME}
+    header |= more or {}
     write(path, values, vae, header | ({} if style == "plain" else {"style": style}))
 
 
@@ -189,7 +192,7 @@ def write(
 ) -> None:
     """Write one shard; an interrupted write leaves no partial file. images: first frames, (3, H, W) in bytes."""
     tensors = {NAME: torch.stack(values)} | ({IMAGES: torch.stack(list(images))} if images else {})
-    write_tensors(tensors, path, header | {"vae": weights_hash(vae)})
+    write_tensors(tensors, path, header | {"vae": weights_hash(vae), shard_files.DIGEST: digest_of(tensors)})
 
 
 class ShardWriter:
@@ -211,13 +214,15 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> int:
-        """Write the remaining clips; returns the number of clips written in total."""
+        """Write the remaining clips and the end mark; returns the number of clips written in total."""
         if self.values:
             self._flush()
+        if self.done:
+            shard_files.write_end(self.out, self.done)
         return self.done
 
     def _flush(self) -> None:
-        header = self.header | {"first": str(self.done), "captions": as_json(self.captions)}
+        header = self.header | {"first": str(self.done), "captions": as_json(self.captions)} | shard_files.ENDED
         write(self.out / f"clips-{self.done:06d}.safetensors", self.values, self.vae, header, self.images)
         self.done += len(self.values)
         self.values, self.captions, self.images = [], [], []
@@ -231,7 +236,14 @@ def captions_of(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
         if missing:
             fault = f"{len(missing)} {kind}s have no caption, the first is {missing[0]}"
         raise ValueError(f"{folder}: {fault}; put NAME.txt beside each {kind}")
-    return [p.with_suffix(".txt").read_text(encoding="utf-8").strip() for p in files]
+    return [_caption(p.with_suffix(".txt")) for p in files]
+
+
+def _caption(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def times_of(frames: int, fps: float) -> str:
@@ -253,10 +265,9 @@ def read(folder: Path, vae: nn.Module) -> Latents:
         )
     shards, image_shapes, digest, vae_hash = [], [], hashlib.sha256(), weights_hash(vae)
     for file in files:
-        with safe_open(file, "pt") as f:
-            header, content = f.metadata(), f.get_tensor(NAME)
-            if IMAGES in f.keys():  # noqa: SIM118  (safe_open is not a mapping)
-                image_shapes.append(tuple(f.get_slice(IMAGES).get_shape()[1:]))
+        header, content, image_shape = shard_files.read(file)
+        if image_shape:
+            image_shapes.append(image_shape)
         if header["vae"] != vae_hash:
             raise ValueError(f"{file} was encoded by another autoencoder; delete {folder} and encode again")
         shards.append((int(header["first"]), file, tuple(content.shape), header))
@@ -264,11 +275,12 @@ def read(folder: Path, vae: nn.Module) -> Latents:
         digest.update(content.contiguous().view(torch.uint8).numpy())
     shards.sort(key=lambda shard: shard[0])
     _check_shards(folder, [first for first, *_ in shards], [shape for _, _, shape, _ in shards])
+    shard_files.check_end(folder, [header for *_, header in shards], sum(shape[0] for _, _, shape, _ in shards))
     files, counts = [s[1] for s in shards], [s[2][0] for s in shards]
     values = Shards(files, counts, shards[0][2][1:])
     complete = len(image_shapes) == len(shards) and len(set(image_shapes)) == 1
     images = Shards(files, counts, image_shapes[0], IMAGES) if complete else None
-    captions = [caption for *_, header in shards for caption in json.loads(header.get("captions", "[]"))]
+    captions = [caption for *_, header in shards for caption in parse_json(header.get("captions", "[]"))]
     header = shards[-1][3]
     times = [float(t) for t in header["times"].split(",")]
     world, known = header.get("world", SPRITES.NAME), digest.hexdigest()[:16]

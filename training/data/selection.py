@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...model_patches.files import replacing
+from ...model_patches.files import parse_json, replacing
 from ..plans.errors import ConfigError
 
 FORMAT = "stillmotion/selection/1"
@@ -62,15 +62,17 @@ def load(path: Path) -> Selection:
         raise ConfigError(f"there is no list {path}; make one with: python -m stillmotion.training select motion")
     with path.open(encoding="utf-8") as file:
         try:
-            head = json.loads(next(file, "{}"))
+            head = parse_json(next(file, "{}"))
             rows = list(_rows(file)) if head.get("format") == FORMAT else None
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(f"{path} is broken ({error}); make it again with `select`") from error
     if rows is None:
         raise ConfigError(
             f"{path} is not a list of `select` (its first line does not name the format {FORMAT}); give a list that "
             "`python -m stillmotion.training select` wrote"
         )
+    if not isinstance(head.get("source"), dict) or not isinstance(head.get("stages"), list):
+        raise ConfigError(f"{path} is broken (its first line lacks source or stages); make it again with `select`")
     return Selection(head["source"], head["stages"], rows)
 
 
@@ -89,8 +91,11 @@ def _entry(row: Row) -> dict[str, Any]:
 
 def _rows(lines: Iterator[str]) -> Iterator[Row]:
     for line in lines:
-        entry = json.loads(line)
-        yield Row(entry.pop("clip"), entry.pop("name"), entry.pop("kept"), entry)
+        entry = parse_json(line)
+        row = Row(entry.pop("clip"), entry.pop("name"), entry.pop("kept"), entry)
+        if type(row.clip) is not int or row.clip < 0 or type(row.kept) is not bool or not isinstance(row.name, str):
+            raise ValueError(f"the line of clip {str(row.clip)[:20]} has values of other types")
+        yield row
 
 
 def _text(source: dict[str, Any]) -> str:

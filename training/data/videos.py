@@ -55,7 +55,7 @@ def encode_folder(
 
 def files_and_captions(folder: Path) -> tuple[list[Path], list[str]]:
     """The videos of a folder, in the order of their clips, and their captions. Raises ValueError if one is missing."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     return files, latents.captions_of(files, folder, "video")
 
 
@@ -74,7 +74,7 @@ def clips(file: Path, *, frames: int, fps: float, size: int) -> list[Tensor]:
             for picture in container.decode(video=0):
                 if picture.time is not None and picture.time >= len(pictures) / fps - 1e-6:
                     pictures.append(square(torch.from_numpy(picture.to_ndarray(format="rgb24")), size))
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, ValueError, IndexError, OSError, MemoryError) as error:
         log.warning("%s cannot be read (%s) and is skipped", file.name, error)
         return []
     count = len(pictures) // frames

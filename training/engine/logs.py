@@ -21,14 +21,18 @@ class Logs:
     def __init__(self, folder: Path, step: int, steps: int) -> None:
         self.path, self.first_step, self.steps, self.start_time = folder / "log.jsonl", step, steps, time.monotonic()
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines(True) if _step_of(line) <= step]
-            self.path.write_text("".join(lines))
+            lines = [
+                line
+                for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(True)
+                if _step_of(line) <= step
+            ]
+            self.path.write_text("".join(lines), encoding="utf-8")
         self.board = _tensorboard(folder / "tensorboard", step)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         pace = (time.monotonic() - self.start_time) / max(1, step - self.first_step)
         line = {"step": step, "seconds_per_step": round(pace, 4), **figures}
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name, value in figures.items():
@@ -45,8 +49,8 @@ class Logs:
 def _step_of(line: str) -> float:
     """The step of a log line; infinite for an incomplete line, which a killed run can leave behind."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 

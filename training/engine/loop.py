@@ -21,8 +21,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
+from ..plans.errors import InputError
 from ..plans.run import TrainTable
 from . import state
+from .lock import alone
 from .logs import Logs
 from .task import Task
 
@@ -35,11 +37,11 @@ FREE = {"out", "steps", "micro", "save_every", "log_every", "keep", "bad_steps"}
 Average = dict[str, Tensor]
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(InputError):
     """The gradient was not finite for more than `bad_steps` steps in a row."""
 
 
-class ChangedRun(ValueError):
+class ChangedRun(InputError):
     """A run would resume with other data, another base or other settings than it started with."""
 
 
@@ -80,9 +82,11 @@ def fit(
     """Train `task`, resuming from a state in `run.out` if there is one; returns the averaged weights by name.
 
     Raises ChangedRun when that state was written with another model, data, base or setting; `allow` names settings that
-    may differ. `on_step` and `on_save` are called by the first process.
+    may differ. StateError when all of its states are damaged, BusyRun when another process trains in that folder.
+    `on_step` and `on_save` are called by the first process.
     """
-    return Loop(task, run, allow).train(on_save, on_step)
+    with alone(run.out) if first_process() else contextlib.nullcontext():
+        return Loop(task, run, allow).train(on_save, on_step)
 
 
 class Loop:
@@ -235,11 +239,10 @@ class Loop:
     def _resume(self, allow: Collection[str]) -> int:
         """Load the newest state and return its step; -1 when there is none."""
         self.run.out.mkdir(parents=True, exist_ok=True)
-        states = state.states(self.run.out / "state")
-        if not states:
+        newest = state.newest(self.run.out / "state")
+        if newest is None:
             return -1
-        newest = states[-1]
-        check_identity(state.record(newest)["identity"], self.identity, newest, allow)
+        check_identity(state.record(newest).get("identity", {}), self.identity, newest, allow)
         entries = state.names(newest)
         for name, param in zip(self.names, self.params, strict=True):
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -276,10 +279,17 @@ def check_identity(
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects the stop signals that arrive: SIGTERM, and SIGUSR1, which Slurm can send before its time limit."""
+    """Collects the stop signals that arrive: SIGTERM, SIGUSR1, which Slurm can send before its time limit, and Ctrl-C,
+    which ends the process at once the second time."""
     signals: list[int] = []
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    handlers = {number: signal.signal(number, lambda n, _: signals.append(n)) for number in numbers}
+
+    def collect(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and number in signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+    handlers = {number: signal.signal(number, collect) for number in numbers}
     try:
         yield signals
     finally:

@@ -69,6 +69,7 @@ class SamplesTable:
     columns: int = 8  # frames shown
 
 
+MAX_BATCH, MAX_FRAMES, MAX_LR = 65_536, 4096, 10.0  # above these, a number is a slip
 BASES = ("pocket", "sd15", "sd21")
 DSM = ("plain", "boosted")
 SAMPLES_DEPEND_ON = (
@@ -121,4 +122,7 @@ class BasePlan:
 
     def most(self) -> dict[str, tuple[float, float]]:
         """Upper limits: key -> (value, largest allowed value)."""
-        return {"data.drop": (self.data.drop, 1)}
+        shares = {name: getattr(self.train, name) for name in ("lr_decay_share", "ema", "beta2", "lr_end")}
+        limits: dict[str, tuple[float, float]] = {f"train.{name}": (value, 1) for name, value in shares.items()}
+        limits |= {"data.drop": (self.data.drop, 1), "data.frames": (self.data.frames, MAX_FRAMES)}
+        return limits | {"train.batch": (self.train.batch, MAX_BATCH), "train.lr": (self.train.lr, MAX_LR)}

@@ -6,6 +6,7 @@ artv_sd21.toml and dreamvideo_sd21.toml.
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,7 +17,13 @@ from .common import BasePlan
 from .errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+MOST = 2**63 - 1  # of any number, so that it fits into 64 bits
 DEFAULT_SYSTEM = "harivo"  # of a file that does not name one
+POSITIVE = (
+    *("lr", "grad_clip", "steps", "frames", "heads", "max_frames", "mapping_width", "mapping_heads", "token_layers"),
+    *("token_kernel", "conv_layers", "adapter_blocks", "anchor_patch", "anchor_ff", "columns", "tau", "mask_channels"),
+    *("mask_heads", "layers_per_block"),
+)
 T = TypeVar("T")
 
 
@@ -30,9 +37,9 @@ def read(
     Raises ConfigError for a file that does not exist or is not TOML, for an unknown key, and for a value of the wrong
     type or out of range.
     """
-    tables = _toml(path)
+    tables = toml(path)
     system = tables.pop("system", DEFAULT_SYSTEM)
-    if system not in plans:
+    if not isinstance(system, str) or system not in plans:
         raise ConfigError(f"{path.name}: system is {system!r}; use one of {', '.join(plans)}")
     for change in changes:
         _change(tables, change)
@@ -56,7 +63,7 @@ def find(name: str) -> Path:
         return path
     bundled = CONFIGS / f"{name}.toml"
     if not bundled.exists():
-        names = sorted(path.stem for path in CONFIGS.glob("*_*.toml") if "system" in _toml(path))
+        names = sorted(path.stem for path in CONFIGS.glob("*_*.toml") if "system" in toml(path))
         raise ConfigError(f"there is no config {name}; give a .toml file, or one of {', '.join(names)}")
     return bundled
 
@@ -75,13 +82,14 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. ConfigError for any other file."""
     if not path.is_file():
         raise ConfigError(f"there is no config file {path}; give the path of a .toml file, or a bundled name")
     try:
-        tables = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}; correct the file, which must be UTF-8 text") from error
     for name, table in tables.items():
         if not isinstance(table, dict) and name != "system":
             raise ConfigError(f"{path.name}: {name} is outside of a table; move it below [train] or another table")
@@ -95,7 +103,7 @@ def _change(tables: dict[str, dict[str, Any]], change: str) -> None:
         raise ConfigError(f"--set {change}: write it as TABLE.KEY=VALUE, such as train.steps=200")
     try:
         tables.setdefault(table, {})[key] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         tables.setdefault(table, {})[key] = value.strip()  # a string without quotes
 
 
@@ -104,6 +112,8 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} is {value!r}; give a list")
         return tuple(_typed(item, get_args(kind)[0], where) for item in value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and kind in (int, float):
+        _check_number(value, kind, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path:
@@ -114,12 +124,37 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
+def _check_number(value: float, kind: type[float], where: str) -> None:
+    """ConfigError for a number that no setting has. Limits of single settings are those of the plan."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}; it must be a finite number")
+    if value < 0:
+        raise ConfigError(f"{where} is {kind(value)}; it must be at least 0")
+    if value > MOST:
+        raise ConfigError(f"{where} is larger than {MOST}; give a smaller number")
+
+
 def _nearest(name: str, names: Sequence[str]) -> str:
     matches = difflib.get_close_matches(name, names, 1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def _check_positive(plan: BasePlan, name: str) -> None:
+    """ConfigError for a setting that must be above 0, in any of the tables that have it."""
+    for table in fields(plan):
+        values = getattr(plan, table.name)
+        for key in POSITIVE:
+            value = getattr(values, key, 1)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(number <= 0 for number in numbers if isinstance(number, int | float)):
+                raise ConfigError(f"{name}: {table.name}.{key} is {value}; it must be above 0")
+        start, end = getattr(values, "beta_start", None), getattr(values, "beta_end", None)
+        if start is not None and end is not None and not 0 < start <= end < 1:
+            raise ConfigError(f"{name}: {table.name}.beta_start is {start} and beta_end {end}; they must rise below 1")
+
+
 def _check(plan: BasePlan, name: str) -> None:
+    _check_positive(plan, name)
     for key, (value, choices) in plan.choices().items():
         if value not in choices:
             raise ConfigError(f"{name}: {key} is {value!r}; use one of {', '.join(choices)}")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -89,11 +90,21 @@ def _sd15(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
     if weights and (path / "unet").is_dir():
         return *_from_folder(path), SD15
     if path.suffix == ".safetensors" and path.is_file():
-        return *load_networks(load_file(path), SD15), SD15
+        return *_single_file(path), SD15
     raise ConfigError(
         f"base.weights is {weights!r}; give a Stable Diffusion 1.5 checkpoint (.safetensors), a diffusers folder of "
         'it, or "random" to try a configuration'
     )
+
+
+def _single_file(path: Path) -> tuple[Any, Any, Any]:
+    try:
+        return load_networks(load_file(path), SD15)
+    except (SafetensorError, RuntimeError, KeyError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ConfigError(
+            f"base.weights: {path} is no Stable Diffusion 1.5 checkpoint, or is damaged ({reason}); get the file again"
+        ) from error
 
 
 def _sd21(weights: str) -> tuple[Any, Any, Any, PocketConfig]:
