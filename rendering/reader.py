@@ -29,7 +29,7 @@ def frames(source: str | Path | IO[bytes], *, start: float = 0.0, duration: floa
         if not container.streams.video:
             raise ValueError("video: the file has no video stream; give a video")
         stream, empty, pictures = container.streams.video[0], True, Pictures()
-        for frame in container.decode(stream):
+        for frame in _decoded(container, stream, source):
             time = frame.time or 0.0
             if time < start - 1e-6:
                 continue
@@ -41,6 +41,16 @@ def frames(source: str | Path | IO[bytes], *, start: float = 0.0, duration: floa
         raise ValueError(
             f"video: there is no frame from {start} s on, because the video is shorter; choose an earlier start"
         )
+
+
+def _decoded(container: Any, stream: Any, source: str | Path | IO[bytes]) -> Iterator[av.VideoFrame]:
+    """The frames of a stream. ValueError where the file is damaged, or FFmpeg lacks its codec."""
+    try:
+        yield from container.decode(stream)
+    except FFmpegError as error:
+        raise ValueError(
+            f"video: {source} cannot be decoded to its end ({error}); give a whole video file, or convert it to H.264"
+        ) from error
 
 
 class Pictures:

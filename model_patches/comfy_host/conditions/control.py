@@ -7,6 +7,7 @@ condition, calls it, and weights its output for each frame.
 Shapes: f frames of a clip; the U-Net's batch is (chunks * clips * f, c, h, w).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,10 +31,12 @@ def parse_frames(text: str, frames: int, subject: str = "ControlNet frames") -> 
         frame, _, strength = entry.partition("=")
         try:
             factor = float(strength) if strength else 1.0
+            if not math.isfinite(factor):
+                raise ValueError(strength)
             strengths |= dict.fromkeys(_frame_range(frame.strip(), frames), factor)
         except ValueError as error:
             raise ValueError(
-                f"{subject}: {entry!r} is not a frame of a clip of {frames}; write frames 0 to {frames - 1}, "
+                f"{subject}: {entry[:100]!r} is not a frame of a clip of {frames}; write frames 0 to {frames - 1}, "
                 "-1 for the last, ranges like 4:8, strengths like -1=0.5, separated by commas"
             ) from error
     if not strengths:

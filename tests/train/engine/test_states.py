@@ -64,6 +64,7 @@ def test_a_damaged_state_is_passed_over_with_a_warning(tmp_path, harm, name, cap
     with caplog.at_level(logging.WARNING):
         whole = state.newest(tmp_path)
     assert whole == tmp_path / "step-00000002"
+    assert whole is not None
     assert "step-00000004 is damaged" in caplog.text
     loaded = empty()
     state.load(whole, loaded)
