@@ -46,9 +46,9 @@ def warm(folder: Path) -> Case:
 def make(rng: random.Random, folder: Path) -> Case:
     case = warm(folder)
     steps = sorted(case.path.iterdir())
-    chosen = steps if rng.random() < 0.3 else steps[-1:]
+    targets = steps if rng.random() < 0.3 else steps[-1:]
     label = rng.choice(("file", "file", "file", "json", "index", "missing"))
-    for step in chosen:
+    for step in targets:
         if label == "index":
             for path in step.glob("tensors-*"):
                 path.unlink()
@@ -63,7 +63,7 @@ def make(rng: random.Random, folder: Path) -> Case:
             path.write_bytes(damaged_text(text, rng) if rng.random() < 0.5 else str(changed_json({}, rng)).encode())
         else:
             path.write_bytes(damaged(path.read_bytes(), rng)[0])
-    return Case(case.path, f"{label} of {len(chosen)}")
+    return Case(case.path, f"{label} of {len(targets)}")
 
 
 def _read(folder: Path) -> dict[str, Tensor] | None:

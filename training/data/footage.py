@@ -116,6 +116,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _decode(video: Video) -> Iterator[Tensor]:
     for file in video.files():
         with av.open(str(file)) as container:
+            if not container.streams.video:
+                raise ValueError("it has no video stream")
             for frame in container.decode(video=0):
                 yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
 
