@@ -7,6 +7,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...dreamvideo.guidance import DEFAULT_SCALE, IMAGE_FIRST, ORDERS, TEXT_FIRST, Branch, guided, needed, weights
+from ..base.equality import first_equal
 from ..motion import apply as motion
 from . import retention as dreamvideo
 from .retention import Conditioning
@@ -27,7 +28,7 @@ NAMES: dict[Branch, str] = {"none": "negative", "text": "text", "image": "image"
 
 class DoubleConditionGuider(CFGGuider):
     """Eq. 5 on x_0, which is affine in eps. All conditions are passed to ComfyUI in one call, which batches them if
-    memory allows. Conditions with weight 0 are not evaluated. Post-CFG functions get the final prediction.
+    memory allows. Conditions with weight 0 are not evaluated, equal ones once. Post-CFG functions get the final prediction.
     """
 
     def __init__(self, model: comfy.model_patcher.ModelPatcher, text: float, image: float, order: str) -> None:
@@ -43,13 +44,23 @@ class DoubleConditionGuider(CFGGuider):
         options = model_options or {}
         needs_all = options.get("disable_cfg1_optimization", False)  # a sampler or patch needs all predictions
         branches = list(weights(*self.scales)) if needs_all else needed(*self.scales)
-        conds = [self.conds.get(NAMES[branch]) for branch in branches]
-        outputs = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)
-        predictions: dict[Branch, Tensor] = dict(zip(branches, outputs, strict=True))
+        predictions = self._predictions(branches, x, timestep, options)
         x0 = guided(predictions, *self.scales)
         for function in options.get("sampler_post_cfg_function", []):
             x0 = function(self._arguments(x0, predictions, x, timestep, options))
         return x0
+
+    def _predictions(
+        self, branches: list[Branch], x: Tensor, timestep: Tensor, options: dict[str, Any]
+    ) -> dict[Branch, Tensor]:
+        """The prediction of each branch. Equal conditions are computed once: without a prompt, the null text is it."""
+        conds = [self.conds.get(NAMES[branch]) for branch in branches]
+        places = first_equal(conds)
+        distinct = sorted(set(places))
+        batch = [conds[place] for place in distinct]
+        outputs = comfy.samplers.calc_cond_batch(self.inner_model, batch, x, timestep, options)
+        by_place = dict(zip(distinct, outputs, strict=True))
+        return {branch: by_place[place] for branch, place in zip(branches, places, strict=True)}
 
     def _arguments(
         self, x0: Tensor, predictions: dict[Branch, Tensor], x: Tensor, sigma: Tensor, options: dict[str, Any]

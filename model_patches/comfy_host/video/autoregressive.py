@@ -26,6 +26,7 @@ from ...core.pictures import fit
 from ..artv.apply import apply_artv, blended
 from ..artv.checks import FrameInputs
 from ..artv.files import LoadedArtv
+from ..base.equality import same_conditions
 from ..base.fingerprint import of_model, of_values
 from ..conditions.frames import Part, check_rows
 from ..conditions.prompts import StoryPrompts
@@ -75,12 +76,14 @@ class ArtvGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:  # noqa: ARG002
         options: dict[str, Any] = model_options or {}
-        conds = self.conds
-        batch = [conds["positive"], *(conds["negative" if k == "text" else "positive"] for k in self.branches)]
+        conds, branches = self.conds, self.branches
+        if branches[-1:] == ("text",) and same_conditions(conds["positive"], conds["negative"]):
+            branches = branches[:-1]  # without a prompt, the prediction without the text is that with it
+        batch = [conds["positive"], *(conds["negative" if k == "text" else "positive"] for k in branches)]
         full, *others = comfy.samplers.calc_cond_batch(self.inner_model, batch, x, timestep, options)
-        without = dict(zip(self.branches, others, strict=True))
+        without = dict(zip(branches, others, strict=True))
         args = {"cond": conds["positive"], "uncond": conds.get("negative"), "cond_scale": 1 + self.weights.text}
-        args |= {"cond_denoised": full, "uncond_denoised": without.get("text"), "input": x, "sigma": timestep}
+        args |= {"cond_denoised": full, "uncond_denoised": without.get("text", full if "text" in self.branches else None), "input": x, "sigma": timestep}
         args |= {"model": self.inner_model, "model_options": options}
         denoised = blended(options, guided(full, without, self.weights), x, timestep)
         for function in options.get("sampler_post_cfg_function", []):

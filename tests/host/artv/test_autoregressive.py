@@ -103,7 +103,7 @@ def predicted(tiny_sd, artv):
     from stillmotion.model_patches.comfy_host.artv.apply import apply_artv
     from stillmotion.model_patches.comfy_host.video.autoregressive import ArtvGuider, left_out
 
-    def predict(weights, inputs, *, model=None, conditions=CONDITIONS, **options):
+    def predict(weights, inputs, *, model=None, conditions=CONDITIONS, negative=2, **options):
         rows, x_0 = [], []
 
         def listen(executor, x, *args, **options):
@@ -117,7 +117,7 @@ def predicted(tiny_sd, artv):
         patched = apply_artv(model or tiny_sd, artv, inputs, left_out=left_out(needed(weights, conditions)), **options)
         patched.add_wrapper_with_key("apply_model", "test", listen)
         guider = ArtvGuider(patched, weights, conditions)
-        guider.set_conds(conditioning(1), conditioning(2))
+        guider.set_conds(conditioning(1), conditioning(negative))
         noise = torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(8))
         with torch.inference_mode():
             guider.sample(
@@ -195,6 +195,13 @@ def test_leaving_out_is_as_if_it_were_not_there(predicted):
 def test_a_weight_of_zero_costs_no_call(predicted):
     assert predicted(Weights(0, 0.25, 6.5), given_frame())[1] == [3]
     assert predicted(Weights(0.25, 0, 0), given_frame())[1] == [2]
+
+
+def test_a_text_that_equals_the_null_text_costs_no_call(predicted):
+    """P_txt is P then: the result is that without a weight for the text."""
+    with_weight, rows = predicted(Weights(0.25, 0.25, 6.5), given_frame(), negative=1)
+    assert rows == [3]
+    assert torch.equal(with_weight, predicted(Weights(0.25, 0.25, 0), given_frame(), negative=1)[0])
 
 
 def test_post_cfg_functions_get_the_guided_prediction(predicted, tiny_sd):

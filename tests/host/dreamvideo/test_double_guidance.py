@@ -281,3 +281,42 @@ def test_a_long_video_knows_when_the_guidance_is_another(tiny_sd, branch, guide,
     known = [long_video(way).identity() for way in ways]
     assert long_video(guide(tiny_sd)).identity() == known[0]
     assert all(a != b for i, a in enumerate(known) for b in known[:i])
+
+
+@pytest.mark.parametrize(("order", "calls_of_unequal"), [("text first", 3), ("image first", 3)])
+def test_equal_conditions_are_computed_once(branch, tiny_sd, listening, run, order, calls_of_unequal):
+    """Without a prompt the text is the null text: two predictions instead of three, and the same result."""
+    from stillmotion.model_patches.comfy_host.dreamvideo.guider import double_condition_guider
+    from stillmotion.model_patches.comfy_host.dreamvideo.retention import apply_retention
+
+    def sampled(seed):
+        model, calls = listening(tiny_sd)
+        positive, negative = apply_retention((words(2), words(seed)), branch, picture())
+        guider = double_condition_guider(model, positive, negative, text=7.5, image=2.0, order=order)
+        return run(guider, steps=1), sum(calls)
+
+    equal, calls = sampled(2)
+    assert calls == 2
+    almost = [[words(2)[0][0] * (1 + 1e-6), {}]]
+    assert sampled(1)[1] == calls_of_unequal
+    model, calls = listening(tiny_sd)
+    positive, negative = apply_retention((words(2), almost), branch, picture())
+    three = run(double_condition_guider(model, positive, negative, text=7.5, image=2.0, order=order), steps=1)
+    assert sum(calls) == 3
+    assert close(equal, three, 1e-3)
+
+
+def test_conditions_are_equal_by_their_content_and_not_by_their_ids(comfy):
+    from comfy.conds import CONDCrossAttn, CONDRegular
+
+    from stillmotion.model_patches.comfy_host.base.equality import first_equal
+
+    def condition(value=1.0, kind=CONDRegular, **more):
+        return [{"model_conds": {"c": kind(torch.full((1, 3), value))}, "uuid": object(), "strength": 1.0, **more}]
+
+    control = object()
+    conditions = [
+        condition(), condition(), condition(2.0), condition(kind=CONDCrossAttn), condition(control=control),
+        condition(control=control), condition(control=object()), condition(mask=torch.ones(1)), None, None,
+    ]  # fmt: skip
+    assert first_equal(conditions) == [0, 0, 2, 3, 4, 4, 6, 7, 8, 8]
