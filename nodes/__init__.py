@@ -3,8 +3,9 @@
 import logging
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.v0_0_2 import ComfyExtension, io
 
+from ..model_patches.comfy_host.base import host
 from ..rendering.graph import savers_of
 from . import artv, decoder, dreamvideo, guidance, long, motion, options, pocket, sampling, sparse, stages, views
 
@@ -15,7 +16,9 @@ log = logging.getLogger(__name__)
 
 class StillMotionExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Look at every graph that is queued, through ComfyUI's public list of handlers."""
+        """Compare the host with what the pack needs, and look at every graph that is queued, through ComfyUI's public
+        list of handlers."""
+        check_host()
         from server import PromptServer  # ComfyUI's own, which needs a running server
 
         if server := getattr(PromptServer, "instance", None):
@@ -23,6 +26,15 @@ class StillMotionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for group in GROUPS for node in group.NODES]
+
+
+def check_host() -> None:
+    """Name the parts of ComfyUI that the pack uses and this version does not have."""
+    if lines := host.missing():
+        log.error(
+            "StillMotion: this version of ComfyUI does not have %s; update StillMotion, or what needs them fails",
+            ", ".join(lines),
+        )
 
 
 def warn_of_saved_models(request: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..evaluation.drawing.masks import draw_masks, masks_text
 from ..evaluation.drawing.views import as_batch

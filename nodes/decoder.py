@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..model_patches.comfy_host.vidrd.decoder import TemporalVAE, load_decoder
 from .common import files

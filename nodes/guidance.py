@@ -5,7 +5,7 @@
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.comfy_host.guidance.mitigating import apply_mitigating_gradient
 from ..model_patches.harivo.mitigating import BANDWIDTHS, JACOBIANS, KERNELS, Config

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..model_patches.comfy_host.conditions.prompts import PromptSchedule, parse_prompts
 from .common.sockets import CATEGORY, Prompts, ReuseOptions

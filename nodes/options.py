@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..rendering.formats import FORMATS
 from ..rendering.loop import parse_takes

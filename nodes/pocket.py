@@ -3,7 +3,7 @@
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..evaluation.drawing.views import read_batch
 from ..model_patches.comfy_host.pocket import load_pocket, load_pocket_control, with_pocket_lora

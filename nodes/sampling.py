@@ -3,7 +3,7 @@
 # pyright: reportIncompatibleMethodOverride=false
 # a V3 node names its inputs as the arguments of execute, whose base takes any keyword
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..model_patches.comfy_host.base.betas import apply_betas
 from ..model_patches.comfy_host.conditions.control import limit_to_frames, parse_frames

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..model_patches.comfy_host.conditions.control import parse_frames
 from ..model_patches.comfy_host.sparsectrl.control import FITS, apply_sparse, load_sparse

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..model_patches.comfy_host.video.staged import FITS, REANCHOR, UNDER_NOISE, parse_stages
 from ..model_patches.dreamvideo.guidance import ORDERS

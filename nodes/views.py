@@ -3,7 +3,7 @@
 # V3 nodes take their inputs by name, so every `execute` has its own signature.
 # pyright: reportIncompatibleMethodOverride=false
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..evaluation.drawing.probes import mapping_shift
 from ..evaluation.drawing.views import (

@@ -1,6 +1,6 @@
 """The types of our sockets, and our folder in ComfyUI's menu."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 # nodes/render defines the types of the shared inputs, because it imports nothing from this folder
 from ..render.widgets import OutputOptions as OutputOptions

@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy.cli_args import args
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.v0_0_2 import InputImpl, io, ui
 
 from ...model_patches.comfy_host.base.fingerprint import of_machine, of_sampler
 from ...model_patches.comfy_host.video.shared import latent_size

@@ -9,7 +9,7 @@ whole.
 from collections.abc import Iterator
 from typing import Any
 
-from comfy_api.latest import InputImpl
+from comfy_api.v0_0_2 import InputImpl
 
 from ...rendering import reader
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ...model_patches.comfy_host.video.shared import SAMPLERS, SCHEDULERS
 from ...model_patches.vidrd.reuse import RULES

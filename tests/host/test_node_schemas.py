@@ -42,7 +42,7 @@ def test_every_node_is_found_under_other_names(schemas):
 
 def test_no_node_has_more_than_eight_widgets_as_it_is_placed(schemas):
     """The classic renderer shows advanced inputs, too, and a widget for what happens to a seed after a run."""
-    from comfy_api.latest import io
+    from comfy_api.v0_0_2 import io
 
     for schema in schemas:
         widgets = [socket for socket in schema.inputs if isinstance(socket, io.WidgetInput) and not socket.force_input]
@@ -52,7 +52,7 @@ def test_no_node_has_more_than_eight_widgets_as_it_is_placed(schemas):
 
 def test_every_node_has_a_help_page_that_names_all_its_widgets(schemas):
     """ComfyUI shows web/docs/<node id>.md in its help panel."""
-    from comfy_api.latest import io
+    from comfy_api.v0_0_2 import io
 
     for schema in schemas:
         page = ROOT / "web" / "docs" / f"{schema.node_id}.md"
@@ -70,7 +70,7 @@ def test_no_help_page_is_left_of_a_node_that_is_gone(schemas):
 
 def test_seeds_stay_as_they_are_until_the_user_changes_them(schemas):
     """A seed that changes by itself would start a new job, so that queueing again could not resume the old one."""
-    from comfy_api.latest import io
+    from comfy_api.v0_0_2 import io
 
     seeds = [socket for schema in schemas for socket in schema.inputs if socket.id in ("seed", "noise_seed")]
     assert len(seeds) >= 3

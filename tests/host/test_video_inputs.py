@@ -66,7 +66,7 @@ FILES = {
 
 @pytest.mark.parametrize("kind", FILES)
 def test_files_are_read_as_comfyui_reads_them(comfy, frames_of, kind):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     video = InputImpl.VideoFromFile(FILES[kind]())
     frames_read, expected = frames_of(video), comfyui_frames(video)
@@ -75,13 +75,13 @@ def test_files_are_read_as_comfyui_reads_them(comfy, frames_of, kind):
 
 
 def test_a_turned_video_is_upright(comfy, frames_of):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     assert frames_of(InputImpl.VideoFromFile(FILES["turned"]())).shape == (6, 3, 64, 32)
 
 
 def test_ten_bit_are_not_rounded_to_eight(comfy, frames_of):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     values = frames_of(InputImpl.VideoFromFile(FILES["10 bit"]())) * 255
     assert (values - values.round()).abs().max() > 0.1
@@ -89,7 +89,7 @@ def test_ten_bit_are_not_rounded_to_eight(comfy, frames_of):
 
 @pytest.mark.parametrize(("start", "duration"), [(0.25, 0.0), (0.0, 0.3), (0.25, 0.25), (-0.25, 0.0)])
 def test_a_trim_is_comfyuis(comfy, frames_of, start, duration):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     video = InputImpl.VideoFromFile(FILES["plain"](), start_time=start, duration=duration)
     frames_read, expected = frames_of(video), comfyui_frames(video)
@@ -99,7 +99,7 @@ def test_a_trim_is_comfyuis(comfy, frames_of, start, duration):
 
 def test_a_trim_counts_from_the_time_of_the_file(comfy, frames_of):
     """A file may begin late, as parts of a stream do; ComfyUI does not count from its first frame."""
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     times = [8, 9, 10, 11, 12, 13]
     late = encoded("matroska", codec="ffv1", pixels="yuv444p", times=times)
@@ -112,7 +112,7 @@ def test_a_trim_counts_from_the_time_of_the_file(comfy, frames_of):
 
 def test_a_crop_that_is_kept_beside_the_file_is_applied(comfy, frames_of):
     """As newer versions of ComfyUI have it."""
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     class Cropped(InputImpl.VideoFromFile):
         def get_components(self):
@@ -126,7 +126,7 @@ def test_a_crop_that_is_kept_beside_the_file_is_applied(comfy, frames_of):
 
 
 def test_an_edit_that_a_trimmed_part_shows_too_is_seen_on_the_first_frame(comfy, frames_of, monkeypatch):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     read = InputImpl.VideoFromFile.get_components
 
@@ -143,7 +143,7 @@ def test_an_edit_that_a_trimmed_part_shows_too_is_seen_on_the_first_frame(comfy,
 def test_images_become_the_same_frames_without_a_codec_between(comfy, frames_of):
     from fractions import Fraction
 
-    from comfy_api.latest import InputImpl, Types
+    from comfy_api.v0_0_2 import InputImpl, Types
 
     images = torch.rand(5, 16, 24, 3, generator=torch.Generator().manual_seed(0))
     video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(8)))
@@ -151,7 +151,7 @@ def test_images_become_the_same_frames_without_a_codec_between(comfy, frames_of)
 
 
 def test_a_video_without_a_frame_is_named(comfy, frames_of):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     with pytest.raises(ValueError, match="no frame"):
         frames_of(InputImpl.VideoFromFile(FILES["plain"](), start_time=5.0))
@@ -159,7 +159,7 @@ def test_a_video_without_a_frame_is_named(comfy, frames_of):
 
 def test_files_are_read_one_frame_at_a_time(comfy, monkeypatch):
     """Only the first frame is asked of ComfyUI, which reads whole videos."""
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     from stillmotion.nodes.render.reading import frames_of
 

@@ -37,7 +37,7 @@ def test_a_single_image_has_a_slice_but_no_measures(views):
 
 
 def test_a_video_is_read_frame_by_frame_with_progress(views, comfy):
-    types = importlib.import_module("comfy_api.latest")
+    types = importlib.import_module("comfy_api.v0_0_2")
     images = torch.linspace(0, 1, 12)[:, None, None, None].expand(-1, 32, 48, 3)
     jumped = torch.cat([images[:8] * 0.4, images[8:]])
     video = types.InputImpl.VideoFromComponents(types.Types.VideoComponents(images=jumped, frame_rate=Fraction(8)))

@@ -28,7 +28,8 @@ NAMES: dict[Branch, str] = {"none": "negative", "text": "text", "image": "image"
 
 class DoubleConditionGuider(CFGGuider):
     """Eq. 5 on x_0, which is affine in eps. All conditions are passed to ComfyUI in one call, which batches them if
-    memory allows. Conditions with weight 0 are not evaluated, equal ones once. Post-CFG functions get the final prediction.
+    memory allows. Conditions with weight 0 are not evaluated, equal ones once. Post-CFG functions get the final
+    prediction.
     """
 
     def __init__(self, model: comfy.model_patcher.ModelPatcher, text: float, image: float, order: str) -> None:

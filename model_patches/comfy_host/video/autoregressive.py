@@ -83,7 +83,12 @@ class ArtvGuider(comfy.samplers.CFGGuider):
         full, *others = comfy.samplers.calc_cond_batch(self.inner_model, batch, x, timestep, options)
         without = dict(zip(branches, others, strict=True))
         args = {"cond": conds["positive"], "uncond": conds.get("negative"), "cond_scale": 1 + self.weights.text}
-        args |= {"cond_denoised": full, "uncond_denoised": without.get("text", full if "text" in self.branches else None), "input": x, "sigma": timestep}
+        args |= {
+            "cond_denoised": full,
+            "uncond_denoised": without.get("text", full if "text" in self.branches else None),
+            "input": x,
+            "sigma": timestep,
+        }
         args |= {"model": self.inner_model, "model_options": options}
         denoised = blended(options, guided(full, without, self.weights), x, timestep)
         for function in options.get("sampler_post_cfg_function", []):

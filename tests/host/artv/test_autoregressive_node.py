@@ -158,7 +158,7 @@ def test_after_broken_latents_the_finished_part_can_be_played(rendered, output, 
 
 @pytest.mark.slow
 def test_any_video_is_continued(rendered, output):
-    from comfy_api.latest import InputImpl
+    from comfy_api.v0_0_2 import InputImpl
 
     path, _ = rendered(image=picture())
     video = InputImpl.VideoFromFile(str(path))

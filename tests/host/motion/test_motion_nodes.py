@@ -115,7 +115,7 @@ def test_a_name_that_another_node_gives_is_checked_when_it_is_known(nodes):
 
 
 def test_every_loader_finds_names_of_other_systems(comfy):
-    from comfy_api.latest import io
+    from comfy_api.v0_0_2 import io
 
     from stillmotion.nodes import artv, decoder, dreamvideo, motion
 
