@@ -1,4 +1,4 @@
-"""Parts of ComfyUI that it does not promise to keep: they are there, listed in the docs, and named once they are gone."""
+"""Parts of ComfyUI that it does not promise to keep: present, listed in the docs, and named once they are gone."""
 
 import logging
 

@@ -291,16 +291,16 @@ def test_equal_conditions_are_computed_once(branch, tiny_sd, listening, run, ord
 
     def sampled(seed):
         model, calls = listening(tiny_sd)
-        positive, negative = apply_retention((words(2), words(seed)), branch, picture())
+        positive, negative = apply_retention((conditioning(2), conditioning(seed)), branch, picture())
         guider = double_condition_guider(model, positive, negative, text=7.5, image=2.0, order=order)
         return run(guider, steps=1), sum(calls)
 
     equal, calls = sampled(2)
     assert calls == 2
-    almost = [[words(2)[0][0] * (1 + 1e-6), {}]]
+    almost = [[conditioning(2)[0][0] * (1 + 1e-6), {}]]
     assert sampled(1)[1] == calls_of_unequal
     model, calls = listening(tiny_sd)
-    positive, negative = apply_retention((words(2), almost), branch, picture())
+    positive, negative = apply_retention((conditioning(2), almost), branch, picture())
     three = run(double_condition_guider(model, positive, negative, text=7.5, image=2.0, order=order), steps=1)
     assert sum(calls) == 3
     assert close(equal, three, 1e-3)
