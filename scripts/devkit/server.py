@@ -146,7 +146,10 @@ class Server:
 
     def lines(self) -> list[str]:
         """The lines of the log, without colour codes."""
-        return [COLOURS.sub("", line).rstrip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        return [
+            COLOURS.sub("", line).rstrip()
+            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
 
     def tail(self, count: int = 20) -> str:
         return "\n".join(self.lines()[-count:])
