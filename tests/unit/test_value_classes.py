@@ -2,6 +2,7 @@
 
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from importlib import import_module
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,9 @@ CLASSES = {
 @pytest.mark.parametrize(("name", "by_name"), list(CLASSES.items()))
 def test_a_value_cannot_be_changed(name, by_name):
     module, _, class_name = name.rpartition(".")
-    value_class = getattr(import_module(f"stillmotion.{module}"), class_name)
-    assert is_dataclass(value_class)
+    value_class: Any = getattr(import_module(f"stillmotion.{module}"), class_name)
     value = object.__new__(value_class)  # what it holds does not matter
+    assert is_dataclass(value_class)
     with pytest.raises(FrozenInstanceError):
         setattr(value, fields(value_class)[0].name, 1)
     assert {field.kw_only for field in fields(value_class)} == {by_name}

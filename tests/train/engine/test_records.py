@@ -51,7 +51,7 @@ def test_the_log_has_the_means_over_all_processes_and_their_values(run, monkeypa
 
     monkeypatch.setattr(loop.dist, "all_gather_object", gather)
     one = Loop(Numbers(), run)
-    one.world = 2
+    monkeypatch.setattr(one, "world", 2)
     figures = {"loss": [1.0, 2.0]}
     one.counts += torch.tensor([1, 1, 0, 0])
     one._report(logs.Logs(run.out, 0, 6), figures)
@@ -125,16 +125,13 @@ def test_a_flag_of_one_process_is_a_flag_of_all(run, monkeypatch):
     one = Loop(Numbers(), run)
     assert one._agree(True, False) == [True, False]
     monkeypatch.setattr(loop.dist, "all_reduce", other_process)
-    one.world = 2
+    monkeypatch.setattr(one, "world", 2)
     assert one._agree(True, False, False) == [True, True, False]
 
 
 @pytest.mark.parametrize("batch", [3, 5])
 def test_a_batch_that_does_not_divide_among_the_processes_is_refused(run, monkeypatch, batch):
-    class Two(loop.Accelerator):
-        num_processes = 2
-
-    monkeypatch.setattr(loop, "Accelerator", Two)
+    monkeypatch.setattr(loop, "Accelerator", type("Two", (loop.Accelerator,), {"num_processes": 2}))
     with pytest.raises(ValueError, match=f"batch {batch} does not divide among 2 processes; choose a multiple of 2"):
         Loop(Numbers(), TrainTable(**(vars(run) | {"batch": batch})))
 

@@ -103,7 +103,7 @@ def test_without_a_warm_up_the_first_step_has_the_whole_learning_rate(run):
     assert learning_rate(changed(run, warmup=2), 0) == run.lr / 2
 
 
-def test_processes_exchange_gradients_once_a_step_with_the_last_part(run):
+def test_processes_exchange_gradients_once_a_step_with_the_last_part(run, monkeypatch):
     events = []
 
     class Noted(Sum):
@@ -118,7 +118,7 @@ def test_processes_exchange_gradients_once_a_step_with_the_last_part(run):
         events.append("end")
 
     loop = Loop(Noted(), changed(run, batch=5, micro=2))
-    loop.accelerator.no_sync = no_sync
+    monkeypatch.setattr(loop.accelerator, "no_sync", no_sync)
     loop.advance()
     assert events == ["no exchange", [0, 1], "end", "no exchange", [2, 3], "end", [4]]
 

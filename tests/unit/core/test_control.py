@@ -82,7 +82,8 @@ def test_a_new_hint_adds_nothing_and_halves_the_size_once_for_each_width():
     features = encoder(torch.randn(2, 5, 12, 8))
     assert features.shape == (2, 32, 3, 2)
     assert not features.any()
-    assert [(c.in_channels, c.out_channels, c.stride[0]) for c in encoder.blocks] == [
+    convolutions: Any = encoder.blocks
+    assert [(c.in_channels, c.out_channels, c.stride[0]) for c in convolutions] == [
         (4, 4, 1),
         (4, 8, 2),
         (8, 8, 1),
