@@ -303,3 +303,32 @@ def test_a_motion_config_without_the_right_types_is_no_config():
         MotionConfig.from_dict({"heads": 8})
     with pytest.raises(ValueError, match="it must be a table of settings"):
         MotionConfig.from_dict([])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.slow
+def test_a_reader_that_hangs_or_dies_does_not_stop_the_others(tmp_path, monkeypatch):
+    import os
+
+    from stillmotion.benchmarks.fuzzing.harness import Case, Kind
+
+    monkeypatch.setattr(harness, "LIMIT", 0.3)
+
+    def read(case):
+        if case.label == "hangs":
+            while True:
+                pass
+        if case.label == "dies":
+            os._exit(1)
+        return case.label
+
+    def make(rng, folder):
+        return Case(folder, ("reads", "hangs", "dies", "reads")[numbers.pop(0)])
+
+    numbers = [0, 1, 2, 3]  # in each child the first case is the first that is left
+    kind = Kind("toy", make, read, lambda case, value: value == "reads", (), lambda folder: Case(folder, "reads"))
+    results = []
+    for number in range(4):
+        results += harness.run(kind, range(number, number + 1), 0)
+        numbers.pop(0)
+    assert [result.outcome for result in results] == ["equal", "hang", "raw", "equal"]
+    assert [result.label for result in results] == ["reads", "hangs", "dies", "reads"]
