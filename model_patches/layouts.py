@@ -208,7 +208,8 @@ def motion_config(weights: Weights, source: str, layout: str = ANIMATEDIFF) -> d
     sdxl = HOTSHOT_BETAS if layout == HOTSHOT else SDXL_BETAS
     mid_block = any(k.startswith("mid_block.") for k in weights)
     frames = next((v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")), ANIMATELCM_FRAMES)
-    is_v1 = frames == V1_FRAMES and not mid_block and channels != SDXL_CHANNELS
+    # SDXL's U-Net has three levels; Hotshot-XL has 24 positions, too, and normalises every frame
+    is_v1 = frames == V1_FRAMES and not mid_block and len(channels) != len(SDXL_CHANNELS)
     check_counts({"layers": layers}, len(weights))
     config = MotionConfig(
         block_channels=channels,
