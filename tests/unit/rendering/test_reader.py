@@ -51,3 +51,34 @@ def test_unreadable_files_are_named(video, tmp_path):
         container.mux(stream.encode(None))
     with pytest.raises(ValueError, match="no video stream"):
         next(reader.frames(sound))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (40, 56), (56, 40), (33, 31)])
+def test_ten_bit_frames_of_every_size_are_shares_of_1023(width, height):
+    """Sizes that are no multiple of 32 are padded for the conversion, which must not reach the picture."""
+    generator = np.random.default_rng(0)
+    pictures = reader.Pictures()
+    for _ in range(2):
+        values = generator.integers(0, 1024, (height, width, 3), dtype=np.uint16)
+        picture = pictures.of(av.VideoFrame.from_ndarray(values, format="gbrp10le"))
+        expected = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1) / 1023
+        torch.testing.assert_close(picture, expected, rtol=0, atol=2e-3)  # FFmpeg rounds
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(0, 0), (90, 1), (180, 2), (-180, 2), (270, 3), (-90, 3), (-89.9, 3)])
+@pytest.mark.parametrize("kind", ["rgb24", "gbrp10le"])
+def test_frames_are_turned_counter_clockwise_by_their_rotation(rotation, turns, kind):
+    class Turned:
+        """A frame with the rotation that the file of a phone has."""
+
+        def __init__(self, frame):
+            self.frame, self.rotation = frame, rotation
+
+        def __getattr__(self, name):
+            return getattr(self.frame, name)
+
+    values = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8 if kind == "rgb24" else np.uint16)
+    frame = av.VideoFrame.from_ndarray(values, format=kind)
+    upright = reader.Pictures().of(frame)
+    picture = reader.Pictures().of(Turned(frame))  # type: ignore[arg-type]
+    assert torch.equal(picture, torch.rot90(upright, turns, (1, 2)))
