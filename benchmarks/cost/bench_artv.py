@@ -31,12 +31,8 @@ from torch import Tensor
 from ...model_patches.artv.config import SD21, ArtvConfig
 from ...model_patches.artv.guidance import CONDITIONS, Weights
 from ...model_patches.artv.model import ArtvModel
-from ...rendering.formats import check_format
-from ...rendering.job import open_job
-from ...rendering.loop import Output, Work, render
 from ..common.pocket_host import ARTV, PocketHost, one_by_one, start_comfyui
 from ..common.report import finish
-from ..quality.bench_long import Meter, resident, slope
 from .bench_temporal import random_weight
 from .sd21 import CONTEXT, sd21_model, weight_shapes
 
@@ -165,6 +161,11 @@ def frame_seconds(roll: Any, frames: int) -> float:
 
 def memory(roll: Any, lengths: Sequence[int]) -> dict[str, float]:
     """Resident memory in MB at each length of one job, which is extended."""
+    from ...rendering.formats import check_format  # they need PyAV, which the forwards here do without
+    from ...rendering.job import open_job
+    from ...rendering.loop import Output, Work, render
+    from ..quality.bench_long import Meter, resident, slope
+
     meter = Meter()
 
     def decode(latents: Tensor):

@@ -72,9 +72,7 @@ def main() -> None:
 
 def start(mode: str, setup: Setup) -> str:
     """Import ComfyUI in this mode; the reason why it is not possible, or ""."""
-    from ..common.pocket_host import start_comfyui
-
-    start_comfyui(cpu=setup.cpu)
+    machine.start(setup)
     from comfy.cli_args import args
 
     args.lowvram, args.novram = mode == "lowvram", mode == "novram"

@@ -17,7 +17,19 @@ from torch import Tensor
 GB = 1e9
 # The packages that the command imports: what a machine with torch usually has, and what ComfyUI's `comfy` needs.
 PACKAGES = (
-    *("torch", "torchvision", "transformers", "accelerate", "safetensors", "einops", "numpy", "scipy", "PIL", "tqdm"),
+    *(
+        "torch",
+        "torchvision",
+        "torchaudio",
+        "transformers",
+        "accelerate",
+        "safetensors",
+        "einops",
+        "numpy",
+        "scipy",
+        "PIL",
+        "tqdm",
+    ),
     *("psutil", "yaml", "aiohttp", "diffusers", "torchsde", "comfy_kitchen", "comfy_aimdo"),
 )
 WHEELS = {"PIL": "pillow", "yaml": "pyyaml", "comfy_kitchen": "comfy-kitchen", "comfy_aimdo": "comfy-aimdo"}
@@ -55,6 +67,16 @@ class Setup:
 
 def has_cuda() -> bool:
     return torch.cuda.is_available()
+
+
+def start(setup: Setup) -> None:
+    """Make ComfyUI importable; on a processor with torch's attention, which ComfyUI uses on NVIDIA's cards."""
+    from ..common.pocket_host import start_comfyui
+
+    start_comfyui(cpu=setup.cpu)
+    from comfy.cli_args import args
+
+    args.use_pytorch_cross_attention |= setup.cpu
 
 
 def missing_packages() -> list[str]:

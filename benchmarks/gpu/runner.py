@@ -47,10 +47,8 @@ def select(names: Sequence[str] | None) -> list[str]:
 
 def run(parts: Sequence[str], setup: Setup, options: argparse.Namespace) -> int:
     """Run the parts; 1 if any failed."""
-    from ..common.pocket_host import start_comfyui
-
     torch.set_num_threads(1) if setup.cpu and setup.tiny else None
-    start_comfyui(cpu=setup.cpu)
+    machine.start(setup)
     began = time.monotonic()
     results: dict[str, Any] = {"machine": machine.describe(setup), "tiny": setup.tiny, "parts": {}}
     print(results["machine"], flush=True)
@@ -71,9 +69,9 @@ def run(parts: Sequence[str], setup: Setup, options: argparse.Namespace) -> int:
 def run_part(name: str, setup: Setup) -> dict[str, Any]:
     """The figures of one part, or why there are none."""
     module, function = PARTS[name]
-    work: Callable[[Setup], dict[str, Any]] = getattr(import_module(f".{module}", __package__), function)
     start_time = time.monotonic()
     try:
+        work: Callable[[Setup], dict[str, Any]] = getattr(import_module(f".{module}", __package__), function)
         figures = work(setup)
     except Skipped as reason:
         figures = {"skipped": str(reason)}
