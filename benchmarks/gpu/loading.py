@@ -115,13 +115,13 @@ def measure(setup: Setup, file: Path) -> dict[str, Any]:
     from .systems import HARIVO, TEXT, Systems, load_host
 
     square = torch.ones(64, 64, device=setup.device)
-    square @ square  # cuBLAS allocates its workspace, and keeps it
+    _ = square @ square  # cuBLAS allocates its workspace, and keeps it
     before = machine.allocated_gb(setup)
     host = load_host("fp32" if setup.cpu else "fp16")
     systems = Systems(host, setup)
     model = host.motion(HARIVO, frames=systems.frames)
     plain = systems.moving(HARIVO, model=model, text=TEXT)
-    with_lora = host.lora(LORA, model=model)
+    with_lora: Any = host.lora(LORA, model=model)
     latents = systems.moving(HARIVO, model=with_lora, text=TEXT)
     state, loaded = model_management.vram_state.name, with_lora.loaded_size() / machine.GB
     torch.save(latents.float().cpu(), file)

@@ -108,7 +108,7 @@ def modules(setup: Setup) -> dict[str, Any]:
 def attention_backends(setup: Setup) -> dict[str, Any]:
     """The motion module in fp16 with each of torch's attention kernels, against its plain mathematics in fp32."""
     channels, size, frames = (64, 4, 4) if setup.tiny else (320, 32, 16)
-    module = with_weights(MotionModule(channels, heads=8, attention=sdpa)).eval().to(setup.device)
+    module: Any = with_weights(MotionModule(channels, heads=8, attention=sdpa)).eval().to(setup.device)
     x = torch.randn(frames, channels, size, size, generator=torch.Generator().manual_seed(0)).to(setup.device)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
         reference = module.update(x, frames)

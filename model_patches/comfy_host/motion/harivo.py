@@ -70,11 +70,14 @@ def mapped(model: HarivoModel, x: Tensor, frames: int, strength: float, options:
     return torch.cat([latent_update, x[:, latent.shape[1] :]], dim=1)
 
 
-@torch.compiler.disable  # contents are compared, and the tokens of a run are remembered
-def tokens_of_frames(model: HarivoModel, context: Tensor, frames: int, strength: float, run: PromptTokens) -> Tensor:
+def _tokens_of_frames(model: HarivoModel, context: Tensor, frames: int, strength: float, run: PromptTokens) -> Tensor:
     """The tokens of each frame of the batch: context (clips f, L, d) -> (clips, f, n, d)."""
     assert model.tokens is not None
     return torch.cat([run.of(model.tokens, rows, frames, strength) for rows in context.split(frames)])
+
+
+# torch.compile leaves this out: contents are compared, and the tokens of a run are remembered
+tokens_of_frames: Any = torch.compiler.disable(_tokens_of_frames)
 
 
 def with_tokens(context: Tensor, token_sets: list[Tensor]) -> Tensor:
