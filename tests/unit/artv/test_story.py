@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillmotion.model_patches.artv.story import Story, anchor_of, parse_story
+from stillmotion.model_patches.artv.story import DIGITS, MAX_FRAMES, Story, anchor_of, parse_story
 
 STORY = parse_story("3: a cat\n\n  2: a dog \n4: a bird")
 
@@ -62,3 +62,33 @@ def test_a_long_story_has_the_prompts_and_anchors_of_its_definition():
         assert (story.place(frame), story.text(frame), story.start(frame)) == (place, text, start)
         assert anchor_of(frame, story) == (max(0, start - 1) if frame else None)
     assert story.place(story.frames + 5) == 49
+
+
+def test_prompt_travel_text_has_the_first_frame_of_each_prompt():
+    story = parse_story('"0": "a cat",\n"24": "a dog",\n"30": "a bird"')
+    assert story.prompts == ((24, "a cat"), (6, "a dog"), (16, "a bird"))
+
+
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [
+        ('"4": "a cat",\n"24": "a dog"', "4, 24"),
+        ('"0": "a cat",\n"24": "a dog",\n"24": "a bird"', "0, 24, 24"),
+        ('"0": "a cat",\n"24": "a dog",\n"7": "a bird"', "0, 24, 7"),
+        (",\n".join(f'"{9 - i}": "a cat"' for i in range(9)), "9, 8, 7, 6, 5, 4, 3, 2,"),
+    ],
+)
+def test_prompt_travel_text_that_does_not_begin_at_0_and_rise_is_refused(text, frames):
+    with pytest.raises(ValueError, match=f"for the frames {frames}.* must begin at 0 and rise"):
+        parse_story(text)
+
+
+def test_a_story_that_is_too_long_names_the_line_up_to_its_hundredth_character():
+    parse_story(f"{MAX_FRAMES - 16}: a cat\na dog")
+    line = f"{MAX_FRAMES - 15}: {'a' * 150}"
+    with pytest.raises(ValueError, match=f"up to the line 'a dog' there are {MAX_FRAMES + 1:,} frames"):
+        parse_story(f"{line}\na dog")
+    with pytest.raises(ValueError, match=f"up to the line '{line[:100]}' there are {MAX_FRAMES + 1:,} frames"):
+        parse_story(f"a dog\n{line}")
+    with pytest.raises(ValueError, match=f"the line '{'1' * 100}' is for too many frames"):
+        parse_story(f"{'1' * (DIGITS + 1)}: a cat")
