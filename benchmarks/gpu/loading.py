@@ -72,23 +72,21 @@ def main() -> None:
 
 def start(mode: str, setup: Setup) -> str:
     """Import ComfyUI in this mode; the reason why it is not possible, or ""."""
-    machine.start(setup)
-    from comfy.cli_args import args
-
-    args.lowvram, args.novram = mode == "lowvram", mode == "novram"
-    if mode != "dynamic":
-        return ""
-    return start_dynamic()
+    if mode == "dynamic":
+        return start_dynamic(setup)
+    machine.start(setup, lowvram=mode == "lowvram", novram=mode == "novram")
+    return ""
 
 
-def start_dynamic() -> str:
-    """Dynamic VRAM, switched on as ComfyUI's main.py does it."""
+def start_dynamic(setup: Setup) -> str:
+    """Dynamic VRAM, switched on as ComfyUI's main.py does it: comfy-aimdo starts before ComfyUI touches the card."""
     import comfy_aimdo.control
 
     try:
         comfy_aimdo.control.init(simple_vram_headroom=None, nvml_pressure=True)
     except TypeError:
         comfy_aimdo.control.init()
+    machine.start(setup)
     import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher

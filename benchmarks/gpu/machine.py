@@ -57,7 +57,7 @@ class Setup:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu" if self.cpu else "cuda")
+        return torch.device("cpu" if self.cpu else "cuda:0")  # as ComfyUI names it
 
     @property
     def rounds(self) -> int:
@@ -69,14 +69,19 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def start(setup: Setup) -> None:
-    """Make ComfyUI importable; on a processor with torch's attention, which ComfyUI uses on NVIDIA's cards."""
+def start(setup: Setup, **options: Any) -> None:
+    """Import ComfyUI with options of its command line; it reads them when it is imported.
+
+    On a processor it gets torch's attention, which it uses on NVIDIA's cards.
+    """
     from ..common.pocket_host import start_comfyui
 
     start_comfyui(cpu=setup.cpu)
     from comfy.cli_args import args
 
+    vars(args).update(options)
     args.use_pytorch_cross_attention |= setup.cpu
+    import comfy.model_management  # noqa: F401
 
 
 def missing_packages() -> list[str]:
