@@ -39,7 +39,8 @@ def check_host() -> None:
 
 def warn_of_saved_models(request: dict[str, Any]) -> dict[str, Any]:
     """Warn when a node saves a MODEL with a motion model: ComfyUI writes the image model alone, without a word."""
-    prompt, node = request.get("prompt"), motion.ApplyMotionModel.define_schema().node_id
+    prompt: Any = request.get("prompt")
+    node = motion.ApplyMotionModel.define_schema().node_id
     for number in savers_of(prompt, node) if isinstance(prompt, dict) else ():
         log.warning(
             "%s (node %s): the motion model will not be in the file, because ComfyUI saves the image model alone; keep "

@@ -49,6 +49,10 @@ class LoadSparseCtrl(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, sparse_name: str | None = None) -> bool | str:
+        return files.validated(sparse_path, sparse_name)
+
+    @classmethod
     def fingerprint_inputs(cls, sparse_name: str) -> tuple[int, int]:
         return files.fingerprint(sparse_path(sparse_name))
 

@@ -119,7 +119,7 @@ def image_norms(unet: UNet2DConditionModel) -> list[nn.Module]:
     """The GroupNorms of the ResBlocks and of the output, which AnimateDiff v1 applies to whole clips."""
     blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
     norms: list[Any] = [norm for block in blocks for norm in (block.norm1, block.norm2)]
-    return [*norms, unet.conv_norm_out]
+    return norms if unet.conv_norm_out is None else [*norms, unet.conv_norm_out]
 
 
 def address(unet: UNet2DConditionModel, slot: Slot) -> nn.Module:

@@ -24,9 +24,9 @@ def same_conditions(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same_conditions, a, b))
     if isinstance(a, str | int | float | bool) and isinstance(b, str | int | float | bool):
         return a == b
-    if type(a) is type(b) and hasattr(a, "cond"):  # ComfyUI's classes for the inputs of a model
-        return same_conditions(a.cond, b.cond)
-    return False
+    # ComfyUI's classes for the inputs of a model
+    inputs = [getattr(value, "cond", None) for value in (a, b)]
+    return type(a) is type(b) and inputs[0] is not None and same_conditions(*inputs)
 
 
 def first_equal(conditions: Sequence[Any]) -> list[int]:

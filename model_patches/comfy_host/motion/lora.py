@@ -138,8 +138,8 @@ def _patched(motion: LoadedMotion, active: tuple[int, ...], users: Sequence[Any]
     if not sharing or not (active or any(user.patches for user in sharing)):
         patcher = motion.patcher.clone()
     else:
-        load, arguments = motion.patcher.cached_patcher_init
-        patcher = load(*arguments)
+        reload: Any = motion.patcher.cached_patcher_init
+        patcher = reload[0](*reload[1])
         log.info("motion LoRA: the motion model is loaded once more, because it is used with and without LoRAs")
     for i in active:
         patcher.add_patches(dict(motion.loras[i].patches), motion.loras[i].strength)

@@ -65,7 +65,7 @@ class SparseControlNet(BranchControl):
         self.process: Any = None
         self.hints: dict[Any, Tensor] = {}  # by size, device and type
 
-    def output(self, x: Tensor, t: Tensor, context: Tensor, frames: int, _cond: Any, _options: Any) -> dict[str, list]:
+    def output(self, x: Tensor, t: Tensor, context: Tensor, frames: int, cond: Any, options: Any) -> dict[str, list]:  # noqa: ARG002
         table = self.cond_hint_original
         if len(table) != frames:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +190,8 @@ def test_it_works_on_the_temporal_layers_of_a_harivo_file(host, comfy, tiny_sd, 
         model = HarivoModel(HarivoConfig(motion=motion.config))
         model.temporal.load_state_dict(motion.state_dict())
         for name, (down, up) in changes(motion, 1).items():
-            model.temporal.get_submodule(name).weight.data += strength * ALPHA / RANK * up @ down
+            layer: Any = model.temporal.get_submodule(name)
+            layer.weight.data += strength * ALPHA / RANK * up @ down
         results.append(weight_file("harivo", model))
     plain, changed = results
     assert close(
@@ -237,8 +239,10 @@ def test_the_node_adds_a_lora_of_its_folder(host, comfy, file, lora_file, tmp_pa
     )
     folder_paths.filename_list_cache.pop("animatediff_motion_lora", None)
     motion = replace(files.load_motion(file({})), info="a motion model")
-    assert path.name in nodes.MotionLora.define_schema().inputs[1].options
-    changed, info = nodes.MotionLora.execute(motion, path.name, 0.5, 0.0, 1.0).result
+    names: Any = nodes.MotionLora.define_schema().inputs[1]
+    assert path.name in names.options
+    outputs: Any = nodes.MotionLora.execute(motion, path.name, 0.5, 0.0, 1.0).result
+    changed, info = outputs
     assert info == f"a motion model; LoRA {path.name} at 0.5"
     assert [lora.strength for lora in changed.loras] == [0.5]
     assert motion.loras == ()

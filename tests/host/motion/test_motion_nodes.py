@@ -117,14 +117,15 @@ def test_a_name_that_another_node_gives_is_checked_when_it_is_known(nodes):
 def test_every_loader_finds_names_of_other_systems(comfy):
     from comfy_api.v0_0_2 import io
 
-    from stillmotion.nodes import artv, decoder, dreamvideo, motion
+    from stillmotion.nodes import artv, decoder, dreamvideo, motion, sparse
 
     loaders = [motion.LoadMotionModel, motion.MotionLora, artv.LoadArtvModel, dreamvideo.LoadRetentionBranch]
+    loaders += [sparse.LoadSparseCtrl]
     for node in (*loaders, *decoder.NODES):
         combos = [i.id for i in node.define_schema().inputs if isinstance(i, io.Combo.Input) and i.id.endswith("_name")]
         assert combos
         for name in combos:
-            assert "put it in one of" in node.validate_inputs(**{name: "gone\\file.safetensors"})
+            assert "put it in one of" in str(node.validate_inputs(**{name: "gone\\file.safetensors"}))
 
 
 def test_applying_patches_a_clone(nodes, tiny_sd, tmp_path, run_sampler):

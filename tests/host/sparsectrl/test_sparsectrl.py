@@ -70,9 +70,9 @@ def sample(comfy):
         noise = torch.randn(frames, 4, 8, 8, generator=torch.Generator().manual_seed(2))
         with torch.inference_mode():
             latent = torch.zeros_like(noise)
-            return sampling.sample(
-                model, noise, steps, 2.0, "euler", "normal", *conditions, latent, seed=0, disable_pbar=True
-            )
+            positive, negative = conditions
+            arguments = (model, noise, steps, 2.0, "euler", "normal", positive, negative, latent)
+            return sampling.sample(*arguments, seed=0, disable_pbar=True)
 
     return run
 
@@ -261,16 +261,21 @@ def test_the_nodes_load_and_apply_a_file_of_their_list(host, comfy, sparse_file,
     path = sparse_file(PIXELS)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "controlnet", ([str(tmp_path)], {".safetensors"}))
     folder_paths.filename_list_cache.pop("controlnet", None)
-    assert path.name in sparse.LoadSparseCtrl.define_schema().inputs[0].options
-    network, info = sparse.LoadSparseCtrl.execute(path.name).result
+    names: Any = sparse.LoadSparseCtrl.define_schema().inputs[0]
+    assert path.name in names.options
+    outputs: Any = sparse.LoadSparseCtrl.execute(path.name).result
+    network, info = outputs
     assert info == "SparseCtrl for scribbles or edges, up to 8 frames, float32"
-    inputs = {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0, "fit": "pad"}
+    inputs: dict[str, Any] = {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0, "fit": "pad"}
+    inputs |= dict(zip(("positive", "negative"), conditioning(), strict=True))
     result: Any = sparse.ApplySparseCtrl.execute(
-        *conditioning(), network, images(2), "0, -1=0.5", FRAMES, **inputs
+        sparsectrl=network, images=images(2), frames_with_image="0, -1=0.5", frames=FRAMES, **inputs
     ).result
     control = result[0][0][1]["control"]
     assert control.strength == 0.5
     assert control.cond_hint_original[:, 1].flatten().tolist() == [1, 0, 0, 0, 0, 0, 0, 0.5]
     with pytest.raises(ValueError, match="SparseCtrl: '9' is not a frame of a clip of 8"):
-        sparse.ApplySparseCtrl.execute(*conditioning(), network, images(), "9", FRAMES, **inputs)
+        sparse.ApplySparseCtrl.execute(
+            sparsectrl=network, images=images(), frames_with_image="9", frames=FRAMES, **inputs
+        )
     folder_paths.filename_list_cache.pop("controlnet", None)

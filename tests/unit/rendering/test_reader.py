@@ -1,6 +1,7 @@
 """Frames are read from a file one at a time, in order, and unchanged."""
 
 import io
+from typing import Any
 
 import av
 import numpy as np
@@ -77,7 +78,7 @@ def test_frames_are_turned_counter_clockwise_by_their_rotation(rotation, turns, 
         def __getattr__(self, name):
             return getattr(self.frame, name)
 
-    values = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8 if kind == "rgb24" else np.uint16)
+    values: Any = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8 if kind == "rgb24" else np.uint16)
     frame = av.VideoFrame.from_ndarray(values, format=kind)
     upright = reader.Pictures().of(frame)
     picture = reader.Pictures().of(Turned(frame))  # type: ignore[arg-type]

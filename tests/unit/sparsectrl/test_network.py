@@ -1,5 +1,7 @@
 """SparseCtrl: the network equals that of diffusers, and its files are told by their content."""
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -64,7 +66,8 @@ def reference(network: SparseControl, hint: str):
 
 def per_clip(network: SparseControl) -> SparseControl:
     """diffusers computes the statistics of the temporal modules' GroupNorm over the clip."""
-    for module in network.temporal.modules_by_slot().values():
+    temporal: Any = network.temporal
+    for module in temporal.modules_by_slot().values():
         module.temporal_transformer.per_clip = True
     return network
 
