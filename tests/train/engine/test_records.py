@@ -82,6 +82,39 @@ def test_nothing_of_the_logs_runs_on_after_the_training(run):
     assert set(threading.enumerate()) <= before
 
 
+def test_a_resumed_run_replaces_what_the_killed_run_logged_after_its_state(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = logs.Logs(tmp_path, 0, 9)
+    for step in (1, 2, 3, 4, 5, 6):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    log = logs.Logs(tmp_path, 4, 9)  # the newest state is that of step 4
+    log.write(7, {"loss": 2.0})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 1), (2, 1), (3, 1), (4, 1), (7, 2)]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 1), (3, 1), (4, 1), (7, 2)]
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_the_processor_is_used_where_there_is_no_gpu(run, monkeypatch, available):
+    choices = []
+
+    def accelerator(**options):
+        choices.append(options["cpu"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Accelerator", accelerator)
+    monkeypatch.setattr(loop.torch.cuda, "is_available", lambda: available)
+    with pytest.raises(KeyboardInterrupt):
+        Loop(Numbers(), run)
+    assert choices == [not available]
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 5)])
 def test_values_of_all_processes_are_in_the_order_of_the_samples(monkeypatch, shape):
     """With 4 processes, process r has the samples r, r + 4, r + 8."""

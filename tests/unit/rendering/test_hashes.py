@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from stillmotion.rendering.graph import input_hashes, source_of
+from stillmotion.rendering.graph import input_hashes, savers_of, source_of
 from stillmotion.rendering.job import differences, job_hash
 from stillmotion.rendering.planning import chain_hashes
 
@@ -93,3 +93,29 @@ def test_differences_name_new_and_removed_settings_and_omit_long_values():
     assert differences(old, new) == ["fps: new", "gone: gone", "graph.model: a -> b", f"text: {'x' * 24} -> {'y' * 24}"]
     assert differences({"text": "x" * 25}, {"text": ""}) == ["text: changed"]
     assert differences({"graph": {}}, {"graph": 1}) == ["graph: {} -> 1"]
+
+
+def test_a_saver_is_a_save_node_whose_model_went_through_the_class():
+    def node(class_type, **inputs):
+        return {"class_type": class_type, "inputs": inputs}
+
+    prompt = {
+        "1": node("LoadModel", name="a"),
+        "2": node("Apply", model=["1", 0]),
+        "3": node("Merge", model1=["1", 0], model2=["2", 0], clip=["4", 0]),
+        "4": node("Encode", text=["2", 0]),
+        "5": node("ModelSave", model=["3", 0], prefix="x"),  # through the second input of the merge
+        "6": node("CheckpointSave", model=["1", 0]),  # not through the class
+        "7": node("SaveImage", images=["2", 0]),  # no MODEL
+        "8": node("Sample", model=["2", 0]),  # does not save
+        "9": node("save_other", model=["2", 0]),
+        "10": node("ModelSave", model=["4", 0]),  # the text is no MODEL
+        "11": node("ModelSave", model="2"),
+        "12": node("ModelSave", model=["13", 0]),
+        "13": node("Loop", model=["13", 0], model_b=["2", 0]),
+        "14": None,
+        "15": {"class_type": "ModelSave"},
+    }
+    assert savers_of(prompt, "Apply") == ["5", "9", "12"]
+    assert savers_of(prompt, "LoadModel") == ["5", "6", "9", "12"]
+    assert savers_of(prompt, "Other") == []
