@@ -1,7 +1,8 @@
 """How fast is a render planned, and how soon does Cancel end the planning?
 
 Keys: `clips_per_second`: clips of a new job that are planned in a second; `plan_seconds`: all `--clips` of them;
-`story_seconds`: a story of `--lines` prompts, read and planned frame by frame; `cancel_seconds`: the longest time
+`story_seconds`: a story of `--lines` prompts, read and planned frame by frame; `plan_cpu_seconds`, `story_cpu_seconds`:
+the processor time of the same, which other work on the machine changes little; `cancel_seconds`: the longest time
 between two looks at Cancel, in both of these, in reading the story, and in checking the clips of a job on the disk.
 """
 
@@ -29,12 +30,13 @@ class Looks:
         now = time.perf_counter()
         self.longest, self.newest = max(self.longest, now - self.newest), now
 
-    def time(self, work: Callable[[], object]) -> float:
-        """The duration of a piece of work, whose beginning and end count as looks."""
-        start = self.newest = time.perf_counter()
+    def time(self, work: Callable[[], object]) -> tuple[float, float]:
+        """Wall time and processor time of a piece of work, in seconds. Its beginning and end count as looks."""
+        start, before = time.perf_counter(), time.process_time()
+        self.newest = start
         work()
         self()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - before
 
 
 def output(unit: str = "clip", frames: int = 16) -> Output:
@@ -66,13 +68,14 @@ def write_clips(job: Job, count: int, megabytes: int) -> None:
 def measure(root: Path, args: argparse.Namespace) -> dict[str, float]:
     looks = Looks()
     with open_job(root, "empty", {}) as (job, _):
-        clips = looks.time(lambda: plan(job, args.clips, output(), {}, lambda _clip: "", looks))
+        clips, clips_cpu = looks.time(lambda: plan(job, args.clips, output(), {}, lambda _clip: "", looks))
         text = "\n".join(f"a ball rolls to place {i}" for i in range(args.lines))
-        story = looks.time(lambda: plan_story(job, text, looks))
+        story, story_cpu = looks.time(lambda: plan_story(job, text, looks))
     with open_job(root, "whole", {}) as (job, _):
         write_clips(job, 3, args.mb)
         looks.time(lambda: plan(job, 3, output(), {}, lambda _clip: "", looks))
-    figures = {"plan_seconds": clips, "story_seconds": story, "cancel_seconds": looks.longest}
+    figures = {"plan_seconds": clips, "plan_cpu_seconds": clips_cpu, "story_seconds": story}
+    figures |= {"story_cpu_seconds": story_cpu, "cancel_seconds": looks.longest}
     return {"clips_per_second": round(args.clips / clips), **{name: round(v, 3) for name, v in figures.items()}}
 
 
