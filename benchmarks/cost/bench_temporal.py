@@ -84,14 +84,19 @@ def motion_file(group_norm: str, weights: dict[str, Tensor]) -> Checkpoint:
     return Checkpoint(MOTION, config.to_dict(), weights, {}, "random")
 
 
-def diffusers_unet(base: dict[str, Tensor], motion: dict[str, Tensor]):
+def diffusers_unet(
+    base: dict[str, Tensor],
+    motion: dict[str, Tensor],
+    channels: tuple[int, ...] = CHANNELS,
+    context: int = CONTEXT,
+) -> Any:
     """diffusers' own motion U-Net with the same tensors."""
     from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
     with torch.device("meta"):
         unet = UNetMotionModel(
-            block_out_channels=CHANNELS,
-            cross_attention_dim=CONTEXT,
+            block_out_channels=channels,
+            cross_attention_dim=context,
             num_attention_heads=HEADS,
             motion_num_attention_heads=HEADS,
             use_motion_mid_block=True,

@@ -5,13 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...model_patches import layouts
 from ...model_patches.checkpoint import Checkpoint
 from ...model_patches.core.config import MotionConfig
 from ...model_patches.core.temporal import MotionModel, sinusoid
-from ...model_patches.ldm_names import rename, unet_prefixes
 from ...model_patches.systems import MOTION
-from ..cost.bench_temporal import ATTENTION, HEADS
+from ..cost.bench_temporal import HEADS
 from ..cost.bench_temporal import UNET as SD15
 from ..cost.sd21 import CONTEXT as SD21_CONTEXT
 from ..cost.sd21 import UNET as SD21
@@ -90,20 +88,3 @@ def loaded_motion(setup: Setup, weights: dict[str, Tensor], group_norm: str = "p
     from ...model_patches.comfy_host.motion.files import hold
 
     return hold(Checkpoint(MOTION, motion_config(setup, group_norm).to_dict(), dict(weights), {}, "random"))
-
-
-def diffusers_unet(setup: Setup, base: dict[str, Tensor], motion: dict[str, Tensor]) -> Any:
-    """diffusers' own motion U-Net with the same tensors."""
-    from diffusers.models.unets.unet_motion_model import UNetMotionModel
-
-    with torch.device("meta"):
-        unet = UNetMotionModel(
-            block_out_channels=channels(setup),
-            cross_attention_dim=context_width(setup),
-            num_attention_heads=HEADS,
-            motion_num_attention_heads=HEADS,
-            use_motion_mid_block=True,
-        )
-    weights = rename(base, unet_prefixes(4, 2, ATTENTION)) | layouts.to_diffusers(motion)
-    unet.load_state_dict(weights, strict=True, assign=True)
-    return unet.eval()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..common.pocket_host import ARTV
 from ..cost.bench_artv import FRAMES, TABLE_3, Subject, random_artv, table_3
+from ..cost.bench_temporal import diffusers_unet
 from . import machine, networks
 from .machine import Setup, Timer
 from .systems import DREAMVIDEO, TEXT, load_host
@@ -85,7 +86,8 @@ def sd15(setup: Setup) -> dict[str, Any]:
     same_rule.run(noise, conditioning, 1)
     x, timesteps, context = same_rule.input
     model_management.unload_all_models()
-    unet = networks.diffusers_unet(setup, model.model.diffusion_model.state_dict(), weights)
+    sizes = networks.channels(setup), networks.context_width(setup)
+    unet = diffusers_unet(model.model.diffusion_model.state_dict(), weights, *sizes)
     unet.to(setup.device)
     clip = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (b, c, f, h, w)
     outputs: list[Tensor] = []
