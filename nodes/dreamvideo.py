@@ -14,6 +14,7 @@ from ..model_patches.dreamvideo.guidance import DEFAULT_SCALE, ORDERS, TEXT_FIRS
 from .common import files
 from .common.files import POCKET
 from .common.sockets import CATEGORY, RetentionBranch
+from .render import widgets
 
 FOLDERS = (files.OWN,)
 BUNDLED = {"pocket/dreamvideo.safetensors": POCKET / "dreamvideo.safetensors"}
@@ -98,22 +99,7 @@ class ApplyImageRetention(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the branch, a factor without unit. 1 is as trained, 0 is off.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the branch starts, as a fraction: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the branch ends, as a fraction: 1 is the last step.",
-                ),
+                *widgets.percents("branch"),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),

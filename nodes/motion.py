@@ -13,6 +13,7 @@ from ..model_patches.comfy_host.motion.lora import with_lora
 from .common import files
 from .common.files import POCKET
 from .common.sockets import CATEGORY, MotionModel
+from .render import widgets
 
 FOLDERS = (files.OWN, "animatediff_models")  # folders in models/: ours, and that of AnimateDiff files
 OWN = ("motion", "harivo", "vidrd", "dreamvideo")
@@ -108,22 +109,8 @@ class MotionLora(io.ComfyNode):
                     tooltip="Strength of the LoRA, a factor without unit. 1 is as trained, 0 is off, negative values "
                     "reverse it.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the LoRA starts, as a fraction: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the LoRA ends, as a fraction: 1 is the last step. A LoRA that does "
-                    "not last from 0 to 1 needs the memory of a second motion model.",
+                *widgets.percents(
+                    "LoRA", last="A LoRA that does not last from 0 to 1 needs the memory of a second motion model."
                 ),
             ],
             outputs=[
@@ -182,22 +169,7 @@ class ApplyMotionModel(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the temporal layers, a factor without unit. 1 is as trained, 0 is off.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the motion model starts, as a fraction: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the motion model ends, as a fraction: 1 is the last step.",
-                ),
+                *widgets.percents("motion model"),
                 io.Combo.Input(
                     "beta_schedule",
                     options=list(BETA_SCHEDULES),

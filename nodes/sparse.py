@@ -11,6 +11,7 @@ from ..model_patches.comfy_host.conditions.control import parse_frames
 from ..model_patches.comfy_host.sparsectrl.control import FITS, apply_sparse, load_sparse
 from .common import files
 from .common.sockets import CATEGORY, SparseNetwork
+from .render import widgets
 
 FOLDERS = (files.OWN, "controlnet", "animatediff_models")
 GROUP = f"{CATEGORY}/control"
@@ -114,22 +115,7 @@ class ApplySparseCtrl(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the network, a factor without unit. 1 is as trained, 0 is off.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the network starts, as a fraction: 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling the network ends, as a fraction: 1 is the last step.",
-                ),
+                *widgets.percents("network"),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),

@@ -30,6 +30,17 @@ def frames(request: type[Request], tooltip: str, most: int = 4096) -> Any:
     return io.Int.Input("frames", default=request.frames, min=1, max=most, tooltip=tooltip)
 
 
+def percents(part: str, *, last: str = "") -> list[Any]:
+    """start_percent and end_percent of a part of a model. last: a further sentence on the end."""
+    limits: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+    start = f"Where in the sampling the {part} starts, as a fraction: 0 is the first step."
+    end = f"Where in the sampling the {part} ends, as a fraction: 1 is the last step."
+    return [
+        io.Float.Input("start_percent", default=0.0, tooltip=start, **limits),
+        io.Float.Input("end_percent", default=1.0, tooltip=f"{end} {last}".strip(), **limits),
+    ]
+
+
 def sampling(request: type[Request], *, steps: str, sampler: str) -> list[Any]:
     """steps, sampler_name and scheduler, as in the KSampler node. The tooltips give the paper's values."""
     return [
