@@ -22,7 +22,7 @@ from .files import digest_of, packed, parse_json, replacing
 from .layouts import CheckpointError
 from .lora_layouts import LoraLayer
 from .pocket import TOKEN_IDS, PocketConfig, check_sizes
-from .reading import SUFFIXES, Look, check_values, header_value, read_file
+from .reading import SUFFIXES, Look, check_values, read_file
 from .sparsectrl.config import LATENT, SparseConfig
 from .systems import ARTV, DREAMVIDEO, HARIVO, MOTION, VIDRD, VIDRD_DECODER, WeightSystem
 
@@ -140,29 +140,28 @@ def load_controlnet(path: Path | str) -> Checkpoint:
     return Checkpoint(DREAMVIDEO, config, {f"branch.{k}": v for k, v in weights.items()}, header, "ControlNet")
 
 
-def load_sparsectrl(path: Path | str) -> tuple[SparseConfig, dict[str, Tensor], str]:
+def load_sparsectrl(path: Path | str, look: Look = lambda: None) -> tuple[SparseConfig, dict[str, Tensor], str]:
     """The config and the weights of a SparseCtrl network, and one line for the user that describes it.
 
-    CheckpointError when the file is something else, is damaged, or contains NaN.
+    look: see `load`. CheckpointError when the file is something else, is damaged, or contains NaN.
     """
     path = Path(path)
-    _, content = read_file(path)
+    _, content = read_file(path, look)
     config, weights = control_layouts.from_sparsectrl(layouts.unwrap(content), path.name)
-    check_values(weights, path.name, WHOLE_NUMBERS)
-    dtypes = "/".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
+    check_values(weights, path.name, WHOLE_NUMBERS, look)
     kind = "RGB images" if config.hint == LATENT else "scribbles or edges"
-    return config, weights, f"SparseCtrl for {kind}, up to {config.max_frames} frames, {dtypes}"
+    return config, weights, f"SparseCtrl for {kind}, up to {config.max_frames} frames, {_dtypes(weights)}"
 
 
-def load_motion_lora(path: Path | str) -> dict[str, LoraLayer]:
+def load_motion_lora(path: Path | str, look: Look = lambda: None) -> dict[str, LoraLayer]:
     """Name of a weight in a motion model -> its change by this motion LoRA, see `lora_layouts`.
 
-    CheckpointError when the file is something else, is damaged, or contains NaN.
+    look: see `load`. CheckpointError when the file is something else, is damaged, or contains NaN.
     """
     path = Path(path)
-    _, content = read_file(path)
+    _, content = read_file(path, look)
     weights = layouts.unwrap(content)
-    check_values(weights, path.name, frozenset(key for key in weights if key.endswith(".alpha")))
+    check_values(weights, path.name, frozenset(key for key in weights if key.endswith(".alpha")), look)
     return lora_layouts.motion_lora(weights, path.name)
 
 
@@ -188,17 +187,20 @@ def header_json(header: Mapping[str, str], name: str) -> Any:
     """The value of a header entry that `save` wrote as JSON; None when the file has no such entry. CheckpointError for
     an entry that is no JSON."""
     try:
-        return header_value(header, name)
+        return parse_json(header[name]) if name in header else None
     except ValueError as error:
         raise CheckpointError(f"the header of this file is damaged at {name} ({error}); get the file again") from error
 
 
 def describe(checkpoint: Checkpoint) -> str:
     """One line for the user that describes a weight file."""
-    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in checkpoint.weights.values()}
     system = systems.get(checkpoint.system)
     summary = system.summary(checkpoint.config, checkpoint.weights) if system else f" {checkpoint.system}"
-    return f"{checkpoint.layout}{summary}, {'/'.join(sorted(dtypes))}"
+    return f"{checkpoint.layout}{summary}, {_dtypes(checkpoint.weights)}"
+
+
+def _dtypes(weights: Mapping[str, Tensor]) -> str:
+    return "/".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()}))
 
 
 def _stillmotion_file(

@@ -39,7 +39,7 @@ def from_controlnet(weights: Mapping[str, Tensor], source: str) -> tuple[Retenti
             f"has keys like {LDM}0.weight or {DIFFUSERS}conv_in.weight"
         )
     try:
-        config = RetentionConfig(**_sizes(tensors))
+        config = _retention_config(tensors)
         branch = build(lambda: RetentionBranch(config), len(tensors))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{source} is a kind of ControlNet that cannot initialise a branch ({error})") from error
@@ -76,11 +76,18 @@ def from_sparsectrl(weights: Mapping[str, Tensor], source: str) -> tuple[SparseC
     return config, tensors
 
 
+def _retention_config(weights: Mapping[str, Tensor]) -> RetentionConfig:
+    sizes = _sizes(weights)
+    heads = tuple(
+        max(1, c // CHANNELS_OF_A_HEAD) if sizes["linear_projection"] else HEADS for c in sizes["block_channels"]
+    )
+    return RetentionConfig(**sizes, heads=heads, hint_channels=_hint_channels(weights), temporal="none")
+
+
 def _sparse_config(weights: Mapping[str, Tensor]) -> SparseConfig:
-    pixels = f"{DIFFUSERS}conv_in.weight" in weights
-    sizes = _sizes(weights, hint_channels=pixels)
-    for name in ("heads", "temporal"):
-        del sizes[name]
+    sizes, pixels = _sizes(weights), f"{DIFFUSERS}conv_in.weight" in weights
+    if pixels:
+        sizes["hint_channels"] = _hint_channels(weights)
     tables = [v.shape[1] for k, v in weights.items() if k.endswith(".pos_encoder.pe")]
     return SparseConfig(
         **sizes,
@@ -107,22 +114,19 @@ def _from_ldm(weights: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{source} is not a ControlNet for Stable Diffusion ({error})") from error
 
 
-def _sizes(weights: Mapping[str, Tensor], *, hint_channels: bool = True) -> dict[str, Any]:
-    """The fields of a config, from weights with diffusers' names. hint_channels: whether there is a hint encoder."""
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields that both configs have, from weights with diffusers' names."""
     blocks = range(1 + max(_numbers(weights, r"down_blocks\.(\d+)\.")))
     channels = tuple(weights[f"down_blocks.{i}.resnets.0.norm2.weight"].shape[0] for i in blocks)
     context = weights["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
     linear = weights["mid_block.attentions.0.proj_in.weight"].ndim == 2
-    sizes = {
+    return {
         "block_channels": channels,
         "attention": tuple(f"down_blocks.{i}.attentions.0.norm.weight" in weights for i in blocks),
-        "heads": tuple(max(1, c // CHANNELS_OF_A_HEAD) if linear else HEADS for c in channels),
         "layers_per_block": 1 + max(_numbers(weights, r"down_blocks\.0\.resnets\.(\d+)\.")),
         "context_dim": context,
         "linear_projection": linear,
-        "temporal": "none",
     }
-    return sizes | ({"hint_channels": _hint_channels(weights)} if hint_channels else {})
 
 
 def _hint_channels(weights: Mapping[str, Tensor]) -> tuple[int, ...]:

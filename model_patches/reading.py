@@ -4,7 +4,6 @@ Whatever a file holds, reading ends with its content or with a CheckpointError: 
 and 64 MiB, pickled code is never run, and `look` is called often enough to stop within half a second.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -186,11 +185,3 @@ def _finite(weight: Tensor, look: Look) -> bool:
         if not bool(torch.isfinite(part.float() if part.element_size() == 1 else part).all()):
             return False
     return True
-
-
-def header_value(header: Mapping[str, str], name: str) -> Any:
-    """The value of a header entry that is JSON; None when there is no such entry. ValueError for other text."""
-    try:
-        return json.loads(header[name]) if name in header else None
-    except RecursionError as error:
-        raise ValueError(f"{name} has lists and tables that are nested too deeply") from error

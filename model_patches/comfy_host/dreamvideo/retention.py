@@ -26,13 +26,12 @@ from ...dreamvideo.retention import RetentionBranch
 from ...systems import DREAMVIDEO
 from ..base.ops import operations
 from ..motion import apply as motion
-from ..motion.branch import BranchControl
+from ..motion.branch import BranchControl, Conditioning, attach
 from ..motion.files import Typed, attention, patcher_of
 
 __all__ = ["FITS", "LoadedBranch", "RetentionControl", "apply_retention", "hold_branch", "load_branch", "retention_of"]
 
 log = logging.getLogger(__name__)
-Conditioning = list[list[Any]]
 NULL_IMAGE = "stillmotion_null_image"  # in a condition: 1 for the null image, 0 for the image
 
 
@@ -152,27 +151,10 @@ def apply_retention(
     schedule, as for ControlNets. rule: how to fit another aspect ratio, one of `FITS`. Conditions that share a
     ControlNet share the branch, so that they run in one batch. ValueError for an invalid image.
     """
-    if not 0 <= start_percent <= end_percent <= 1:
-        raise ValueError(
-            f"image retention: start_percent is {start_percent} and end_percent is {end_percent}; start_percent must "
-            "not be above end_percent, and both must be between 0 and 1"
-        )
     picture = None if image is None else pixels(image)
-    shared: dict[int, RetentionControl] = {}
-
-    def control(previous: Any) -> RetentionControl:
-        if id(previous) not in shared:
-            new_control = RetentionControl(branch, picture, rule)
-            hint = torch.ones(1, 3, 1, 1) if picture is None else picture  # for nodes that inspect ControlNets
-            new_control.set_cond_hint(hint, strength, (start_percent, end_percent))
-            new_control.set_previous_controlnet(previous)
-            shared[id(previous)] = new_control
-        return shared[id(previous)]
-
-    def with_branch(options: dict[str, Any]) -> dict[str, Any]:
-        return options | {"control": control(options.get("control")), "control_apply_to_uncond": False}
-
-    return tuple([[tokens, with_branch(options)] for tokens, options in condition] for condition in conditions)
+    hint = torch.ones(1, 3, 1, 1) if picture is None else picture  # for nodes that inspect ControlNets
+    control = RetentionControl(branch, picture, rule)
+    return attach(conditions, control, hint, strength, (start_percent, end_percent))
 
 
 def retention_of(condition: Conditioning) -> RetentionControl | None:

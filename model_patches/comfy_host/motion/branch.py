@@ -8,28 +8,19 @@ Shapes: f frames of a clip; the U-Net's batch is n = chunks * clips * f, (n, c, 
 """
 
 import copy
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.controlnet
 import comfy.model_patcher
 import torch
 from torch import Tensor
 
+from ...core.control import Sizes
 from ..base import unet
 from . import apply as motion
 
 ControlBase: Any = comfy.controlnet.ControlBase
-
-
-class BranchSizes(Protocol):
-    """The sizes of the U-Net that a network was built for."""
-
-    @property
-    def block_channels(self) -> tuple[int, ...]: ...
-    @property
-    def layers_per_block(self) -> int: ...
-    @property
-    def context_dim(self) -> int: ...
+Conditioning = list[list[Any]]
 
 
 class BranchControl(ControlBase):
@@ -37,7 +28,7 @@ class BranchControl(ControlBase):
 
     subject = "control"  # for messages
 
-    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, sizes: BranchSizes) -> None:
+    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, sizes: Sizes) -> None:
         super().__init__()
         self.patcher, self.sizes = patcher, sizes
         self.sampling: Any = None
@@ -117,3 +108,33 @@ class BranchControl(ControlBase):
         if autoregister:
             self.multigpu_clones[load_device] = clone
         return clone
+
+
+def attach(
+    conditions: tuple[Conditioning, ...],
+    control: BranchControl,
+    hint: Tensor,
+    strength: float,
+    part: tuple[float, float],
+) -> tuple[Conditioning, ...]:
+    """Copies of `conditions` with `control` after the ControlNets that they already have.
+
+    hint: what nodes that inspect or cut ControlNets see. part: start and end in the schedule, as for ControlNets.
+    Conditions that share a ControlNet share the new one, so that they run in one batch. ValueError for another part.
+    """
+    start, end = part
+    if not 0 <= start <= end <= 1:
+        raise ValueError(
+            f"{control.subject}: start_percent is {start} and end_percent is {end}; start_percent must not be above "
+            "end_percent, and both must be between 0 and 1"
+        )
+    control.set_cond_hint(hint, strength, part)
+    copies: dict[int, Any] = {}
+
+    def attached(options: dict[str, Any]) -> dict[str, Any]:
+        previous = options.get("control")
+        if id(previous) not in copies:
+            copies[id(previous)] = control.copy().set_previous_controlnet(previous)
+        return options | {"control": copies[id(previous)], "control_apply_to_uncond": False}
+
+    return tuple([[tokens, attached(options)] for tokens, options in condition] for condition in conditions)

@@ -14,6 +14,7 @@ from typing import Any
 
 import comfy.lora
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 
 from ... import checkpoint
 from ...checkpoint import CheckpointError
@@ -47,7 +48,7 @@ def with_lora(
     CheckpointError when the file is no motion LoRA, or was made for another motion model.
     """
     path = Path(path)
-    patches = _patches(motion, checkpoint.load_motion_lora(path), path.name)
+    patches = _patches(motion, checkpoint.load_motion_lora(path, interrupted), path.name)
     lora = MotionLora(path.name, patches, strength, start_percent, end_percent)
     info = f"{motion.info}; LoRA {path.name} at {strength:g}"
     return replace(motion, loras=(*motion.loras, lora), info=info)

@@ -16,6 +16,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted as interrupted
 from torch import Tensor
 
 from ... import checkpoint
@@ -23,13 +24,12 @@ from ...core.pictures import FITS, fit
 from ...sparsectrl.config import LATENT, SparseConfig
 from ...sparsectrl.model import SparseControl
 from ..base.ops import operations
-from ..motion.branch import BranchControl
+from ..motion.branch import BranchControl, Conditioning, attach
 from ..motion.files import Typed, attention, patcher_of
 
 __all__ = ["FITS", "LoadedSparse", "SparseControlNet", "apply_sparse", "load_sparse"]
 
 log = logging.getLogger(__name__)
-Conditioning = list[list[Any]]
 
 
 class HostedSparse(Typed, SparseControl):
@@ -47,7 +47,7 @@ class LoadedSparse:
 
 def load_sparse(path: Path | str) -> LoadedSparse:
     """Load a SparseCtrl file. CheckpointError says what is wrong with any other file."""
-    config, weights, info = checkpoint.load_sparsectrl(path)
+    config, weights, info = checkpoint.load_sparsectrl(path, interrupted)
     with torch.device("meta"):
         module = HostedSparse(config, ops=operations, attention=attention)
     log.info("%s is %s", Path(path).name, info)
@@ -89,15 +89,12 @@ class SparseControlNet(BranchControl):
         """What the network sees of each image, (k, channels, ., .), computed once per run for each size."""
         key = (tuple(x.shape[2:]), x.device, x.dtype)
         if key not in self.hints:
-            scale = self.network.config.downscale
             latent = self.network.config.hint == LATENT
-            height, width = (side * (self._pixels_per_latent() if latent else scale) for side in x.shape[2:])
+            scale = self.encoder.spacial_compression_encode() if latent else self.network.config.downscale
+            height, width = (side * scale for side in x.shape[2:])
             pictures = torch.cat([fit(image[None], height, width, self.rule) for image in self.images])
             self.hints[key] = (self._encoded(pictures) if latent else pictures).to(x)
         return self.hints[key]
-
-    def _pixels_per_latent(self) -> int:
-        return self.encoder.spacial_compression_encode()
 
     def _encoded(self, pictures: Tensor) -> Tensor:
         """The scaled latents. Encoding may displace the models of the run, which are loaded again, as in ComfyUI."""
@@ -141,22 +138,10 @@ def apply_sparse(
     is for all of them. frames: of a clip, or of a whole long video. vae: for a network for RGB images. Conditions that
     share a ControlNet share the network, so that they run in one batch. ValueError for values that do not fit.
     """
-    _check(network, images, places, frames, vae, (start_percent, end_percent))
-    pictures = images[..., :3].movedim(-1, 1).float().clamp(0, 1)
-    shared: dict[int, SparseControlNet] = {}
-
-    def control(previous: Any) -> SparseControlNet:
-        if id(previous) not in shared:
-            new_control = SparseControlNet(network, pictures, vae, rule)
-            new_control.set_cond_hint(table_of(places, len(pictures), frames), strength, (start_percent, end_percent))
-            new_control.set_previous_controlnet(previous)
-            shared[id(previous)] = new_control
-        return shared[id(previous)]
-
-    def with_network(options: dict[str, Any]) -> dict[str, Any]:
-        return options | {"control": control(options.get("control")), "control_apply_to_uncond": False}
-
-    return tuple([[tokens, with_network(options)] for tokens, options in condition] for condition in conditions)
+    _check(network, images, places, frames, vae)
+    control = SparseControlNet(network, images[..., :3].movedim(-1, 1).float().clamp(0, 1), vae, rule)
+    table = table_of(places, len(images), frames)
+    return attach(conditions, control, table, strength, (start_percent, end_percent))
 
 
 def table_of(places: Mapping[int, float], images: int, frames: int) -> Tensor:
@@ -168,15 +153,7 @@ def table_of(places: Mapping[int, float], images: int, frames: int) -> Tensor:
     return table
 
 
-def _check(
-    network: LoadedSparse, images: Tensor, places: Mapping[int, float], frames: int, vae: Any, part: tuple[float, float]
-) -> None:
-    start, end = part
-    if not 0 <= start <= end <= 1:
-        raise ValueError(
-            f"SparseCtrl: start_percent is {start} and end_percent is {end}; start_percent must not be above "
-            "end_percent, and both must be between 0 and 1"
-        )
+def _check(network: LoadedSparse, images: Tensor, places: Mapping[int, float], frames: int, vae: Any) -> None:
     if len(images) not in (1, len(places)):
         raise ValueError(
             f"SparseCtrl: there are {len(images)} images for {len(places)} frames with an image; connect 1 or "
