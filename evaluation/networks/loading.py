@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-BLOCK = 1 << 20
 TORCHSCRIPT, STATE_DICT = "TorchScript", "state dict"
 
 
@@ -33,11 +32,8 @@ class NetworkFile:
 
 
 def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: Path | None, option: str, hint: str) -> Path:

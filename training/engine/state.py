@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 COMPLETE = "COMPLETE"
 RECORD = "run.json"
-PART = 2**22  # bytes of a file that are read at once
 Tensors = Mapping[str, Tensor]
 
 
@@ -208,11 +207,8 @@ def _clear(folder: Path) -> None:
 
 
 def _sum(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(PART):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _wait() -> None:
